@@ -1,0 +1,48 @@
+"""Numbers as people write them: ``7B`` parameters, ``1.2T`` tokens, ``90s``; one parser for specs, flags and ``--set``."""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Final
+
+from isoloss.errors import InvalidSpec
+
+MULTIPLES: Final = {"": 1.0, "K": 1e3, "M": 1e6, "B": 1e9, "T": 1e12}
+SECONDS: Final = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+NUMBER: Final = re.compile(r"([+-]?(?:\d[\d_]*\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*([A-Za-z]?)")
+
+
+def parse_count(value: str | float, field: str) -> float:
+    """A count such as ``7B`` or ``1.2T`` (K = 1000); ``InvalidSpec`` names the field otherwise."""
+    return _parse(value, field, MULTIPLES, "a number, optionally with K, M, B or T (K = 1000)")
+
+
+def parse_duration(value: str | float, field: str) -> float:
+    """A duration in seconds from ``90s``, ``2h`` or ``3d``; a bare number is seconds."""
+    return _parse(value, field, SECONDS | {"": 1.0}, "a duration such as 90s, 5m, 2h or 3d")
+
+
+def format_count(value: float) -> str:
+    """The shortest spelling with a suffix: 2_600_000 → ``2.6M``."""
+    for suffix in ("T", "B", "M", "K"):
+        scale = MULTIPLES[suffix]
+        if abs(value) >= scale:
+            return f"{value / scale:.3g}{suffix}"
+    return f"{value:.4g}"
+
+
+def _parse(value: str | float, field: str, suffixes: dict[str, float], accepted: str) -> float:
+    if isinstance(value, bool):
+        raise InvalidSpec(f"{field} is {value!r}; accepted is {accepted}.")
+    if isinstance(value, int | float):
+        number, scale = float(value), 1.0
+    else:
+        match = NUMBER.fullmatch(value.strip())
+        suffix = next((s for s in suffixes if s.lower() == match[2].lower()), None) if match else None
+        if match is None or suffix is None:
+            raise InvalidSpec(f"{field} is {value!r}; accepted is {accepted}.")
+        number, scale = float(match[1].replace("_", "")), suffixes[suffix]
+    if not math.isfinite(number):
+        raise InvalidSpec(f"{field} is {value!r}; accepted is {accepted}, finite.")
+    return number * scale
