@@ -1,0 +1,1 @@
+"""isoloss: tune small, predict big."""

@@ -1,0 +1,222 @@
+"""The study spec: what a user writes, decoded strictly (an unknown key is refused with its path) and checked once.
+
+Everything past this edge trusts the values. ``decode_study`` is the only way in from a mapping; ``encode`` the way out.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any, Final, Literal, TypeVar
+
+import msgspec
+from msgspec import UNSET, Meta, Struct, UnsetType
+
+from isoloss.domain.objective import AnyDesirability, Objective, metrics_needed
+from isoloss.domain.quantity import parse_count, parse_duration
+from isoloss.domain.space import AnyParameter, Scalar, check_space
+from isoloss.errors import InvalidSpec
+
+NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+T = TypeVar("T")
+
+
+class Count(float):
+    """A number that may be written ``7B``."""
+
+
+class Seconds(float):
+    """A duration that may be written ``2h``."""
+
+
+class Method(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How the study searches: iterative-deepening Hyperband, or every trial at one fixed budget."""
+
+    name: Literal["idhb", "fixed"] = "idhb"
+    min_budget: Count | None = None
+    max_budget: Count | None = None
+    budget: Count | None = None
+    eta: Annotated[int, Meta(ge=2, le=64)] = 3
+    variant: Literal["settled"] = "settled"
+    brackets: Annotated[str, Meta(pattern=r"^(all|first:[1-9][0-9]*)$")] = "first:1"
+    order: Literal["auto", "eager", "patient"] = "auto"
+    sampler: Literal["random", "sobol", "tpe"] = "sobol"
+
+
+class Budget(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The budget's unit, and the multiple of it at which a run can stop."""
+
+    unit: Literal["steps", "tokens", "epochs", "flops", "seconds", "evaluations"] = "steps"
+    multiple: Annotated[int, Meta(ge=1)] = 1
+
+
+class Fidelity(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a longer rung reuses: the run itself, its trunk before the decay, or nothing."""
+
+    mode: Literal["resume", "branch", "fresh"] = "resume"
+    decay: Annotated[float, Meta(gt=0, lt=1)] | UnsetType = UNSET
+
+    @property
+    def decay_fraction(self) -> float:
+        """The last part of every rung that is decay; 0 unless the mode is ``branch``."""
+        if self.mode != "branch":
+            return 0.0
+        return 0.2 if isinstance(self.decay, UnsetType) else self.decay
+
+
+class Gpt(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The built-in decoder-only transformer; lr, batch_tokens and any of these may also be parameters of the space."""
+
+    width: Annotated[int, Meta(ge=8)] = 64
+    depth: Annotated[int, Meta(ge=1)] = 2
+    head_width: Annotated[int, Meta(ge=4)] = 16
+    context: Annotated[int, Meta(ge=8)] = 64
+    data: str = "stdlib"  # the standard library's source text, or a folder or file of text
+    lr: Annotated[float, Meta(gt=0)] = 0.004
+    batch_tokens: Annotated[int, Meta(ge=1)] = 512
+    weight_decay: Annotated[float, Meta(ge=0)] = 0.1
+    warmup_tokens: Count = Count(0)
+    eval_tokens: Annotated[int, Meta(ge=64)] = 32768
+
+    @property
+    def n_params(self) -> int:
+        """Non-embedding parameters: 12 · depth · width² (attention 4, MLP 8)."""
+        return 12 * self.depth * self.width**2
+
+
+class Run(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a worker runs for one task: exactly one of a command, a function or the built-in GPT."""
+
+    command: tuple[str, ...] | None = None
+    function: Annotated[str, Meta(pattern=r"^[\w.]+:[\w.]+$")] | None = None
+    gpt: Gpt | None = None
+    gpus: Annotated[int, Meta(ge=0)] = 0
+    cwd: str | None = None
+    env: dict[str, str] = {}
+    timeout: Seconds | None = None
+    metrics: dict[str, str] = {}  # ours: theirs
+
+    def check(self) -> None:
+        """Raise ``InvalidSpec`` unless exactly one trainable is named."""
+        named = [name for name in ("command", "function", "gpt") if getattr(self, name) is not None]
+        if len(named) != 1:
+            raise InvalidSpec(f"run names {', '.join(named) or 'nothing'}; accepted is one of command, function, gpt.")
+        if self.command is not None and not self.command:
+            raise InvalidSpec("run.command is empty; accepted is a program and its arguments.")
+
+
+class Limits(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where a study ends by itself: at so many trials, so much budget over all tasks, so many failed tasks."""
+
+    trials: Annotated[int, Meta(ge=0)] | None = None
+    total_budget: Count | None = None
+    failures: Annotated[int, Meta(ge=1)] | None = None
+
+
+class StudySpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One question asked of a space, with its objective and its method."""
+
+    name: str
+    project: str = "default"
+    space: dict[str, AnyParameter]
+    objective: Objective | None = None
+    desirability: dict[str, AnyDesirability] = {}
+    method: Method = Method()
+    budget: Budget = Budget()
+    fidelity: Fidelity = Fidelity()
+    fixed: dict[str, Scalar] = {}
+    run: Run | None = None
+    limits: Limits = Limits()
+    seed: Annotated[int, Meta(ge=0)] = 0
+
+    @property
+    def goal(self) -> str:
+        """``minimize`` or ``maximize`` of the value people read: the metric, or the overall desirability."""
+        return self.objective.goal if self.objective else "maximize"
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """The metrics a finished task must report."""
+        return metrics_needed(self.objective, self.desirability)
+
+
+def check_name(value: str, field: str) -> None:
+    """Raise ``InvalidSpec`` unless ``value`` can be a name in paths, tables and commands."""
+    if not NAME.fullmatch(value):
+        raise InvalidSpec(f"{field} is {value!r}; accepted are 1 to 128 letters, digits, '.', '_' and '-'.")
+
+
+def check_study(spec: StudySpec) -> None:
+    """Raise ``InvalidSpec`` for what types alone cannot say."""
+    check_name(spec.name, "name")
+    check_name(spec.project, "project")
+    check_space(spec.space)
+    if (spec.objective is None) == (not spec.desirability):
+        said = "both" if spec.objective else "neither"
+        raise InvalidSpec(f"The spec has {said} of objective and desirability; accepted is exactly one of them.")
+    for metric, desirability in spec.desirability.items():
+        desirability.check(f"desirability.{metric}")
+    if both := sorted(set(spec.fixed) & set(spec.space)):
+        raise InvalidSpec(f"fixed.{both[0]} is also in the space; accepted is one of the two.")
+    if spec.run is not None:
+        spec.run.check()
+    if not isinstance(spec.fidelity.decay, UnsetType) and spec.fidelity.mode != "branch":
+        raise InvalidSpec(f"fidelity.decay is set with mode {spec.fidelity.mode}; accepted is mode branch.")
+    check_method(spec.method)
+
+
+def check_method(method: Method) -> None:
+    """Raise ``InvalidSpec`` unless the budgets the method needs are given, positive and in order."""
+    needed = ("budget",) if method.name == "fixed" else ("min_budget", "max_budget")
+    for field in ("budget", "min_budget", "max_budget"):
+        value = getattr(method, field)
+        if (value is None) == (field in needed):
+            raise InvalidSpec(
+                f"method.{field} is {'missing' if value is None else f'{value:g}'} with method {method.name}; "
+                f"accepted with it: {', '.join(needed)}."
+            )
+        if value is not None and value <= 0:
+            raise InvalidSpec(f"method.{field} is {value:g}; accepted is a number above 0.")
+    if method.min_budget is not None and method.max_budget is not None and method.min_budget > method.max_budget:
+        raise InvalidSpec(
+            f"method.min_budget is {method.min_budget:g} and max_budget {method.max_budget:g}; accepted is min ≤ max."
+        )
+
+
+def decode_study(source: Mapping[str, Any]) -> StudySpec:
+    """A checked study spec from a mapping; ``InvalidSpec`` names the path, the value and what is accepted."""
+    spec = decode(source, StudySpec)
+    check_study(spec)
+    return spec
+
+
+def decode(source: Mapping[str, Any], kind: type[T]) -> T:
+    """A value of ``kind`` from a plain mapping; ``InvalidSpec`` with the path where it does not fit."""
+    try:
+        return msgspec.convert(source, kind, dec_hook=_quantity)
+    except msgspec.ValidationError as error:
+        raise InvalidSpec(_explain(str(error))) from None
+
+
+def encode(value: Any) -> Any:
+    """Plain JSON-able data of a spec; what equals its default is left out only where the spec says so."""
+    return msgspec.to_builtins(value, enc_hook=float)
+
+
+def _quantity(kind: type, value: Any) -> Any:
+    try:
+        if kind is Count and isinstance(value, str | int | float):
+            return Count(parse_count(value, "the value"))
+        if kind is Seconds and isinstance(value, str | int | float):
+            return Seconds(parse_duration(value, "the value"))
+    except InvalidSpec as error:  # msgspec adds the path to a ValueError
+        raise ValueError(error.message) from None
+    raise ValueError(f"Expected a number, got `{type(value).__name__}`")
+
+
+def _explain(message: str) -> str:
+    """msgspec's sentence with the path first: ``method.eta: Expected `int` >= 2``."""
+    text, _, where = message.partition(" - at `")
+    path = where.rstrip("`").removeprefix("$").removeprefix(".")
+    sentence = text.replace("Object contains unknown field", "unknown key").rstrip(".")
+    return f"{path or 'The spec'}: {sentence}."
