@@ -1,0 +1,1 @@
+"""Generated from `proto/isoloss/v1` by `poe proto`; never edited by hand."""
