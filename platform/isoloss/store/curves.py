@@ -1,0 +1,42 @@
+"""Curves: a report's points become one chunk a metric; delivered twice or out of order they give the same curve."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final, LiteralString
+
+from isoloss.domain.lease import LeaseKey
+from isoloss.store.pool import Conn
+
+ADD_CHUNK: Final[LiteralString] = """
+    INSERT INTO metric_chunk (task_id, epoch, metric, step0, steps, "values")
+    SELECT lease.task_id, lease.epoch, %(metric)s, %(step0)s, %(steps)s, %(values)s FROM lease
+    WHERE lease.task_id = %(task_id)s AND lease.epoch = %(epoch)s AND lease.secret_hash = sha256(%(secret)s::bytea)
+    ON CONFLICT (task_id, epoch, metric, step0) DO NOTHING"""
+
+CURVE: Final[LiteralString] = """
+    SELECT DISTINCT ON (step) step, value FROM metric_chunk
+    JOIN task ON task.id = metric_chunk.task_id,
+    LATERAL unnest(steps, "values") AS point(step, value)
+    WHERE task.study_id = %(study_id)s AND task.trial_no = %(trial_no)s AND metric = %(metric)s
+    ORDER BY step, task.level DESC, metric_chunk.epoch DESC"""
+
+
+async def add_points(conn: Conn, key: LeaseKey, points: Sequence[tuple[int, dict[str, float]]]) -> None:
+    """Store points under a current lease; those of a stale one are not stored."""
+    await conn.execute("SET LOCAL synchronous_commit = off")
+    for metric in sorted({name for _, values in points for name in values}):
+        series = [(step, values[metric]) for step, values in points if metric in values]
+        await conn.execute(
+            ADD_CHUNK,
+            {
+                "task_id": key.task_id, "epoch": key.epoch, "secret": key.secret, "metric": metric, "step0": series[0][0],
+                "steps": [step for step, _ in series], "values": [value for _, value in series],
+            },
+        )  # fmt: skip
+
+
+async def curve(conn: Conn, study_id: int, trial_no: int, metric: str) -> list[tuple[int, float]]:
+    """The trial's curve over all its levels: at each step the highest level's newest attempt."""
+    rows = await conn.execute(CURVE, {"study_id": study_id, "trial_no": trial_no, "metric": metric})
+    return [(row[0], row[1]) for row in await rows.fetchall()]

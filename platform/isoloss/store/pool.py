@@ -1,0 +1,66 @@
+"""Connections: one async pool a controller, every statement with a deadline, and errors in our own words."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator
+from typing import Any, Final
+
+import psycopg
+from psycopg import AsyncConnection
+from psycopg.rows import TupleRow
+from psycopg_pool import AsyncConnectionPool, PoolTimeout
+
+from isoloss.errors import StoreUnavailable
+
+Conn = AsyncConnection[TupleRow]
+OPTIONS: Final = "-c lock_timeout=5s -c statement_timeout=30s -c idle_in_transaction_session_timeout=30s -c timezone=UTC"
+OLDEST: Final = 160000  # the oldest server the SQL is written for
+
+
+class Pool:
+    """A pool of connections in which every ``connection()`` is one transaction."""
+
+    def __init__(self, dsn: str, *, size: int = 8, name: str = "isoloss controller") -> None:
+        check_dsn(dsn)
+        self._pool = AsyncConnectionPool(
+            dsn, min_size=1, max_size=size, timeout=10, open=False, max_lifetime=3600,
+            kwargs={"options": OPTIONS, "application_name": name, "connect_timeout": 5},
+        )  # fmt: skip
+
+    async def __aenter__(self) -> Pool:
+        await self._pool.open()
+        async with self.connection() as conn:
+            version = conn.info.server_version
+        if version < OLDEST:
+            raise StoreUnavailable(f"The server is Postgres {version // 10000}; accepted is 16 or newer.")
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._pool.close(timeout=5)
+
+    @contextlib.asynccontextmanager
+    async def connection(self) -> AsyncIterator[Conn]:
+        """One transaction: committed at the end of the block, rolled back when it raises."""
+        try:
+            async with self._pool.connection() as conn:
+                yield conn
+        except PoolTimeout:
+            raise StoreUnavailable("No connection to Postgres was free within 10 s.") from None
+        except psycopg.OperationalError as error:
+            if error.sqlstate is not None and not error.sqlstate.startswith(("57P", "08")):
+                raise
+            raise StoreUnavailable(f"Postgres does not answer: {str(error).strip().splitlines()[0]}") from None
+
+
+def check_dsn(dsn: str) -> None:
+    """Raise ``StoreUnavailable`` when the text is no connection string at all."""
+    try:
+        parts: dict[str, Any] = psycopg.conninfo.conninfo_to_dict(dsn)
+    except psycopg.ProgrammingError as error:
+        raise StoreUnavailable(
+            f"--dsn is {dsn!r}, no connection string ({str(error).strip()}); "
+            "accepted is postgresql://user@host/database or 'host=… dbname=…'."
+        ) from None
+    if not parts:
+        raise StoreUnavailable("--dsn is empty; accepted is postgresql://user@host/database or 'host=… dbname=…'.")

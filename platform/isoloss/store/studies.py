@@ -1,0 +1,186 @@
+"""Studies: rows that hold a spec, a state and the budget; what happened to them is in the ledger."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final, LiteralString
+
+from psycopg.rows import class_row, dict_row
+from psycopg.types.json import Jsonb
+
+from isoloss.domain.ids import CampaignId, StudyId
+from isoloss.domain.study import StudyState
+from isoloss.errors import NotFound
+from isoloss.store.pool import Conn
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StudyRow:
+    """A study as it is stored; budgets are in the study's unit."""
+
+    id: StudyId
+    project: str
+    name: str
+    campaign_id: CampaignId | None
+    size: str | None
+    n_params: float | None
+    spec: dict[str, Any]
+    trainable: str
+    state: str
+    max_budget: int
+    next_seq: int
+    cap: float | None
+    reserved: float
+    spent: float
+
+
+INSERT: Final[LiteralString] = """
+    INSERT INTO study (project, name, campaign_id, size, n_params, spec, trainable, max_budget, cap)
+    VALUES (%(project)s, %(name)s, %(campaign_id)s, %(size)s, %(n_params)s, %(spec)s, %(trainable)s, %(max_budget)s, %(cap)s)
+    ON CONFLICT (project, name) DO NOTHING
+    RETURNING id, project, name, campaign_id, size, n_params, spec, trainable, state::text, max_budget, next_seq, cap,
+              reserved, spent"""
+
+
+async def insert(
+    conn: Conn, spec: dict[str, Any], *, trainable: str, max_budget: int, campaign_id: CampaignId | None = None,
+    size: str | None = None, n_params: float | None = None,
+) -> StudyRow | None:  # fmt: skip
+    """Create a study; ``None`` when the name is taken in its project."""
+    given = {
+        "project": spec["project"], "name": spec["name"], "campaign_id": campaign_id, "size": size, "n_params": n_params,
+        "spec": Jsonb(spec), "trainable": trainable, "max_budget": max_budget, "cap": spec["limits"]["total_budget"],
+    }  # fmt: skip
+    async with conn.cursor(row_factory=class_row(StudyRow)) as cursor:
+        await cursor.execute(INSERT, given)
+        return await cursor.fetchone()
+
+
+BY_NAME: Final[LiteralString] = """
+    SELECT id, project, name, campaign_id, size, n_params, spec, trainable, state::text, max_budget, next_seq, cap,
+           reserved, spent
+    FROM study WHERE project = %(project)s AND name = %(name)s"""
+
+
+async def by_name(conn: Conn, project: str, name: str) -> StudyRow:
+    """The study of that name, or ``NotFound`` with the names that come near."""
+    async with conn.cursor(row_factory=class_row(StudyRow)) as cursor:
+        await cursor.execute(BY_NAME, {"project": project, "name": name})
+        row = await cursor.fetchone()
+    if row is None:
+        names = [r[0] for r in await (await conn.execute(NAMES, {"project": project})).fetchall()]
+        hint = f"There are: {', '.join(names[:8])}." if names else "There is none yet."
+        raise NotFound(f"There is no study {name!r} in project {project!r}.", hint=hint)
+    return row
+
+
+NAMES: Final[LiteralString] = "SELECT name FROM study WHERE project = %(project)s ORDER BY id DESC LIMIT 8"
+
+LIST: Final[LiteralString] = """
+    SELECT id, project, name, campaign_id, size, n_params, spec, trainable, state::text, max_budget, next_seq, cap,
+           reserved, spent
+    FROM study WHERE (%(project)s = '' OR project = %(project)s)
+      AND (%(campaign_id)s::bigint IS NULL OR campaign_id = %(campaign_id)s) ORDER BY id"""
+
+
+async def listed(conn: Conn, *, project: str = "", campaign_id: CampaignId | None = None) -> list[StudyRow]:
+    """The studies of a project, or of a campaign, in the order of creation."""
+    async with conn.cursor(row_factory=class_row(StudyRow)) as cursor:
+        await cursor.execute(LIST, {"project": project, "campaign_id": campaign_id})
+        return await cursor.fetchall()
+
+
+LOCK: Final[LiteralString] = """
+    SELECT id, project, name, campaign_id, size, n_params, spec, trainable, state::text, max_budget, next_seq, cap,
+           reserved, spent
+    FROM study WHERE id = %(study_id)s FOR UPDATE"""
+
+
+async def lock(conn: Conn, study_id: StudyId) -> StudyRow:
+    """The study's row, locked until the end of the transaction: whoever holds it decides."""
+    async with conn.cursor(row_factory=class_row(StudyRow)) as cursor:
+        await cursor.execute(LOCK, {"study_id": study_id})
+        row = await cursor.fetchone()
+    if row is None:
+        raise NotFound(f"There is no study with id {study_id}.")
+    return row
+
+
+UPDATE: Final[LiteralString] = """
+    UPDATE study SET state = %(state)s, next_seq = %(next_seq)s, max_budget = %(max_budget)s, reserved = %(reserved)s,
+           spent = %(spent)s
+    WHERE id = %(study_id)s"""
+
+
+async def update(
+    conn: Conn, study_id: StudyId, *, state: StudyState, next_seq: int, max_budget: int, reserved: float, spent: float
+) -> None:
+    """Write what a decision changed; only under ``lock``."""
+    given = {
+        "study_id": study_id, "state": state, "next_seq": next_seq, "max_budget": max_budget, "reserved": reserved,
+        "spent": spent,
+    }  # fmt: skip
+    await conn.execute(UPDATE, given)
+
+
+SET_STATE: Final[LiteralString] = "UPDATE study SET state = %(state)s WHERE id = %(study_id)s"
+
+
+async def set_state(conn: Conn, study_id: StudyId, state: StudyState) -> None:
+    """Pause or resume; only under ``lock``."""
+    await conn.execute(SET_STATE, {"study_id": study_id, "state": state})
+
+
+HUNGRY: Final[LiteralString] = """
+    SELECT study.id, study.trainable, study.state::text,
+           (SELECT count(*) FROM task WHERE task.study_id = study.id AND task.state = 'leased') AS leased
+    FROM study WHERE state IN ('active', 'idle') ORDER BY leased, study.id"""
+
+
+async def hungry(conn: Conn) -> list[tuple[StudyId, str, StudyState]]:
+    """Studies whose tasks may be leased, those with the fewest leases first: (id, trainable, state)."""
+    return [(StudyId(r[0]), r[1], StudyState(r[2])) for r in await (await conn.execute(HUNGRY)).fetchall()]
+
+
+COUNTS: Final[LiteralString] = """
+    SELECT (SELECT count(*) FROM trial WHERE study_id = %(study_id)s) AS trials,
+           coalesce((SELECT jsonb_object_agg(state, n) FROM
+               (SELECT state, count(*) AS n FROM task WHERE study_id = %(study_id)s GROUP BY state) AS counted),
+               '{}'::jsonb) AS tasks"""
+
+
+async def counts(conn: Conn, study_id: StudyId) -> tuple[int, dict[str, int]]:
+    """The number of trials, and of tasks by state."""
+    row = await (await conn.execute(COUNTS, {"study_id": study_id})).fetchone()
+    return (row[0], row[1]) if row else (0, {})
+
+
+TRIALS: Final[LiteralString] = """
+    SELECT trial.no, trial.bracket, trial.index, trial.source, trial.params, task.level, task.budget_to AS budget,
+           coalesce(result.status::text, task.state::text) AS state, coalesce(result."values", '{}'::jsonb) AS "values",
+           result.score, coalesce(last.message, '') AS message
+    FROM trial JOIN task ON task.study_id = trial.study_id AND task.trial_no = trial.no
+    LEFT JOIN result ON result.task_id = task.id
+    LEFT JOIN LATERAL (SELECT message FROM attempt WHERE attempt.task_id = task.id ORDER BY epoch DESC LIMIT 1) last ON true
+    WHERE trial.study_id = %(study_id)s ORDER BY trial.no, task.level"""
+
+
+async def trials(conn: Conn, study_id: StudyId) -> list[dict[str, Any]]:
+    """One row a task, with its trial, its state and what it measured."""
+    async with conn.cursor(row_factory=dict_row) as cursor:
+        await cursor.execute(TRIALS, {"study_id": study_id})
+        return await cursor.fetchall()
+
+
+OBSTACLES: Final[LiteralString] = """
+    SELECT task.state::text AS state, count(*) AS n, min(extract(epoch FROM task.not_before - now()))::float8 AS wait,
+           count(*) FILTER (WHERE task.failures + task.infra_failures > 0) AS retried
+    FROM task WHERE study_id = %(study_id)s AND state IN ('ready', 'leased', 'cancelling') GROUP BY task.state"""
+
+
+async def open_tasks(conn: Conn, study_id: StudyId) -> Sequence[dict[str, Any]]:
+    """Open tasks by state, with the shortest wait of those that back off."""
+    async with conn.cursor(row_factory=dict_row) as cursor:
+        await cursor.execute(OBSTACLES, {"study_id": study_id})
+        return await cursor.fetchall()

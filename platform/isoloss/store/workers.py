@@ -1,0 +1,81 @@
+"""Workers: who is there, what they may run, and whether they were asked to leave."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final, LiteralString
+
+from psycopg.rows import class_row
+from psycopg.types.json import Jsonb
+
+from isoloss.errors import NotFound
+from isoloss.store.pool import Conn
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerRow:
+    """A worker as it was last heard of."""
+
+    id: str
+    incarnation: str
+    host: str
+    slots: int
+    device: str
+    allowed: dict[str, Any]
+    draining: bool
+    seen_seconds_ago: float
+    leases: int
+
+
+REGISTER: Final[LiteralString] = """
+    INSERT INTO worker (id, incarnation, host, slots, device, allowed)
+    VALUES (%(id)s, %(incarnation)s, %(host)s, %(slots)s, %(device)s, %(allowed)s)
+    ON CONFLICT (id) DO UPDATE SET incarnation = excluded.incarnation, host = excluded.host, slots = excluded.slots,
+        device = excluded.device, allowed = excluded.allowed, draining = false, seen_at = now()"""
+
+
+async def register(
+    conn: Conn, *, worker_id: str, incarnation: str, host: str, slots: int, device: str, allowed: Mapping[str, Any]
+) -> None:
+    """A worker process began."""
+    given = {
+        "id": worker_id, "incarnation": incarnation, "host": host, "slots": slots, "device": device,
+        "allowed": Jsonb(dict(allowed)),
+    }  # fmt: skip
+    await conn.execute(REGISTER, given)
+
+
+SEEN: Final[LiteralString] = """
+    UPDATE worker SET seen_at = now() WHERE id = %(id)s RETURNING draining, allowed"""
+
+
+async def seen(conn: Conn, worker_id: str) -> tuple[bool, dict[str, Any]]:
+    """A worker called: (asked to drain, what it may run); ``NotFound`` asks it to register again."""
+    row = await (await conn.execute(SEEN, {"id": worker_id})).fetchone()
+    if row is None:
+        raise NotFound(f"There is no worker {worker_id!r}.", hint="Register first.")
+    return row[0], row[1]
+
+
+LIST: Final[LiteralString] = """
+    SELECT id, incarnation, host, slots, device, allowed, draining,
+           extract(epoch FROM now() - seen_at)::float8 AS seen_seconds_ago,
+           (SELECT count(*) FROM lease WHERE lease.worker_id = worker.id)::int AS leases
+    FROM worker ORDER BY seen_at DESC"""
+
+
+async def listed(conn: Conn) -> list[WorkerRow]:
+    """All workers, the most recently heard of first."""
+    async with conn.cursor(row_factory=class_row(WorkerRow)) as cursor:
+        await cursor.execute(LIST)
+        return await cursor.fetchall()
+
+
+DRAIN: Final[LiteralString] = "UPDATE worker SET draining = true WHERE id = %(id)s RETURNING id"
+
+
+async def drain(conn: Conn, worker_id: str) -> None:
+    """Ask a worker to finish what it holds and leave."""
+    if await (await conn.execute(DRAIN, {"id": worker_id})).fetchone() is None:
+        raise NotFound(f"There is no worker {worker_id!r}.", hint="`isoloss worker ls` shows them.")
