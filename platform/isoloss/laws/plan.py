@@ -1,0 +1,108 @@
+"""What a campaign does next, as a pure function of how it stands and what its laws say.
+
+A campaign launches a study for every size, deepens all of them by one column of D whenever they are idle and the spec
+asks for more, and at the end runs the target's own cell at the forecast and at two neighbours in learning rate. The
+caller executes the moves and asks again; asking twice gives the same moves, so a controller may die in between.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+NEIGHBOUR: Final = 2.0  # the neighbours' factor in learning rate
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StudyView:
+    """How one size stands; ``max_tokens`` is 0 until its study is launched."""
+
+    size: str
+    max_tokens: int = 0
+    idle: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CampaignView:
+    """How a campaign stands. ``target_trials``: runs of the target's cell so far; ``None`` until its study is launched."""
+
+    studies: Sequence[StudyView]
+    max_tokens: int
+    eta: int
+    deepen_to: float | None
+    confirm: bool
+    target_trials: int | None = None
+    target_idle: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LaunchStudy:
+    """Begin the study of a size, or of the target."""
+
+    size: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BuyColumn:
+    """Raise the campaign's largest D."""
+
+    max_tokens: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Deepen:
+    """Bring a size's study to the campaign's largest D."""
+
+    size: str
+    max_tokens: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AddTrial:
+    """Run the target's cell once at this learning rate and batch."""
+
+    params: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finish:
+    """The outcome is in: the campaign is done."""
+
+
+Move = LaunchStudy | BuyColumn | Deepen | AddTrial | Finish
+
+
+def next_moves(campaign: CampaignView, forecast: Mapping[str, Any] | None) -> tuple[Move, ...]:
+    """The moves to make now; none while studies run, or while there is no forecast to act on.
+
+    ``forecast`` is the mapping of `law forecast --json` for the target, fitted to everything observed so far.
+    """
+    if missing := [s for s in campaign.studies if s.max_tokens == 0]:
+        return tuple(LaunchStudy(size=study.size) for study in missing)
+    if behind := [s for s in campaign.studies if s.max_tokens < campaign.max_tokens]:
+        return tuple(Deepen(size=study.size, max_tokens=campaign.max_tokens) for study in behind)
+    if not all(study.idle for study in campaign.studies):
+        return ()
+    deeper = campaign.max_tokens * campaign.eta
+    if campaign.deepen_to is not None and deeper <= campaign.deepen_to:
+        return (BuyColumn(max_tokens=deeper),)
+    if not campaign.confirm or forecast is None:
+        return ()
+    if campaign.target_trials is None:
+        return (LaunchStudy(size="target"),)
+    if campaign.target_trials == 0:
+        return tuple(AddTrial(params=params) for params in confirmation(forecast))
+    return (Finish(),) if campaign.target_idle else ()
+
+
+def confirmation(forecast: Mapping[str, Any]) -> tuple[dict[str, float], ...]:
+    """The forecast's own point first, then its neighbours at half and at twice the learning rate."""
+    rates = (forecast["lr"], forecast["lr"] / NEIGHBOUR, forecast["lr"] * NEIGHBOUR)
+    return tuple({"lr": rate, "batch_tokens": forecast["batch_tokens"]} for rate in rates)
+
+
+def nearest(value: float, choices: Sequence[float]) -> float:
+    """The choice nearest to ``value`` on a logarithmic scale; both above 0."""
+    return min(choices, key=lambda choice: abs(math.log(choice / value)))

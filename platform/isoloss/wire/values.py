@@ -1,0 +1,112 @@
+"""Parameters, leases and endings across the wire."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import msgspec
+
+from isoloss.domain.ids import TaskId
+from isoloss.domain.lease import Checkpoint, Ending, LeaseKey
+from isoloss.domain.space import Scalar
+from isoloss.errors import InvalidSpec
+from isoloss.v1 import common_pb2 as pb
+
+
+def to_value(value: Scalar) -> pb.Value:
+    """A parameter's value as a message; whole numbers stay whole."""
+    if isinstance(value, bool):
+        return pb.Value(flag=value)
+    if isinstance(value, int):
+        return pb.Value(integer=value)
+    if isinstance(value, float):
+        return pb.Value(number=value)
+    return pb.Value(text=value)
+
+
+def from_value(message: pb.Value) -> Scalar:
+    """The value of a message; ``InvalidSpec`` for an empty one."""
+    kind = message.WhichOneof("kind")
+    if kind is None:
+        raise InvalidSpec("A parameter has no value; accepted is a number, a text or true/false.")
+    value: Scalar = getattr(message, kind)
+    return value
+
+
+def to_values(params: Mapping[str, Scalar]) -> dict[str, pb.Value]:
+    """Parameters as messages."""
+    return {name: to_value(value) for name, value in params.items()}
+
+
+def from_values(messages: Mapping[str, pb.Value]) -> dict[str, Scalar]:
+    """Parameters of messages."""
+    return {name: from_value(message) for name, message in messages.items()}
+
+
+def to_key(key: LeaseKey) -> pb.LeaseKey:
+    """A lease key as a message."""
+    return pb.LeaseKey(task_id=key.task_id, epoch=key.epoch, secret=key.secret)
+
+
+def from_key(message: pb.LeaseKey) -> LeaseKey:
+    """The lease key of a message."""
+    return LeaseKey(task_id=TaskId(message.task_id), epoch=message.epoch, secret=message.secret)
+
+
+def to_checkpoint(checkpoint: Checkpoint) -> pb.Checkpoint:
+    """A checkpoint as a message."""
+    manifest = msgspec.json.encode(dict(checkpoint.manifest)).decode()
+    return pb.Checkpoint(step=checkpoint.step, path=checkpoint.path, manifest_json=manifest)
+
+
+def from_checkpoint(message: pb.Checkpoint) -> Checkpoint | None:
+    """The checkpoint of a message; ``None`` for an empty one."""
+    if not message.path:
+        return None
+    try:
+        manifest = msgspec.json.decode(message.manifest_json or "{}", type=dict[str, int])
+    except msgspec.DecodeError as error:
+        raise InvalidSpec(f"checkpoint.manifest_json is {message.manifest_json[:80]!r} ({error}); accepted is an object.") from None
+    return Checkpoint(step=message.step, path=message.path, manifest=manifest)
+
+
+def to_ending(key: LeaseKey, ending: Ending) -> pb.Ending:
+    """An ending as a message; ``expire`` is the reaper's alone and never crosses the wire."""
+    message = pb.Ending(key=to_key(key))
+    checkpoint = to_checkpoint(ending.checkpoint) if ending.checkpoint else None
+    match ending.kind:
+        case "complete":
+            message.complete.CopyFrom(pb.Ending.Complete(values=dict(ending.values), checkpoint=checkpoint))
+        case "diverge":
+            message.diverge.CopyFrom(pb.Ending.Diverge(step=ending.step or 0, values=dict(ending.values)))
+        case "fail":
+            message.fail.CopyFrom(pb.Ending.Fail(retryable=ending.retryable, message=ending.message))
+        case "release" | "expire":
+            message.release.CopyFrom(pb.Ending.Release(checkpoint=checkpoint))
+    return message
+
+
+def from_ending(message: pb.Ending) -> Ending:
+    """The ending of a message; ``InvalidSpec`` when it names no outcome."""
+    kind: Literal["complete", "diverge", "fail", "release"] | None = message.WhichOneof("outcome")
+    match kind:
+        case "complete":
+            done = message.complete
+            return Ending(kind=kind, values=dict(done.values), checkpoint=from_checkpoint(done.checkpoint))
+        case "diverge":
+            return Ending(kind=kind, step=message.diverge.step, values=dict(message.diverge.values))
+        case "fail":
+            return Ending(kind=kind, retryable=message.fail.retryable, message=message.fail.message[:65536])
+        case "release":
+            return Ending(kind=kind, checkpoint=from_checkpoint(message.release.checkpoint))
+        case None:
+            raise InvalidSpec("endings has one without an outcome; accepted is complete, diverge, fail or release.")
+
+
+def decode_json(text: str, field: str) -> dict[str, Any]:
+    """The object of a JSON field; ``InvalidSpec`` names the field otherwise."""
+    try:
+        return msgspec.json.decode(text, type=dict[str, Any])
+    except msgspec.DecodeError as error:
+        raise InvalidSpec(f"{field} is no JSON object: {error}.") from None
