@@ -70,7 +70,7 @@ def overall(spec: StudySpec, values: Mapping[str, float]) -> OverallDesirability
     """The hard overall desirability of a task's values: (Π d_i^w_i)^(1 / Σ w_i).
 
     A value that is not finite belongs to a run that diverged and vetoes; a metric that is missing is unknown, and so is
-    the whole, unless another vetoes already.
+    the whole, unless another vetoes already. A study with a plain objective has no overall desirability.
     """
     parts: dict[str, float | None] = {}
     for metric, part in spec.desirability.items():
@@ -83,7 +83,7 @@ def overall(spec: StudySpec, values: Mapping[str, float]) -> OverallDesirability
     }
     worst = min(known, key=lambda metric: known[metric], default=None)
     limiting = worst if worst is not None and known[worst] < 0 else None
-    if len(known) < len(parts) and min(known.values(), default=0.0) > -math.inf:
+    if not parts or (len(known) < len(parts) and min(known.values(), default=0.0) > -math.inf):
         return OverallDesirability(overall=None, parts=parts, limiting=limiting)
     total = sum(part.importance for part in spec.desirability.values())
     return OverallDesirability(overall=math.exp(sum(known.values()) / total), parts=parts, limiting=limiting)

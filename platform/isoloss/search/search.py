@@ -148,19 +148,19 @@ class Search:
             for level, rung in bracket.rungs.items()
         )  # fmt: skip
 
-    def wants_proposals(self) -> int:
-        """How many configurations a model should propose now: a small buffer, once some level is known well enough."""
+    def wants_proposals(self, ahead: int = BUFFER) -> int:
+        """How many proposals are lacking to have ``ahead`` in store, once some level is known well enough; else 0."""
         if self.spec.method.sampler != "tpe" or self._stopped is not None or self._model_level() is None:
             return 0
-        return max(0, min(BUFFER, self._unstarted()) - len(self._proposed))
+        return max(0, min(ahead, self._unstarted()) - len(self._proposed))
 
-    def proposal_request(self) -> ProposalRequest | None:
+    def proposal_request(self, ahead: int = BUFFER) -> ProposalRequest | None:
         """What a model should propose now and from which results, or ``None``: plain data, for another process.
 
         The level is the highest with more finite results than the space has dimensions; scores of two levels are never
         mixed. Pending are the trials without any result yet and the proposals not used yet.
         """
-        n, level = self.wants_proposals(), self._model_level()
+        n, level = self.wants_proposals(ahead), self._model_level()
         if n == 0 or level is None:
             return None
         results = [(t, r) for (t, j), r in self._tasks.items() if j == level and r is not None and r.score is not None]

@@ -1,0 +1,119 @@
+"""A study in memory, without any service: the same search for notebooks, tests and benchmarks.
+
+driver = Driver({"name": "tiny", "space": ..., "objective": ..., "method": ...})
+while (ask := driver.ask()) is not None:
+    driver.tell(ask.trial, ask.budget_to, {"val_loss": train(ask.params, ask.budget_from, ask.budget_to)})
+driver.best()
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from isoloss.domain.space import Scalar
+from isoloss.domain.spec import StudySpec, check_study, decode_study
+from isoloss.errors import InvalidSpec
+from isoloss.search.desirability import OverallDesirability, overall
+from isoloss.search.events import Asked, CreateTask, Decision, Deepened, Event, Status, TaskDone
+from isoloss.search.proposals import propose
+from isoloss.search.scoring import score
+from isoloss.search.search import Search
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ask:
+    """Run ``params`` from ``budget_from`` to ``budget_to``, decaying from ``decay_from`` (``budget_to``: no decay)."""
+
+    trial: int
+    level: int
+    budget_from: int
+    decay_from: int
+    budget_to: int
+    params: dict[str, Scalar]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Best:
+    """The best result: ``value`` is the metric, or the overall desirability with its parts in ``desirability``."""
+
+    trial: int
+    level: int
+    budget: int
+    params: dict[str, Scalar]
+    value: float
+    metrics: Mapping[str, float]
+    desirability: OverallDesirability | None
+
+
+class Driver:
+    """Ask, run, tell; deepen and go on. Several asks may be open at once.
+
+    ``ledger`` holds every event with what it decided; ``search`` is the fold, to look at.
+    """
+
+    def __init__(self, spec: Mapping[str, Any] | StudySpec) -> None:
+        if isinstance(spec, StudySpec):
+            check_study(spec)
+        self.spec = spec if isinstance(spec, StudySpec) else decode_study(spec)
+        self.search = Search(self.spec)
+        self.ledger: list[tuple[Event, tuple[Decision, ...]]] = []
+        self._metrics: dict[tuple[int, int], Mapping[str, float]] = {}
+
+    def ask(self) -> Ask | None:
+        """The next task to run, or ``None`` when there is nothing until a result is told or the study is deepened."""
+        if (request := self.search.proposal_request(ahead=1)) is not None:
+            self._apply(propose(self.spec, request))
+        task = next((made for made in self._apply(Asked()) if isinstance(made, CreateTask)), None)
+        if task is None:
+            return None
+        return Ask(
+            trial=task.trial, level=task.level, budget_from=task.budget_from, decay_from=task.decay_from,
+            budget_to=task.budget_to, params=self._params(task.trial),
+        )  # fmt: skip
+
+    def tell(self, trial: int, budget: float, metrics: Mapping[str, float] | None) -> None:
+        """The metrics of a trial at a budget; a metric that is not finite means it diverged, ``None`` that it failed.
+
+        Raises ``InvalidSpec`` for a budget that is no level's or a missing metric, ``WrongState`` for a task that was
+        not asked for or already has its result.
+        """
+        level, value = self.search.ladder.level_of(budget), None
+        status: Status = "failed"
+        if metrics is not None:
+            if missing := [metric for metric in self.spec.metrics if metric not in metrics]:
+                raise InvalidSpec(
+                    f"metrics lacks {missing[0]}; accepted are numbers for {', '.join(self.spec.metrics)}."
+                )
+            value = score(self.spec, metrics)
+            status = "diverged" if value is None else "ok"
+        self._apply(TaskDone(trial=trial, level=level, status=status, score=value))
+        self._metrics[trial, level] = dict(metrics or {})
+
+    def deepen(self, max_budget: float) -> Driver:
+        """Raise the maximum budget and reuse all that ran; ``InvalidSpec`` unless it is a power of eta times it."""
+        self._apply(Deepened(max_budget=max_budget))
+        return self
+
+    def best(self) -> Best | None:
+        """The best result so far, or ``None`` before there is one."""
+        incumbent = self.search.best()
+        if incumbent is None:
+            return None
+        metrics = self._metrics[incumbent.trial, incumbent.level]
+        objective, worth = self.spec.objective, overall(self.spec, metrics)
+        value = metrics[objective.metric] if objective else float(worth.overall or 0.0)
+        return Best(
+            trial=incumbent.trial, level=incumbent.level, budget=self.search.ladder.budget(incumbent.level),
+            params=self._params(incumbent.trial), value=value, metrics=metrics,
+            desirability=None if objective else worth,
+        )  # fmt: skip
+
+    def _params(self, trial: int) -> dict[str, Scalar]:
+        return self.spec.fixed | self.search.trial(trial).configuration
+
+    def _apply(self, event: Event) -> tuple[Decision, ...]:
+        decisions = self.search.apply(event)
+        self.ledger.append((event, decisions))
+        return decisions
