@@ -1,1 +1,64 @@
+"""The command line: one noun a file, imported only when it is used, and one table that lists them.
 
+``isoloss --help`` must answer within 250 ms, so this file imports no noun; ``run`` turns every error into an exit code.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Final
+
+from cyclopts import App, CycloptsError
+
+from isoloss.cli.output import USAGE, fail
+from isoloss.errors import IsolossError
+
+# noun: (where its App or function is, what it is for)
+NOUNS: Final = {
+    "law": ("isoloss.cli.law:app", "Scaling laws on files: fit, forecast, compare, back-test, report."),
+}
+DEBUG: Final = "--debug"
+
+
+def _version() -> str:
+    from importlib.metadata import version
+
+    return version("isoloss")
+
+
+def build() -> App:
+    """The root command with every noun registered by name, none of them imported."""
+    app = App(
+        name="isoloss",
+        help="Tune small, predict big: deepening Hyperband and scaling laws on one Postgres.",
+        help_epilogue="Every command takes --json; --debug adds the traceback to an error.",
+        version=_version,
+        suppress_keyboard_interrupt=False,
+    )
+    for name, (target, purpose) in NOUNS.items():
+        app.command(target, name=name, help=purpose)
+    return app
+
+
+def run(tokens: Sequence[str]) -> int:
+    """Run one command line and give its exit code; ``--debug`` may stand anywhere before ``--``."""
+    end = tokens.index("--") if "--" in tokens else len(tokens)
+    debug = DEBUG in tokens[:end]
+    words = [word for word in tokens[:end] if word != DEBUG] + list(tokens[end:])
+    try:
+        result = build()(words, exit_on_error=False, print_error=False, result_action="return_value")
+    except CycloptsError as error:
+        fail(error, debug=debug)
+        return USAGE
+    except (IsolossError, KeyboardInterrupt) as error:
+        return fail(error, debug=debug)
+    except BrokenPipeError:  # the reader of our stdout has gone, as with `| head`
+        sys.stderr.close()
+        return 0
+    return result if isinstance(result, int) else 0
+
+
+def main() -> None:
+    """The console script."""
+    sys.exit(run(sys.argv[1:]))

@@ -5,12 +5,13 @@ optimum must be *interior*, on every axis that was varied:
 
 - learning rate: at least three values were tried, the best run's is neither the smallest nor the largest of them, and
   the quadratic in log2 lr (below) opens upwards with its vertex strictly within the tried range;
-- batch size: the same; a grid of one value is a constant, not an axis, and the cell then serves the lr law alone. A grid of
-  two values has no inside, so such a cell never qualifies: its lr optimum belongs to a batch size that may be wrong.
+- batch size: the same; a grid of one value is a constant, not an axis, and the cell then serves the lr law alone. A
+  grid of two values has no inside, so such a cell never qualifies: its lr optimum belongs to a batch size that may be
+  wrong.
 
-The optimum is the vertex of a least-squares quadratic of ln loss in (log2 lr, log2 batch): 1, u, u² always, v and v² when
-the batch was varied, u·v when there are at least eight configurations. Runs count by a Gaussian weight on their excess over the cell's
-best, so that the far wings, which are no parabola, say little.
+The optimum is the vertex of a least-squares quadratic of ln loss in (log2 lr, log2 batch): 1, u, u² always, v and v²
+when the batch was varied, u·v when there are at least eight configurations. Runs count by a Gaussian weight on their
+excess over the cell's best, so that the far wings, which are no parabola, say little.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ NARROWEST: Final = 0.02  # excess (in ln loss) at which a run's weight has falle
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cell:
-    """One (N, D): its least loss, where its optimum lies (NaN when the quadratic has none) and whether it is interior."""
+    """One (N, D): its least loss, where its optimum lies (NaN when the quadratic has none), and whether interior."""
 
     n_params: float
     n_tokens: float

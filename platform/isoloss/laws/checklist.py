@@ -1,7 +1,7 @@
 """The reporting checklist for scaling laws, filled from what a fit knows.
 
-(Mis)Fitting (arXiv 2502.18969) found that most papers leave out what a reader needs to redo a fit; the items below are its,
-in our words. What isoloss cannot know it says it does not know, instead of leaving the line away.
+(Mis)Fitting (arXiv 2502.18969) found that most papers leave out what a reader needs to redo a fit; the items below
+are its, in our words. What isoloss cannot know it says it does not know, instead of leaving the line away.
 """
 
 from __future__ import annotations
@@ -16,10 +16,19 @@ UNKNOWN: Final = "not recorded with the observations"
 
 
 def checklist(
-    seen: Observations, used: int, *, equation: str, objective: str, algorithm: str, starts: int, validity: str, choice: str
+    seen: Observations,
+    used: int,
+    *,
+    equation: str,
+    objective: str,
+    algorithm: str,
+    starts: int,
+    validity: str,
+    choice: str,
 ) -> dict[str, str]:
     """The items as question → answer; ``seen`` are all observations given, ``used`` how many points entered the fit."""
     N, D, C = seen.n_params, seen.n_tokens, seen.flops
+    counted = ", ".join(sorted({row.n_params_count for row in seen}))
     given = int(np.sum(~np.isnan(seen.column("flops"))))
     statuses = {status.value: sum(row.status is status for row in seen) for status in Status}
     recipes = sorted({row.recipe for row in seen if row.recipe})
@@ -27,7 +36,7 @@ def checklist(
     return {
         "form": equation,
         "models trained": f"{len(seen)} runs: {', '.join(f'{n} {word}' for word, n in statuses.items() if n)}",
-        "sizes": f"{len(np.unique(N))} sizes, N from {_span(N)} ({', '.join(sorted({r.n_params_count for r in seen}))})",
+        "sizes": f"{len(np.unique(N))} sizes, N from {_span(N)} ({counted})",
         "tokens": f"{len(np.unique(D))} values, D from {_span(D)}; repetition of data {UNKNOWN}",
         "compute": f"C from {_span(C)} FLOP, {given} as recorded and {len(seen) - given} as 6 N D",
         "recipe": "; ".join(recipes[:3]) or UNKNOWN,

@@ -32,7 +32,7 @@ class ChinchillaLaw:
 
     def loss(self, N: float, D: float) -> float:
         """The loss of N parameters trained on D tokens."""
-        return self.E + self.A / N**self.alpha + self.B / D**self.beta
+        return float(self.E + self.A / N**self.alpha + self.B / D**self.beta)
 
     def optimal(self, C: float) -> tuple[float, float]:
         """The N and D of least loss at C = 6 N D (eq. 4: N = G (C/6)^a, a = β / (α + β))."""

@@ -1,4 +1,4 @@
-"""A fit carries its evidence: what it saw, how the solver ended, how sure it is of each constant and how it back-tested."""
+"""A fit carries its evidence: what it saw, how the solver ended, how sure it is of each constant, its back-test."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Estimate:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Backtest:
-    """The law refitted without the largest runs and asked for them: mean \\|predicted/observed − 1\\|, and its mean sign."""
+    """The law refitted without the largest runs and asked for them: mean size and mean of predicted / observed − 1."""
 
     held_out: int
     error: float
@@ -41,7 +41,7 @@ class Backtest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Support:
-    """What the observations span: least and most N (parameters) and D (tokens), and how many distinct values of each."""
+    """What the observations span: least and most N (parameters) and D (tokens), and how many values of each."""
 
     n_params: tuple[float, float]
     n_tokens: tuple[float, float]
@@ -68,10 +68,10 @@ def support(n_params: Floats, n_tokens: Floats) -> Support:
 class Fit:
     """A law with its estimates and evidence.
 
-    ``theta`` are the law's parameters in the order of ``parameters`` (coefficients as logarithms), ``covariance`` theirs
-    (p × p) and ``draws`` their bootstrap sample; forecasting needs nothing else but ``extra``. ``noise`` is the standard
-    deviation of one run in ln loss; ``residual_rms`` is in the logarithm of what is fitted. ``backtest_note`` says why
-    there is no back-test.
+    ``theta`` are the law's parameters in the order of ``parameters`` (coefficients as logarithms), ``covariance``
+    theirs (p × p) and ``draws`` their bootstrap sample; forecasting needs nothing else but ``extra``. ``noise`` is
+    the standard deviation of one run in ln loss; ``residual_rms`` is in the logarithm of what is fitted.
+    ``backtest_note`` says why there is no back-test.
     """
 
     form: str
@@ -111,7 +111,8 @@ class Fit:
     @classmethod
     def from_mapping(cls, mapping: Mapping[str, Any]) -> Fit:
         """The fit again; ``InvalidSpec`` with the path of what is wrong when it is no fit."""
-        return decode(mapping, cls)
+        fit: Fit = decode(mapping, cls)
+        return fit
 
 
 def decode(mapping: Mapping[str, Any], kind: type[Any]) -> Any:
@@ -119,7 +120,9 @@ def decode(mapping: Mapping[str, Any], kind: type[Any]) -> Any:
     try:
         return msgspec.convert(mapping, kind)
     except msgspec.ValidationError as error:
-        raise InvalidSpec(f"this is no fit: {error}.", hint="Write one with: isoloss law fit DATA --form F --out FIT") from error
+        raise InvalidSpec(
+            f"this is no fit: {error}.", hint="Write one with: isoloss law fit DATA --form F --out FIT"
+        ) from error
 
 
 def pack(values: Floats) -> tuple[tuple[float, ...], ...]:

@@ -67,30 +67,32 @@ def _refused(text: str) -> InvalidSpec:
 
 def _walk(node: ast.expr, columns: Mapping[str, Column]) -> Any:
     match node:
-        case ast.Name(id=name):
-            if name not in columns:
-                raise InvalidSpec(f"where names the column {name!r}; known are {', '.join(sorted(columns))}.")
-            return columns[name]
-        case ast.Constant(value=bool()):
-            raise TypeError
-        case ast.Constant(value=int() | float() as number):
-            return np.float64(number)
-        case ast.Constant(value=str() as word):
-            return np.str_(word)
+        case ast.Name() | ast.Constant():
+            return _leaf(node, columns)
         case ast.UnaryOp(op=ast.USub(), operand=operand):
             return -_walk(operand, columns)
-        case ast.UnaryOp(op=ast.Not(), operand=operand):
-            return ~_condition(operand, columns)
         case ast.BinOp(left=left, op=op, right=right) if type(op) in ARITHMETIC:
             return ARITHMETIC[type(op)](_walk(left, columns), _walk(right, columns))
-        case ast.BoolOp(op=ast.And(), values=values):
-            return np.logical_and.reduce(np.broadcast_arrays(*(_condition(value, columns) for value in values)))
-        case ast.BoolOp(op=ast.Or(), values=values):
-            return np.logical_or.reduce(np.broadcast_arrays(*(_condition(value, columns) for value in values)))
+        case ast.UnaryOp(op=ast.Not(), operand=operand):
+            return ~_condition(operand, columns)
+        case ast.BoolOp(op=op, values=values):
+            join = np.logical_and if isinstance(op, ast.And) else np.logical_or
+            return join.reduce(np.broadcast_arrays(*(_condition(value, columns) for value in values)))
         case ast.Compare(left=left, ops=ops, comparators=comparators):
             return _compare([_walk(item, columns) for item in (left, *comparators)], ops)
-        case _:
-            raise TypeError
+    raise TypeError
+
+
+def _leaf(node: ast.Name | ast.Constant, columns: Mapping[str, Column]) -> Any:
+    if isinstance(node, ast.Name):
+        if node.id not in columns:
+            raise InvalidSpec(f"where names the column {node.id!r}; known are {', '.join(sorted(columns))}.")
+        return columns[node.id]
+    if isinstance(node.value, str):
+        return np.str_(node.value)
+    if isinstance(node.value, bool) or not isinstance(node.value, int | float):
+        raise TypeError
+    return np.float64(node.value)
 
 
 def _condition(node: ast.expr, columns: Mapping[str, Column]) -> NDArray[np.bool_]:

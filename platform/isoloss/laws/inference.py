@@ -1,7 +1,7 @@
 """How sure a fit is: bootstrap weights, asymptotic covariance, intervals, and a verdict per constant.
 
-A bootstrap draw is a vector of weights over the same rows, not a resampled table: one matrix serves all draws, each draw
-starts at the optimum, and they are solved together.
+A bootstrap draw is a vector of weights over the same rows, not a resampled table: one matrix serves all draws, each
+draw starts at the optimum, and they are solved together.
 """
 
 from __future__ import annotations
@@ -91,4 +91,6 @@ def estimate(theta: float, draws: Floats, se: float, level: float, *, log: bool,
         with np.errstate(over="ignore"):
             numbers[1] = np.exp(np.clip(draws, None, 600.0)).std(ddof=1)
     value, *rest = (float(x) if np.isfinite(x) else None for x in numbers)
-    return Estimate(value=value if value is not None else float("1e308"), se=rest[0], low=rest[1], high=rest[2], verdict=verdict)
+    return Estimate(
+        value=value if value is not None else float("1e308"), se=rest[0], low=rest[1], high=rest[2], verdict=verdict
+    )

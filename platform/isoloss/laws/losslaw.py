@@ -1,15 +1,15 @@
 """Fitting a loss law to runs, or, with weak beliefs, to the few cell minima of a campaign.
 
-Both ways end in the same record. The plain way is approach 3 of Hoffmann et al. (2022) with the corrections of Besiroglu et
-al. (2024): a summed robust loss of log residuals, a grid of starts, a bootstrap of whole runs. The campaign way (``believe``)
-adds wide normal beliefs about exponents and about how much loss each term holds: nine cells cannot carry five constants
-alone. There the noise scale is estimated with the fit, and every draw reweights the cells and redraws the beliefs' means, so
-that a constant the data do not hold keeps the whole width of its belief.
+Both ways end in the same record. The plain way is approach 3 of Hoffmann et al. (2022) with the corrections of
+Besiroglu et al. (2024): a summed robust loss of log residuals, a grid of starts, a bootstrap of whole runs. The
+campaign way (``believe``) adds wide normal beliefs about exponents and about how much loss each term holds: nine
+cells cannot carry five constants alone. There the noise scale is estimated with the fit, and every draw reweights the
+cells and redraws the beliefs' means, so that a constant the data do not hold keeps the whole width of its belief.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 import numpy as np
@@ -23,7 +23,10 @@ from isoloss.laws.powersum import PowerSum, Problem, at_edge
 from isoloss.laws.solve import Floats, Prior, RobustLoss, Solution
 
 NOISE: Final = (0.005, 4.0)  # prior of a run's noise in ln loss: its sd, and how many observations it is worth
-SHARE: Final = {"irreducible": (np.log(0.6), 0.6), "term": (np.log(0.2), 1.2)}  # ln(term / loss at the centre): mean, sd
+SHARE: Final = {
+    "irreducible": (np.log(0.6), 0.6),
+    "term": (np.log(0.2), 1.2),
+}  # ln(term / loss at the centre): mean, sd
 HELD_OUT: Final = 0.2  # the back-test holds out this share of points, the largest by FLOP
 
 
@@ -31,7 +34,7 @@ HELD_OUT: Final = 0.2  # the back-test holds out this share of points, the large
 class Settings:
     """How to fit: ρ, bootstrap draws, seed, interval level, and whether to lean on weak beliefs (campaigns)."""
 
-    robust: RobustLoss = RobustLoss()
+    robust: RobustLoss = field(default_factory=RobustLoss)
     bootstrap: int = 200
     seed: int = 0
     level: float = 0.9
@@ -66,7 +69,7 @@ def fit_loss_law(form: PowerSum, observations: Observations, settings: Settings,
     move = form.shift(np.eye(len(theta)), *point.problem.centre).T
     cov = move @ cov @ move.T
     natural = form.shift(draws, *point.problem.centre) if len(draws) else np.empty((0, len(theta)))
-    estimates = _estimates(form, theta, natural, cov, edge, settings.level)
+    estimates = _estimates(form, theta, natural, cov=cov, edge=edge, level=settings.level)
     tested, note = backtest(form, used, settings)
     return Fit(
         form=form.name,
@@ -91,7 +94,7 @@ def fit_loss_law(form: PowerSum, observations: Observations, settings: Settings,
         backtest=tested,
         backtest_note=note,
         warnings=_warnings(estimates, point.solution, settings),
-        checklist=_checklist(form, observations, used, settings, point, tested),
+        checklist=_checklist(point, observations, used, settings, tested),
     )
 
 
@@ -150,7 +153,9 @@ def _solve(form: PowerSum, used: Observations, settings: Settings) -> _Point:
         _, solution = problem.solve(np.vstack([starts, prior.mean]), prior=prior)
         residuals = problem.residuals(solution.theta[None], problem.design())[0][0]
         spare = max(len(used) - len(form.names), 1)
-        noise = float(np.sqrt((worth * sd**2 + np.sum(np.minimum(np.abs(residuals), 4 * noise) ** 2)) / (worth + spare)))
+        noise = float(
+            np.sqrt((worth * sd**2 + np.sum(np.minimum(np.abs(residuals), 4 * noise) ** 2)) / (worth + spare))
+        )
     return _Point(problem, solution, prior, noise)
 
 
@@ -183,7 +188,9 @@ def _bootstrap(point: _Point, used: Observations, settings: Settings) -> Floats:
     return point.problem.solve(np.tile(point.solution.theta, (count, 1)), weights=weights, prior=prior)[0]
 
 
-def _estimates(form: PowerSum, theta: Floats, draws: Floats, cov: Floats, edge: Floats, level: float) -> dict[str, Estimate]:
+def _estimates(
+    form: PowerSum, theta: Floats, draws: Floats, *, cov: Floats, edge: Floats, level: float
+) -> dict[str, Estimate]:
     k = len(form.terms)
     deviations = np.sqrt(np.maximum(np.diag(cov), 0.0))
     return {
@@ -205,15 +212,17 @@ def _warnings(estimates: dict[str, Estimate], solution: Solution, settings: Sett
 
 
 def _checklist(
-    form: PowerSum, seen: Observations, used: Observations, settings: Settings, point: _Point, tested: Backtest | None
+    point: _Point, seen: Observations, used: Observations, settings: Settings, tested: Backtest | None
 ) -> dict[str, str]:
+    form = point.problem.form
     how = f"{settings.bootstrap} bootstrap draws over whole runs" if settings.bootstrap > 1 else "asymptotic covariance"
     error = f"; back-test error {tested.error:.2%} on the {tested.held_out} largest" if tested else ""
     return checklist(
         seen,
         len(used),
         equation=f"{form.equation} ({form.source}); constants {', '.join(form.names)}",
-        objective=f"Σ {point.problem.robust} of log residuals" + ("; weak beliefs about constants" if settings.believe else ""),
+        objective=f"Σ {point.problem.robust} of log residuals"
+        + ("; weak beliefs about constants" if settings.believe else ""),
         algorithm="variable-projection grid, then damped Newton and reweighted least squares with exact Jacobian",
         starts=point.solution.starts,
         validity=f"{settings.level:.0%} intervals by {how}{error}",

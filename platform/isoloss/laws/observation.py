@@ -138,7 +138,7 @@ def _check(observation: Observation, row: int) -> None:
         raise InvalidSpec(f"row {row}: n_params and n_tokens are needed; accepted are numbers above 0.")
     if observation.status is not Status.DIVERGED and math.isnan(observation.loss):
         raise InvalidSpec(
-            f"row {row}: loss is missing on a run with status {observation.status.value!r}; accepted is a number above 0.",
+            f"row {row}: loss is missing, the status is {observation.status.value!r}; accepted is a number above 0.",
             hint="A run without a loss has status diverged.",
         )
 

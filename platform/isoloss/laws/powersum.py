@@ -2,9 +2,10 @@
 
     ln L(N, D) = κ ln Σ_k exp(c_k − p_k ln N − q_k ln D)
 
-Chinchilla's, Kaplan's and the interaction form differ only in which terms they have and which exponents a term carries, so
-they share the exact log-sum-exp Jacobian, the variable-projection grid of starts and the solver. Fitting is done with
-ln N and ln D centred: the 5-D Hessian of Chinchilla's form has a condition number of some 3e11 otherwise.
+Chinchilla's, Kaplan's and the interaction form differ only in which terms they have and which exponents a term
+carries, so they share the exact log-sum-exp Jacobian, the variable-projection grid of starts and the solver. Fitting
+is done with ln N and ln D centred: the 5-D Hessian of Chinchilla's form has a condition number of some 3e11
+otherwise.
 """
 
 from __future__ import annotations
@@ -35,8 +36,8 @@ class Term:
 class PowerSum:
     """A loss law of this family. ``outer`` names κ when it is fitted; otherwise κ = 1.
 
-    ``grid`` gives the values to start from, and ``prior`` (mean, sd) the weak belief a campaign with few cells leans on, per
-    exponent (and κ).
+    ``grid`` gives the values to start from, and ``prior`` (mean, sd) the weak belief a campaign with few cells leans
+    on, per exponent (and κ).
     """
 
     name: str
@@ -70,7 +71,7 @@ class PowerSum:
         return Z
 
     def log_loss(self, theta: Floats, Z: Floats) -> tuple[Floats, Floats]:
-        """ln L of shape (S, n) and its Jacobian (S, n, p) at θ (S, p)."""
+        """Give ln L of shape (S, n) and its Jacobian (S, n, p) at θ (S, p)."""
         with np.errstate(over="ignore", invalid="ignore"):
             eta = np.einsum("knp,sp->ksn", Z, theta, optimize=True)
             top = eta.max(axis=0)
@@ -91,7 +92,7 @@ class PowerSum:
         return np.exp(self.log_loss(np.atleast_2d(theta), Z)[0])
 
     def shift(self, theta: Floats, ln_n: float, ln_d: float) -> Floats:
-        """θ (…, p) fitted about the centre (ln_n, ln_d) as natural θ: each coefficient absorbs its exponents' offsets."""
+        """θ (…, p) fitted about the centre (ln_n, ln_d) as natural θ: coefficients absorb the exponents' offsets."""
         names, moved = self.names, theta.copy()
         for k, term in enumerate(self.terms):
             for exponent, centre in ((term.n, ln_n), (term.d, ln_d)):
@@ -121,12 +122,12 @@ class Problem:
         return self.form.design(np.log(self.n_params) - ln_n, np.log(self.n_tokens) - ln_d)
 
     def residuals(self, theta: Floats, Z: Floats) -> tuple[Floats, Floats]:
-        """ln L predicted − ln L observed, (S, n), and the Jacobian."""
+        """Residuals ln L predicted − ln L observed, (S, n), and the Jacobian."""
         value, jacobian = self.form.log_loss(theta, Z)
         return value - np.log(self.loss), jacobian
 
     def bounds(self) -> tuple[Floats, Floats]:
-        """Coefficients may vanish or dwarf the losses, decay exponents lie in (0, 4), γ and κ within what papers saw."""
+        """Coefficients may vanish or dwarf the losses, exponents lie in (0, 4), γ and κ within what papers saw."""
         form, least = self.form, float(np.log(self.loss.min()))
         k = len(form.terms)
         low = np.full(len(form.names), 1e-3)
@@ -140,7 +141,7 @@ class Problem:
         return low, high
 
     def starts(self, count: int = POLISHED) -> Floats:
-        """The best ``count`` points of the projected grid, (count, p): for given exponents the coefficients are linear."""
+        """The best ``count`` points of the projected grid, (count, p): coefficients are linear for given exponents."""
         form, k = self.form, len(self.form.terms)
         exponents = np.array(list(product(*(form.grid[name] for name in form.names[k:]))))
         theta = np.hstack([np.zeros((len(exponents), k)), exponents])
@@ -154,9 +155,11 @@ class Problem:
         theta[:, :k] = np.log(np.maximum(linear, 1e-3 * target.min(axis=1, keepdims=True)))
         theta = np.clip(theta, *self.bounds())
         objective = self.robust.total(self.residuals(theta, Z)[0], np.ones(len(self.loss)))
-        return theta[np.argsort(objective, kind="stable")[:count]]
+        return np.asarray(theta[np.argsort(objective, kind="stable")[:count]])
 
-    def solve(self, starts: Floats, *, weights: Floats | None = None, prior: Prior | None = None) -> tuple[Floats, Solution]:
+    def solve(
+        self, starts: Floats, *, weights: Floats | None = None, prior: Prior | None = None
+    ) -> tuple[Floats, Solution]:
         """Every end (S, p) and the best of them, about the centre."""
         Z = self.design()
         ends = solve(

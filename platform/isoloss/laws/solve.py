@@ -4,10 +4,10 @@ The objective is Σ wᵢ ρ(rᵢ) + ½ Σ pⱼ (θⱼ − μⱼ)², with ρ squa
 
     (H_newton + λ (H_irls + diag)) step = −gradient
 
-where H_newton counts only rows whose ρ is curved and H_irls is the majorising Hessian of reweighted least squares. λ near 1
-is the slow and safe IRLS step, λ near 0 is Newton's; a step is kept only when the objective falls, so a Huber fit with
-δ = 1e-3, where IRLS alone needs some 70 steps, ends in about 15. A sum (not a mean) and relative tolerances stop it: the
-averaged objective and an absolute tolerance are what stopped the fit of Hoffmann et al. (2022) too early
+where H_newton counts only rows whose ρ is curved and H_irls is the majorising Hessian of reweighted least squares. λ
+near 1 is the slow and safe IRLS step, λ near 0 is Newton's; a step is kept only when the objective falls, so a Huber
+fit with δ = 1e-3, where IRLS alone needs some 70 steps, ends in about 15. A sum (not a mean) and relative tolerances
+stop it: the averaged objective and an absolute tolerance are what stopped the fit of Hoffmann et al. (2022) too early
 (Besiroglu et al. 2024).
 """
 
@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 import numpy as np
@@ -28,12 +29,12 @@ Residuals = Callable[[Floats], tuple[Floats, Floats]]
 CELLS: Final = 6_000_000  # numbers of one Jacobian block kept in memory at a time
 LAD_DELTA: Final = 1e-7  # a Huber loss this narrow is the absolute loss to seven digits
 NARROWING: Final = (1e-3, 1e-4, 1e-5, 1e-6)  # the way there: each width starts where the one before ended
-PATIENCE: Final = 8  # steps without a gain before a start is done
+PATIENCE: Final = 8  # refused steps (or a third as many kept ones) without a gain, and a start is done
 
 
 @dataclass(frozen=True, slots=True)
 class RobustLoss:
-    """ρ of a residual: ``squared`` (r²/2), ``huber`` (linear beyond ``delta``) or ``lad`` (\\|r\\|)."""
+    """ρ of a residual: ``squared`` (r²/2), ``huber`` (linear beyond ``delta``) or ``lad`` (its size)."""
 
     kind: str = "huber"
     delta: float = 1e-3
@@ -117,16 +118,20 @@ def solve(
     prior: Prior | None = None,
     bounds: tuple[Floats, Floats] | None = None,
     iterations: int = 300,
+    tolerance: float = 1e-9,
 ) -> Solves:
     """Minimise the objective of this module from every start.
 
-    ``residuals`` maps θ (S, p) to r (S, n) and its Jacobian (S, n, p). ``weights`` is (n,) or (S, n), rows of a bootstrap
-    included; ``bounds`` are (p,) arrays. Deterministic.
+    ``residuals`` maps θ (S, p) to r (S, n) and its Jacobian (S, n, p). ``weights`` is (n,) or (S, n), rows of a
+    bootstrap included; ``bounds`` are (p,) arrays. A start is done when its objective no longer falls by the relative
+    ``tolerance``. Deterministic.
     """
     if loss.kind == "lad":
-        given = {"weights": weights, "prior": prior, "bounds": bounds, "iterations": iterations}
+        again = partial(
+            solve, residuals, weights=weights, prior=prior, bounds=bounds, iterations=iterations, tolerance=tolerance
+        )
         for delta in NARROWING:
-            starts = solve(residuals, starts, loss=RobustLoss("huber", delta), **given).theta
+            starts = again(starts, loss=RobustLoss("huber", delta)).theta
     count, size = starts.shape
     rows = residuals(starts[:1])[0].shape[1]
     weight = np.broadcast_to(np.ones(rows) if weights is None else weights, (count, rows))
@@ -135,7 +140,9 @@ def solve(
     low, high = bounds or (np.full(size, -np.inf), np.full(size, np.inf))
     chunk = max(1, CELLS // (rows * size))
     parts = [
-        _Descent(residuals, loss, weight[at], mean[at], belief.precision, low, high).run(starts[at], iterations)
+        _Descent(residuals, loss, weight[at], mean[at], belief.precision, low, high).run(
+            starts[at], iterations, tolerance
+        )
         for at in (slice(begin, begin + chunk) for begin in range(0, count, chunk))
     ]
     return Solves(
@@ -155,7 +162,7 @@ class _Descent:
     low: Floats
     high: Floats
 
-    def run(self, starts: Floats, iterations: int) -> Solves:
+    def run(self, starts: Floats, iterations: int, tolerance: float) -> Solves:
         theta = np.clip(starts, self.low, self.high)
         damping = np.full(len(theta), 1.0)
         calm = np.zeros(len(theta), dtype=np.int64)
@@ -172,7 +179,7 @@ class _Descent:
             theta[live[kept]], value[live[kept]] = trial[kept], after[kept]
             r, J = np.where(kept[:, None], r_new, r), np.where(kept[:, None, None], J_new, J)
             damping[live] = np.clip(damping[live] * np.where(kept, 0.25, 6.0), 1e-9, 1e12)
-            calm[live] = np.where(gain > 1e-9, 0, calm[live] + 1)
+            calm[live] = np.where(gain > tolerance, 0, calm[live] + np.where(kept, 3, 1))
             going = calm[live] < PATIENCE
             live, r, J = live[going], r[going], J[going]
             if not len(live):

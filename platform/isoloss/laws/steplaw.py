@@ -1,11 +1,11 @@
-"""The step law: the best learning rate and batch size as power laws of N and D (Li et al. 2025, arXiv 2503.04715, eq. 1).
+"""The step law: best learning rate and batch size as power laws of N and D (Li et al. 2025, arXiv 2503.04715, eq. 1).
 
     lr*(N, D) = c N^a D^b        batch*(N, D) = d D^e      (tokens; optionally d N^f D^e)
 
-Two protocols. The default regresses the interior optima of qualifying cells (``cells.py``), one row a cell. ``near`` is the
-paper's: every run within that fraction of its cell's least loss is a row, pooled. Either way the regression is ordinary least
-squares in logarithms by statsmodels, with HC3 covariance when there are rows enough for it, and the bootstrap resamples
-whole cells, because runs of one cell share its optimum.
+Two protocols. The default regresses the interior optima of qualifying cells (``cells.py``), one row a cell. ``near``
+is the paper's: every run within that fraction of its cell's least loss is a row, pooled. Either way the regression is
+ordinary least squares in logarithms by statsmodels, with HC3 covariance when there are rows enough for it, and the
+bootstrap resamples whole cells, because runs of one cell share its optimum.
 """
 
 from __future__ import annotations
@@ -27,7 +27,9 @@ from isoloss.laws.solve import Floats
 
 EQUATION: Final = "lr = c N^a D^b; batch_tokens = d D^e"
 LEAST_CELLS: Final = 4
-ROBUST_ROWS: Final = 12  # HC3 divides by 1 − leverage: with fewer rows it says more about the design than about the noise
+ROBUST_ROWS: Final = (
+    12  # HC3 divides by 1 − leverage: with fewer rows it says more about the design than about the noise
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +61,8 @@ def near_optimal(observations: Observations, near: float) -> Rows:
     least = np.full(index.max(initial=0) + 1, np.inf)
     np.minimum.at(least, index[known], observations.loss[known])
     keep = known & (observations.loss <= (1 + near) * least[index])
-    columns = (observations.n_params, observations.n_tokens, observations.lr, observations.batch_tokens)
-    return Rows(*(column[keep] for column in columns), index[keep])
+    kept = observations.select(keep)
+    return Rows(kept.n_params, kept.n_tokens, kept.lr, kept.batch_tokens, index[keep])
 
 
 def spans(rows: Rows) -> bool:
@@ -90,8 +92,8 @@ def fit_step_law(
     rows = optima(observations) if near is None else near_optimal(observations, near)
     if not spans(rows):
         raise FitFailed(
-            f"steplaw has {len(np.unique(rows.cell))} qualifying cells; it needs at least {LEAST_CELLS} that vary N and D "
-            f"independently, each with {CONFIGURATIONS} configurations and an interior optimum.",
+            f"steplaw has {len(np.unique(rows.cell))} qualifying cells; it needs at least {LEAST_CELLS} that vary N "
+            f"and D independently, each with {CONFIGURATIONS} configurations and an interior optimum.",
             hint="The form lr-batch uses every run and needs no interior optimum.",
         )
     lr = _Regression.over(rows, rows.lr, on_n=True)
@@ -146,7 +148,9 @@ def fit_step_law(
             algorithm=f"statsmodels OLS, {lr.kind} covariance, bootstrap of cells",
             starts=1,
             validity=f"{level:.0%} intervals by {len(draws)} bootstrap draws",
-            choice="interior optimum of each cell" if near is None else f"all runs within {near:.2%} of their cell's least loss",
+            choice="interior optimum of each cell"
+            if near is None
+            else f"all runs within {near:.2%} of their cell's least loss",
         ),
     )
 
@@ -182,10 +186,12 @@ class _Regression:
         kind = "HC3" if len(target) >= ROBUST_ROWS else "nonrobust"
         result = sm.OLS(target, design).fit(cov_type=kind)
         cov = np.asarray(result.cov_params(), dtype=np.float64)
-        return cls(np.asarray(result.params, dtype=np.float64), cov, np.asarray(result.resid), design, target, use, kind)
+        return cls(
+            np.asarray(result.params, dtype=np.float64), cov, np.asarray(result.resid), design, target, use, kind
+        )
 
     def resample(self, weights: Floats) -> Floats:
-        """Weighted least squares for every row of ``weights`` (B, all rows) → (B, p); NaN where a draw is degenerate."""
+        """Weighted least squares per row of ``weights`` (B, all rows) → (B, p); NaN where a draw is degenerate."""
         centre = self.design.mean(axis=0) * (np.arange(self.design.shape[1]) > 0)
         X, w = self.design - centre, weights[:, self.use]
         normal = np.einsum("bn,np,nq->bpq", w, X, X, optimize=True)
@@ -212,6 +218,6 @@ def _backtest(observations: Observations, *, near: float | None, batch_on_n: boo
     test = np.flatnonzero(rows.n_params * rows.n_tokens >= edge)
     predicted = [2.0 ** predict(fit, rows.n_params[i], rows.n_tokens[i])[0][0] for i in test]
     ratio = np.array(predicted) / rows.lr[test] - 1
-    error, bias = float(np.mean(np.abs(ratio))), float(np.mean(ratio))
+    size, bias = float(np.mean(np.abs(ratio))), float(np.mean(ratio))
     flops = float(train.flops.max())
-    return Backtest(held_out=len(test), error=error, bias=bias, largest_trained_flops=flops), ""
+    return Backtest(held_out=len(test), error=size, bias=bias, largest_trained_flops=flops), ""

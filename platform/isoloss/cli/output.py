@@ -1,0 +1,123 @@
+"""How every command speaks: JSON or a table on stdout, talk on stderr, an error in one sentence with its exit code.
+
+A command never prints by itself: it hands a value to ``show`` and says what it is doing with ``say``. Stdout
+therefore holds either one JSON object or the human table, and nothing else; on an error it stays empty.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+import traceback
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Parameter
+
+from isoloss.errors import IsolossError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+INTERRUPTED = 130
+USAGE = 2
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class Output:
+    """What every command can be told about its output."""
+
+    json: Annotated[bool, Parameter(negative="", help="Write one JSON object on stdout and nothing else.")] = False
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A human table: its columns, its rows, and a title."""
+
+    columns: Sequence[str]
+    rows: Iterable[Sequence[object]]
+    title: str = ""
+
+
+def show(output: Output, value: Mapping[str, Any], *human: Table | str) -> None:
+    """Print ``value`` as JSON when asked for, the ``human`` tables and lines otherwise."""
+    if output.json:
+        sys.stdout.write(dumps(value) + "\n")
+        return
+    console = _console(stderr=False)
+    for part in human:
+        console.print(_rich_table(part) if isinstance(part, Table) else part, markup=False, highlight=False)
+
+
+def say(text: str) -> None:
+    """Talk and progress, on stderr."""
+    _console(stderr=True).print(text, markup=False, highlight=False)
+
+
+def warn(warnings: Iterable[str]) -> None:
+    """Each warning as a line on stderr."""
+    for text in warnings:
+        say(f"warning: {text}")
+
+
+def dumps(value: Any) -> str:
+    """JSON that every parser reads: a number that is not finite becomes ``null``."""
+    return json.dumps(_finite(value), ensure_ascii=False, allow_nan=False, default=str)
+
+
+def number(value: float | None, digits: int = 4) -> str:
+    """A number for a table; a dash where there is none."""
+    return "–" if value is None or not math.isfinite(value) else f"{value:.{digits}g}"
+
+
+def span(pair: Sequence[float] | None, digits: int = 4) -> str:
+    """An interval for a table."""
+    return "–" if pair is None else f"{number(pair[0], digits)} … {number(pair[1], digits)}"
+
+
+def fail(error: BaseException, *, debug: bool = False) -> int:
+    """Say what went wrong on stderr and give the exit code: the one place where an error becomes words."""
+    if debug:
+        traceback.print_exception(error)
+    if isinstance(error, KeyboardInterrupt):
+        say("interrupted")
+        return INTERRUPTED
+    if isinstance(error, IsolossError):
+        say(f"error: {error.message}")
+        if error.hint:
+            say(f"hint: {error.hint}")
+        return error.exit_code
+    say(f"error: {error}")
+    return USAGE
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value
+
+
+def _console(*, stderr: bool) -> Console:
+    from rich.console import Console
+
+    return Console(stderr=stderr, soft_wrap=True)
+
+
+def _rich_table(table: Table) -> Any:
+    from rich import box
+    from rich.table import Table as RichTable
+    from rich.text import Text
+
+    made = RichTable(title=table.title or None, box=box.SIMPLE_HEAD, title_justify="left")
+    for place, column in enumerate(table.columns):
+        made.add_column(column, overflow="fold", no_wrap=place == 0)
+    for row in table.rows:
+        made.add_row(*(Text(str(cell)) for cell in row))
+    return made

@@ -1,0 +1,143 @@
+"""Tables of runs: CSV, JSONL and parquet, read as rows and written as rows; ``.gz`` for the two texts.
+
+The format is the file's suffix. Other people's column names come in by ``theirs=ours``; a batch given in sequences
+becomes tokens here, so that every room further in knows one unit.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from isoloss.domain.quantity import parse_count
+from isoloss.errors import InvalidSpec, NotFound
+from isoloss.laws.observation import Observations
+
+Row = dict[str, Any]
+FORMATS: Final = {".csv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}
+
+
+def read_observations(path: Path, columns: Iterable[str] = ()) -> Observations:
+    """The observations in the file ``path``, its columns renamed by ``theirs=ours`` pairs.
+
+    ``batch_seqs`` × ``seq_len`` becomes ``batch_tokens``. Raises ``NotFound`` without the file, ``InvalidSpec``
+    naming row, column and value for what is no observation.
+    """
+    rows = rename(read_rows(path), columns)
+    if not rows:
+        raise InvalidSpec(f"{path} has no rows; accepted is at least one run.")
+    return Observations.from_rows(_with_batch_tokens(row, number) for number, row in enumerate(rows, start=1))
+
+
+def rename(rows: list[Row], columns: Iterable[str]) -> list[Row]:
+    """Rows with columns renamed by ``theirs=ours`` (several may share one string, separated by commas)."""
+    names: dict[str, str] = {}
+    for pair in (part for text in columns for part in text.split(",")):
+        theirs, equals, ours = (piece.strip() for piece in pair.partition("="))
+        if not (theirs and equals and ours):
+            raise InvalidSpec(f"--columns has {pair!r}; accepted is theirs=ours.")
+        if rows and not any(theirs in row for row in rows):
+            raise InvalidSpec(f"--columns names {theirs!r}; the columns are {', '.join(rows[0])}.")
+        names[theirs] = ours
+    taken = set(names.values())
+    return [
+        {names.get(name, name): value for name, value in row.items() if name in names or name not in taken}
+        for row in rows
+    ]
+
+
+def _with_batch_tokens(row: Row, number: int) -> Row:
+    missing = [name for name in ("batch_seqs", "seq_len") if row.get(name) in (None, "")]
+    if row.get("batch_tokens") not in (None, "") or "batch_seqs" in missing:
+        return row
+    if missing:
+        raise InvalidSpec(f"row {number}: batch_seqs without seq_len; accepted are both, or batch_tokens.")
+    sequences, length = (parse_count(row[name], f"row {number}: {name}") for name in ("batch_seqs", "seq_len"))
+    return row | {"batch_tokens": sequences * length}
+
+
+def read_rows(path: Path) -> list[Row]:
+    """The rows of a CSV, JSONL or parquet file as mappings of column to value; text values as they stand."""
+    kind = _kind(path)
+    if not path.is_file():
+        raise NotFound(f"there is no file {path}.")
+    try:
+        if kind == "parquet":
+            return list(_pyarrow().read_table(path).to_pylist())
+        text = (gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()).decode("utf-8-sig")
+    except (OSError, EOFError, ValueError) as error:
+        raise InvalidSpec(f"{path} cannot be read as {kind}: {error}.") from error
+    return _csv_rows(text, path) if kind == "csv" else _jsonl_rows(text, path)
+
+
+def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write ``rows`` in the format of the suffix; columns are all keys in order of appearance, absent values empty."""
+    kind, table = _kind(path), [dict(row) for row in rows]
+    names = list(dict.fromkeys(name for row in table for name in row))
+    if kind == "parquet":
+        parquet = _pyarrow()
+        from pyarrow.lib import Table
+
+        parquet.write_table(Table.from_pylist([{name: row.get(name) for name in names} for row in table]), path)
+        return
+    buffer = io.StringIO(newline="")
+    if kind == "csv":
+        writer = csv.DictWriter(buffer, names, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(table)
+    else:
+        buffer.writelines(json.dumps(row, default=str) + "\n" for row in table)
+    data = buffer.getvalue().encode()
+    path.write_bytes(gzip.compress(data, mtime=0) if path.suffix == ".gz" else data)
+
+
+def _kind(path: Path) -> str:
+    plain = path.with_suffix("") if path.suffix == ".gz" else path
+    if plain.suffix not in FORMATS or (path.suffix == ".gz" and plain.suffix == ".parquet"):
+        raise InvalidSpec(
+            f"{path.name} ends in {path.suffix or 'nothing'}; accepted is .csv, .jsonl (both also .gz) or .parquet."
+        )
+    return FORMATS[plain.suffix]
+
+
+def _csv_rows(text: str, path: Path) -> list[Row]:
+    reader = csv.DictReader(io.StringIO(text, newline=""), restkey="", strict=True)
+    rows = []
+    try:
+        for row in reader:
+            if "" in row or None in row.values():
+                raise InvalidSpec(f"{path} line {reader.line_num}: its fields are not as many as the columns.")
+            rows.append({name.strip(): value.strip() for name, value in row.items()})
+    except csv.Error as error:
+        raise InvalidSpec(f"{path} line {reader.line_num}: {error}.") from error
+    return rows
+
+
+def _jsonl_rows(text: str, path: Path) -> list[Row]:
+    rows = []
+    for number, line in enumerate(text.splitlines(), start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise InvalidSpec(f"{path} line {number}: {error}; accepted is one JSON object a line.") from error
+        if not isinstance(row, dict):
+            raise InvalidSpec(f"{path} line {number} is {type(row).__name__}; accepted is one JSON object a line.")
+        rows.append(row)
+    return rows
+
+
+def _pyarrow() -> Any:
+    try:
+        from pyarrow import parquet
+    except ModuleNotFoundError as error:
+        raise InvalidSpec(
+            "parquet files need pyarrow, which is not installed.", hint="pip install 'isoloss[parquet]'"
+        ) from error
+    return parquet

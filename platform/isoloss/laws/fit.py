@@ -1,0 +1,147 @@
+"""The catalogue of laws, and the one door to them: ``fit(form, observations) -> Fit``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Final
+
+from isoloss.errors import FitFailed, InvalidSpec
+from isoloss.laws import steplaw, surface
+from isoloss.laws.evidence import Backtest, Estimate, Fit
+from isoloss.laws.forecast import LOSS_FORMS
+from isoloss.laws.losslaw import Settings, fit_loss_law, held_out_error
+from isoloss.laws.observation import Observations
+from isoloss.laws.solve import parse_loss
+
+__all__ = ["CATALOGUE", "Backtest", "Estimate", "Fit", "Form", "backtest", "compare", "fit"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Form:
+    """A law one can ask for: what it says, what it gives, which columns it needs and where it comes from."""
+
+    name: str
+    equation: str
+    gives: str
+    needs: str
+    source: str
+
+
+CATALOGUE: Final[dict[str, Form]] = {
+    **{
+        form.name: Form(
+            name=form.name, equation=form.equation, gives="loss", needs="n_params, n_tokens, loss", source=form.source
+        )
+        for form in LOSS_FORMS.values()
+    },
+    "steplaw": Form(
+        name="steplaw",
+        equation=steplaw.EQUATION,
+        gives="best lr and batch size",
+        needs="n_params, n_tokens, lr, batch_tokens, loss; four cells with an interior optimum",
+        source="Li et al. 2025, arXiv 2503.04715, eq. 1",
+    ),
+    "lr-batch": Form(
+        name="lr-batch",
+        equation=surface.EQUATION,
+        gives="best lr and batch size, and the basin around them",
+        needs="n_params, n_tokens, lr, batch_tokens, loss; any cells",
+        source="a rotated LINEX basin with a moving centre; beliefs about exponents from the Step Law",
+    ),
+    "auto": Form(
+        name="auto",
+        equation="the loss law with the least back-test error",
+        gives="loss",
+        needs="n_params, n_tokens, loss",
+        source=f"one of {', '.join(LOSS_FORMS)}",
+    ),
+}
+
+
+def fit(
+    form: str,
+    observations: Observations,
+    *,
+    loss: str = "huber:1e-3",
+    bootstrap: int = 200,
+    seed: int = 0,
+    level: float = 0.9,
+    near: float | None = None,
+    pool: bool = False,
+) -> Fit:
+    """Fit the law called ``form`` to ``observations``.
+
+    ``loss`` (huber:DELTA, lad, squared) is for loss laws; ``near`` makes the step law pool all runs within that
+    fraction of their cell's best. Raises ``InvalidSpec`` for an unknown form, a bad setting or mixed recipes without
+    ``pool``, ``FitFailed`` when the observations do not determine the law.
+    """
+    if form not in CATALOGUE:
+        raise InvalidSpec(f"form is {form!r}; accepted is one of {', '.join(CATALOGUE)}.")
+    if near is not None and not 0 < near < 1:
+        raise InvalidSpec(f"near is {near!r}; accepted is a fraction between 0 and 1, such as 0.0025.")
+    settings = _settings(loss, bootstrap, seed, level)
+    observations.one_recipe(pool=pool)
+    fitters: dict[str, Callable[[], Fit]] = {
+        "steplaw": lambda: steplaw.fit_step_law(observations, near=near, bootstrap=bootstrap, seed=seed, level=level),
+        "lr-batch": lambda: surface.fit_surface(observations, bootstrap=bootstrap, seed=seed, level=level),
+        "auto": lambda: _auto(observations, settings),
+    }
+    if form in fitters:
+        return fitters[form]()
+    return fit_loss_law(LOSS_FORMS[form], observations, settings)
+
+
+def compare(
+    observations: Observations, *, loss: str = "huber:1e-3", bootstrap: int = 0, seed: int = 0, pool: bool = False
+) -> list[Fit]:
+    """Every loss law that can be fitted, least back-test error first; ``FitFailed`` when none can."""
+    observations.one_recipe(pool=pool)
+    return _ranked(observations, _settings(loss, bootstrap, seed, 0.9))
+
+
+def backtest(
+    observations: Observations, hold_out: str, *, loss: str = "huber:1e-3", pool: bool = False
+) -> dict[str, Backtest]:
+    """Each loss law fitted without the rows where ``hold_out`` holds, and its error on them.
+
+    Raises ``InvalidSpec`` when the expression holds out nothing or everything, ``FitFailed`` when the rest is too
+    little.
+    """
+    observations.one_recipe(pool=pool)
+    used = observations.select(observations.ok)
+    test, train = used.where(hold_out), used.where(f"not ({hold_out})")
+    if not len(test) or not len(train):
+        raise InvalidSpec(
+            f"hold-out {hold_out!r} takes {len(test)} of {len(used)} finished runs; accepted is some of them."
+        )
+    settings = _settings(loss, 0, 0, 0.9)
+    return {name: held_out_error(form, train, test, settings) for name, form in LOSS_FORMS.items()}
+
+
+def _settings(loss: str, bootstrap: int, seed: int, level: float) -> Settings:
+    if not 0 < level < 1:
+        raise InvalidSpec(f"level is {level!r}; accepted is a number between 0 and 1.")
+    if bootstrap < 0 or seed < 0:
+        raise InvalidSpec(f"bootstrap is {bootstrap} and seed {seed}; accepted are whole numbers from 0.")
+    return Settings(robust=parse_loss(loss), bootstrap=bootstrap, seed=seed, level=level)
+
+
+def _auto(observations: Observations, settings: Settings) -> Fit:
+    chosen, *others = _ranked(observations, replace(settings, bootstrap=0))
+    errors = ", ".join(f"{other.form} {other.backtest.error:.2%}" for other in (chosen, *others) if other.backtest)
+    refitted = fit_loss_law(LOSS_FORMS[chosen.form], observations, settings)
+    note = f"auto chose {chosen.form} by back-test ({errors or 'none possible: ' + chosen.backtest_note})"
+    return replace(refitted, warnings=(note, *refitted.warnings))
+
+
+def _ranked(observations: Observations, settings: Settings) -> list[Fit]:
+    fits, problems = [], []
+    for form in LOSS_FORMS.values():
+        try:
+            fits.append(fit_loss_law(form, observations, settings))
+        except FitFailed as error:
+            problems.append(error)
+    if not fits:
+        raise problems[0]
+    return sorted(fits, key=lambda fit: fit.backtest.error if fit.backtest else float("inf"))
