@@ -41,7 +41,7 @@ class Rung:
         """Take a result in."""
         self.results[key[2]] = key
         insort(self.ranked, key)
-        if not key[0]:
+        if not key[0] and key[2] not in self.sent:
             insort(self.unsent, key)
 
     def promote(self, key: Key) -> None:

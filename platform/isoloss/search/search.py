@@ -349,12 +349,12 @@ class Search:
             search._readmit(bracket, configuration, source)
         for trial, level, *_ in snapshot["tasks"]:
             search._tasks[trial, level] = None
+            search._mark_sent(search._trials[trial], level)
         for trial, level, *result in snapshot["tasks"]:
             if result:
                 search._record(trial, level, Result(status=result[0], score=result[1]))
             elif snapshot["stopped"] is None:
                 search._outstanding[trial, level] = None
-        search._repromote()
         search._proposed.extend((configuration, source) for configuration, source in snapshot["proposed"])
         search._stopped = snapshot["stopped"]
         return search
@@ -367,10 +367,7 @@ class Search:
             created = self._create_trial(bracket, len(self._brackets[bracket].trials), configuration, source)
             self._brackets[bracket].start(created.trial)
 
-    def _repromote(self) -> None:
-        """Whoever has a task above a rung was sent out of it."""
-        for number, level in self._tasks:
-            trial = self._trials[number]
-            if trial.bracket not in (ADDED, level):
-                bracket = self._brackets[trial.bracket]
-                bracket.promote((1 - level, bracket.rungs[level - 1].results[trial.index]))
+    def _mark_sent(self, trial: Trial, level: int) -> None:
+        """Whoever has a task above a rung was sent out of it; to be said before the rung's results."""
+        if trial.bracket not in (ADDED, level):
+            self._brackets[trial.bracket].rungs[level - 1].sent.add(trial.index)
