@@ -1,0 +1,160 @@
+"""The pulse of whoever holds leases: a thread that renews them and carries their reports, whatever the program does.
+
+It lives in a thread of its own, with a channel of its own, because a trainer that computes for minutes must not lose
+its lease for it. A worker that cannot reach the controller trains on; it stops when told that its epoch is stale.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import grpc
+import structlog
+
+from isoloss.client.transport import OPTIONS
+from isoloss.domain.lease import Checkpoint, LeaseKey
+from isoloss.v1 import common_pb2 as pb
+from isoloss.v1 import work_pb2, work_pb2_grpc
+from isoloss.wire.values import to_checkpoint, to_key
+
+log = structlog.get_logger()
+BEATS: Final = 5  # per lease: four may be lost
+REPORT_SECONDS: Final = 1.0
+MOST_POINTS: Final = 1000
+
+Point = tuple[int, dict[str, float]]
+
+
+@dataclass(slots=True)
+class Held:
+    """One lease under the pulse: what is still to be reported, and whether it is lost or to be stopped."""
+
+    key: LeaseKey
+    ended: Callable[[str], None]  # called once with "stale" or "cancelling"
+    points: list[Point] = field(default_factory=list)
+    checkpoints: list[Checkpoint] = field(default_factory=list)
+    lost: bool = False
+
+
+class Pulse:
+    """Renews every lease it was given, and delivers points and checkpoints in between."""
+
+    def __init__(self, address: str, *, worker_id: str = "", on_drain: Callable[[], None] | None = None) -> None:
+        self._channel = grpc.insecure_channel(address, options=OPTIONS)
+        service = work_pb2_grpc.WorkerServiceStub if worker_id else work_pb2_grpc.TrialServiceStub
+        self._stub: Any = service(self._channel)
+        self._worker_id = worker_id
+        self._on_drain = on_drain
+        self._held: dict[int, Held] = {}
+        self._ttl = 30.0
+        self._lock = threading.Lock()
+        self._wake = threading.Event()
+        self._closed = False
+        self._thread = threading.Thread(target=self._run, name="isoloss-pulse", daemon=True)
+        self._thread.start()
+
+    def hold(self, key: LeaseKey, ttl_seconds: float, ended: Callable[[str], None]) -> None:
+        """Renew this lease from now on; ``ended`` is called when it is lost or being cancelled."""
+        with self._lock:
+            self._held[key.task_id] = Held(key=key, ended=ended)
+            self._ttl = min(self._ttl, ttl_seconds)
+        self._wake.set()
+
+    def report(self, key: LeaseKey, points: list[Point], checkpoint: Checkpoint | None = None) -> None:
+        """Take points, and a complete checkpoint, to be delivered with the next beat."""
+        with self._lock:
+            held = self._held.get(key.task_id)
+            if held is not None and held.key.epoch == key.epoch:
+                held.points += points
+                if checkpoint is not None:
+                    held.checkpoints.append(checkpoint)
+
+    def drop(self, key: LeaseKey) -> None:
+        """Deliver what is left of this lease and renew it no more."""
+        self._deliver()
+        with self._lock:
+            held = self._held.get(key.task_id)
+            if held is not None and held.key.epoch == key.epoch:
+                del self._held[key.task_id]
+
+    def close(self) -> None:
+        """End the thread."""
+        self._closed = True
+        self._wake.set()
+        self._thread.join(timeout=5)
+        self._channel.close()
+
+    def _run(self) -> None:
+        since_beat = 0.0
+        while not self._closed:
+            pause = min(REPORT_SECONDS, self._ttl / BEATS)
+            self._wake.wait(pause)
+            self._wake.clear()
+            since_beat += pause
+            delivered = self._deliver()
+            if since_beat >= self._ttl / BEATS and not delivered:
+                self._beat()
+            if delivered or since_beat >= self._ttl / BEATS:
+                since_beat = 0.0
+
+    def _deliver(self) -> bool:
+        """Send the waiting points and checkpoints; kept when nobody answers. Returns whether any were sent."""
+        with self._lock:
+            taken = [
+                (held, held.points[:MOST_POINTS], list(held.checkpoints))
+                for held in self._held.values()
+                if (held.points or held.checkpoints) and not held.lost
+            ]
+        if not taken:
+            return False
+        request = work_pb2.ReportRequest(
+            batches=[
+                pb.PointBatch(key=to_key(held.key), points=[pb.Point(step=step, values=values) for step, values in points])
+                for held, points, _ in taken
+            ],
+            checkpoints=[
+                work_pb2.HeldCheckpoint(key=to_key(held.key), checkpoint=to_checkpoint(checkpoint))
+                for held, _, checkpoints in taken
+                for checkpoint in checkpoints
+            ],
+        )
+        reply = self._call(self._stub.Report, request)
+        if reply is None:
+            return False
+        with self._lock:
+            for held, points, checkpoints in taken:
+                del held.points[: len(points)]
+                del held.checkpoints[: len(checkpoints)]
+        self._hear(reply)
+        return True
+
+    def _beat(self) -> None:
+        with self._lock:
+            keys = [to_key(held.key) for held in self._held.values() if not held.lost]
+        if keys or self._worker_id:
+            reply = self._call(self._stub.Heartbeat, work_pb2.HeartbeatRequest(worker_id=self._worker_id, keys=keys))
+            if reply is not None:
+                self._hear(reply)
+                if reply.drain and self._on_drain is not None:
+                    self._on_drain()
+
+    def _call(self, method: Any, request: Any) -> Any:
+        try:
+            return method(request, timeout=max(1.0, self._ttl / 2))
+        except grpc.RpcError as error:
+            log.debug("pulse.missed", error=str(error))
+            return None
+
+    def _hear(self, reply: work_pb2.AckReply) -> None:
+        for ack in reply.acks:
+            said = {pb.VERDICT_STALE: "stale", pb.VERDICT_CANCELLING: "cancelling"}.get(ack.verdict)
+            with self._lock:
+                held = self._held.get(ack.key.task_id)
+                news = said is not None and held is not None and held.key.epoch == ack.key.epoch and not held.lost
+                if news and held is not None:
+                    held.lost = True
+            if news and held is not None and said is not None:
+                held.ended(said)

@@ -1,0 +1,135 @@
+"""The two transports under the SDK: the only code that is not the same in its async and its blocking face.
+
+Calls that fail because nobody answers are made again with jittered back-off, so a controller may restart under a
+running client; every call that writes carries an idempotency key or a lease, so that is safe.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import uuid
+from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Final
+
+import grpc
+import stamina
+
+from isoloss.errors import Unreachable
+from isoloss.v1 import campaign_pb2_grpc, study_pb2_grpc, work_pb2_grpc
+from isoloss.wire.errors import from_rpc_error
+
+OPTIONS: Final = (("grpc.keepalive_time_ms", 30_000), ("grpc.max_reconnect_backoff_ms", 2_000))
+PATIENCE_SECONDS: Final = 30.0
+CALL_SECONDS: Final = 45.0
+
+
+def new_key() -> str:
+    """A fresh idempotency key: one for each thing a caller means once."""
+    return uuid.uuid4().hex
+
+
+class AsyncTransport:
+    """gRPC on asyncio."""
+
+    def __init__(self, address: str, *, patience: float = PATIENCE_SECONDS) -> None:
+        self.address = address
+        self._patience = patience
+        self._channel = grpc.aio.insecure_channel(address, options=OPTIONS)
+        self.studies: Any = study_pb2_grpc.StudyServiceStub(self._channel)
+        self.trials: Any = work_pb2_grpc.TrialServiceStub(self._channel)
+        self.workers: Any = work_pb2_grpc.WorkerServiceStub(self._channel)
+        self.campaigns: Any = campaign_pb2_grpc.CampaignServiceStub(self._channel)
+        self.laws: Any = campaign_pb2_grpc.LawServiceStub(self._channel)
+
+    async def call(self, method: Any, request: Any) -> Any:
+        """One call, made again while nobody answers."""
+        async for attempt in stamina.retry_context(on=Unreachable, timeout=self._patience, attempts=None, wait_max=2.0):
+            with attempt:
+                try:
+                    return await method(request, timeout=CALL_SECONDS)
+                except grpc.aio.AioRpcError as error:
+                    raise from_rpc_error(error) from None
+        raise AssertionError("stamina returns or raises")
+
+    async def stream(self, method: Any, request: Any) -> AsyncIterator[Any]:
+        """The messages of a server stream."""
+        try:
+            async for message in method(request):
+                yield message
+        except grpc.aio.AioRpcError as error:
+            raise from_rpc_error(error) from None
+
+    async def run(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """A blocking function of the user's, beside the loop."""
+        return await asyncio.to_thread(function, *arguments)
+
+    async def parallel(self, n: int, work: Callable[[], Any]) -> None:
+        """``n`` copies of ``work`` at once."""
+        async with asyncio.TaskGroup() as group:
+            for _ in range(n):
+                group.create_task(work())
+
+    async def close(self) -> None:
+        """Give the channel back."""
+        await self._channel.close()
+
+
+class BlockingTransport:
+    """gRPC on threads; the same names."""
+
+    def __init__(self, address: str, *, patience: float = PATIENCE_SECONDS) -> None:
+        self.address = address
+        self._patience = patience
+        self._channel = grpc.insecure_channel(address, options=OPTIONS)
+        self.studies: Any = study_pb2_grpc.StudyServiceStub(self._channel)
+        self.trials: Any = work_pb2_grpc.TrialServiceStub(self._channel)
+        self.workers: Any = work_pb2_grpc.WorkerServiceStub(self._channel)
+        self.campaigns: Any = campaign_pb2_grpc.CampaignServiceStub(self._channel)
+        self.laws: Any = campaign_pb2_grpc.LawServiceStub(self._channel)
+
+    def call(self, method: Any, request: Any) -> Any:
+        """One call, made again while nobody answers."""
+        for attempt in stamina.retry_context(on=Unreachable, timeout=self._patience, attempts=None, wait_max=2.0):
+            with attempt:
+                try:
+                    return method(request, timeout=CALL_SECONDS)
+                except grpc.RpcError as error:
+                    raise from_rpc_error(error) from None  # type: ignore[arg-type]
+        raise AssertionError("stamina returns or raises")
+
+    def stream(self, method: Any, request: Any) -> Iterator[Any]:
+        """The messages of a server stream."""
+        try:
+            yield from method(request)
+        except grpc.RpcError as error:
+            raise from_rpc_error(error) from None  # type: ignore[arg-type]
+
+    def run(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """A function of the user's."""
+        return function(*arguments)
+
+    def parallel(self, n: int, work: Callable[[], Any]) -> None:
+        """``n`` copies of ``work`` at once, in threads."""
+        if n == 1:
+            work()
+            return
+        with ThreadPoolExecutor(n) as pool:
+            for future in [pool.submit(work) for _ in range(n)]:
+                future.result()
+
+    def close(self) -> None:
+        """Give the channel back."""
+        self._channel.close()
+
+
+def wait_until_serving(address: str, seconds: float) -> bool:
+    """Whether a controller answers at ``address`` within so long."""
+    deadline = time.monotonic() + seconds
+    with grpc.insecure_channel(address, options=OPTIONS) as channel:
+        try:
+            grpc.channel_ready_future(channel).result(timeout=max(0.1, deadline - time.monotonic()))
+        except grpc.FutureTimeoutError:
+            return False
+    return True

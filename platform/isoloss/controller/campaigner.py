@@ -1,0 +1,168 @@
+"""The campaigner: executes what ``laws/plan.py`` decides, under the campaign's row lock, so that it happens once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import structlog
+
+from isoloss.controller import decider as deciding
+from isoloss.controller.decider import Decider
+from isoloss.controller.duty import Bell
+from isoloss.controller.fitter import Fitter
+from isoloss.domain.campaign import TARGET, CampaignSpec, decode_campaign, n_params_of, study_of, target_study
+from isoloss.domain.ids import CampaignId
+from isoloss.domain.space import Choice, Range, Scalar
+from isoloss.domain.spec import encode
+from isoloss.domain.study import CampaignState, StudyState
+from isoloss.errors import AlreadyExists, WrongState
+from isoloss.laws.plan import (
+    AddTrial, BuyColumn, CampaignView, Deepen, Finish, LaunchStudy, Move, StudyView, nearest, next_moves,
+)  # fmt: skip
+from isoloss.search.events import Deepened, TrialAdded
+from isoloss.search.preview import preview
+from isoloss.store import campaigns, studies
+from isoloss.store.campaigns import CampaignRow
+from isoloss.store.pool import Conn, Pool
+from isoloss.store.studies import StudyRow
+
+log = structlog.get_logger()
+
+
+class Campaigner:
+    """Moves every live campaign on."""
+
+    name: Final = "campaigner"
+    seconds: Final = 1.0
+
+    def __init__(self, pool: Pool, bell: Bell, decider: Decider, fitter: Fitter) -> None:
+        self.pool = pool
+        self.bell = bell
+        self.decider = decider
+        self.fitter = fitter
+
+    async def once(self) -> int:
+        """Make the moves that are due; returns how many."""
+        async with self.pool.connection() as conn:
+            rows = await campaigns.listed(conn, live=True)
+        made = 0
+        for row in rows:
+            made += await self.advance(row.id)
+        return made
+
+    async def advance(self, campaign_id: CampaignId) -> int:
+        """The due moves of one campaign, made under its lock."""
+        async with self.pool.connection() as conn:
+            row = await campaigns.lock(conn, campaign_id)
+            if row.state not in (CampaignState.SEARCHING, CampaignState.CONFIRMING):
+                return 0
+            spec = decode_campaign(row.spec)
+            rows = await studies.listed(conn, campaign_id=row.id)
+            view = await _view(conn, spec, row, rows)
+            ready = view.confirm and all(study.idle for study in view.studies)
+            forecast = await self._forecast(conn, spec, row) if ready else None
+            moves = next_moves(view, forecast)
+            for move in moves:
+                await self._make(conn, spec, row, rows, move)
+        if moves:
+            self.bell.ring()
+        return len(moves)
+
+    async def _forecast(self, conn: Conn, spec: CampaignSpec, row: CampaignRow) -> Mapping[str, Any] | None:
+        """The target's forecast, once it has seen everything that was observed."""
+        await self.fitter.refit(row)
+        target = n_params_of(spec, spec.target, TARGET), float(spec.target.n_tokens)
+        found = await campaigns.newest_forecast(conn, row.id, *target)
+        return found[0] if found else None
+
+    async def _make(self, conn: Conn, spec: CampaignSpec, row: CampaignRow, rows: Sequence[StudyRow], move: Move) -> None:
+        match move:
+            case LaunchStudy():
+                await _launch(conn, spec, row, move.size)
+                if move.size == TARGET:
+                    await campaigns.set_state(conn, row.id, CampaignState.CONFIRMING)
+            case BuyColumn():
+                await buy_column(conn, spec, row, move.max_tokens)
+            case Deepen():
+                await self.decider.decide(_of(rows, move.size).id, events=[Deepened(max_budget=move.max_tokens)])
+            case AddTrial():
+                params = runnable(spec, move.params)
+                await self.decider.decide(_of(rows, TARGET).id, events=[TrialAdded(configuration=params)])
+            case Finish():
+                await campaigns.set_state(conn, row.id, CampaignState.DONE)
+        log.info("campaign.moved", campaign=row.name, move=type(move).__name__)
+
+
+async def buy_column(conn: Conn, spec: CampaignSpec, row: CampaignRow, max_tokens: int) -> None:
+    """Raise the campaign's largest D and note what that adds, and what starting again would cost; under its lock."""
+    if row.state not in (CampaignState.SEARCHING, CampaignState.CONFIRMING, CampaignState.DONE):
+        raise WrongState(f"Campaign {row.name!r} is {row.state}; accepted is one that is not stopped.")
+    if max_tokens <= row.max_tokens:
+        raise WrongState(f"max_tokens is {max_tokens} and the campaign is at {row.max_tokens}; accepted is more.")
+    maxima = [float(max_tokens)]
+    while maxima[0] / spec.tokens.eta > spec.tokens.max:
+        maxima.insert(0, maxima[0] / spec.tokens.eta)
+    added = restart = 0.0
+    for size in spec.sizes:
+        plan = preview(study_of(spec, size), maxima)
+        added += plan["added_resumed_budget"]
+        restart += plan["resumed_budget"]
+    await campaigns.set_deepened(conn, row.id, max_tokens=max_tokens, added=added, restart=restart)
+
+
+async def _view(conn: Conn, spec: CampaignSpec, row: CampaignRow, rows: Sequence[StudyRow]) -> CampaignView:
+    by_size = {study.size: study for study in rows}
+    target = by_size.get(TARGET)
+    return CampaignView(
+        studies=[
+            StudyView(size=size.name, max_tokens=study.max_budget, idle=study.state == StudyState.IDLE)
+            if (study := by_size.get(size.name)) is not None
+            else StudyView(size=size.name)
+            for size in spec.sizes
+        ],
+        max_tokens=row.max_tokens, eta=spec.tokens.eta, deepen_to=spec.tokens.deepen_to, confirm=row.confirm,
+        target_trials=(await studies.counts(conn, target.id))[0] if target else None,
+        target_idle=target is not None and target.state == StudyState.IDLE,
+    )  # fmt: skip
+
+
+async def _launch(conn: Conn, spec: CampaignSpec, row: CampaignRow, size_name: str) -> None:
+    size = next((size for size in spec.sizes if size.name == size_name), None)
+    study = target_study(spec) if size is None else study_of(spec, size)
+    n_params = n_params_of(spec, size or spec.target, size_name)
+    created = await deciding.create(
+        conn, study, mapping=encode(study), trainable=trainable_of(encode(study)), campaign_id=row.id, size=size_name,
+        n_params=n_params,
+    )  # fmt: skip
+    if created is None:
+        raise AlreadyExists(f"Study {study.name!r} exists and is not of campaign {row.name!r}; accepted is a free name.")
+
+
+def trainable_of(spec: Mapping[str, Any]) -> str:
+    """What a worker must allow to run a study: its kind and its name, or nothing for the SDK's own studies."""
+    run = spec.get("run")
+    if not run:
+        return ""
+    if run.get("gpt"):
+        return "gpt"
+    return f"function:{run['function']}" if run.get("function") else "command:" + " ".join(run["command"])
+
+
+def runnable(spec: CampaignSpec, wanted: Mapping[str, float]) -> dict[str, Scalar]:
+    """The configuration of the space nearest to what the laws want; other parameters take the middle of their range."""
+    configuration: dict[str, Scalar] = {}
+    for name, parameter in spec.space.items():
+        value = wanted.get(name)
+        if value is None:
+            configuration[name] = parameter.at(0.5)
+        elif isinstance(parameter, Range):
+            configuration[name] = min(parameter.high, max(parameter.low, value))
+        elif isinstance(parameter, Choice):
+            numbers = [float(c) for c in parameter.choices if isinstance(c, int | float)]
+            configuration[name] = parameter.choices[numbers.index(nearest(value, numbers))]
+    return configuration
+
+
+def _of(rows: Sequence[StudyRow], size: str) -> StudyRow:
+    return next(row for row in rows if row.size == size)

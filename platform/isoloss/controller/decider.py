@@ -1,0 +1,227 @@
+"""The decider: the second of the two transactions.
+
+A worker's ending is durable under its task's row alone. The decider then locks the study's row, takes every undecided
+result in the order it became durable, gives each the next ``seq``, folds it, and writes what the search decided, all in
+one transaction. The folded searches are a cache keyed by (study, seq): under the lock, the events a cache lacks are
+folded in first, so any number of controllers may decide for the same study.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+import structlog
+
+from isoloss.controller.duty import Bell
+from isoloss.domain.ids import StudyId, TaskId
+from isoloss.domain.spec import StudySpec, decode_study
+from isoloss.domain.study import StudyState
+from isoloss.errors import WrongState
+from isoloss.search import events as ev
+from isoloss.search.scoring import score
+from isoloss.search.search import Search
+from isoloss.store import ledger, studies
+from isoloss.store.pool import Conn, Pool
+from isoloss.store.studies import StudyRow
+
+log = structlog.get_logger()
+SNAPSHOT_EVERY: Final = 256
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decided:
+    """What one pass did: tasks created, results taken up, and how the study stands now."""
+
+    created: int
+    results: int
+    state: StudyState
+    seq: int
+    decisions: tuple[ev.Decision, ...]
+
+
+class Decider:
+    """Decides for studies; ``decide`` is the only way into a ledger."""
+
+    name: Final = "decider"
+    seconds: Final = 1.0
+
+    def __init__(self, pool: Pool, bell: Bell) -> None:
+        self.pool = pool
+        self.bell = bell
+        self._cache: dict[StudyId, tuple[int, Search]] = {}
+        self._locks: defaultdict[StudyId, asyncio.Lock] = defaultdict(asyncio.Lock)
+
+    async def once(self) -> int:
+        """Decide for every study that has undecided results."""
+        async with self.pool.connection() as conn:
+            waiting = await ledger.pending(conn)
+        results = 0
+        for study_id in waiting:
+            results += (await self.decide(study_id)).results
+        return results
+
+    async def decide(self, study_id: StudyId, *, events: Sequence[ev.Event] = (), ask: int = 0) -> Decided:
+        """Drain the results, fold the given events, then ask for up to ``ask`` tasks if the search has any."""
+        async with self._locks[study_id]:
+            try:
+                async with self.pool.connection() as conn:
+                    row = await studies.lock(conn, study_id)
+                    book = _Book(conn, row, await self._search(conn, row))
+                    decided = await book.settle(events, ask)
+            except BaseException:
+                self._cache.pop(study_id, None)  # the fold may be ahead of what was committed
+                raise
+            self._cache[study_id] = (decided.seq, book.search)
+        if decided.created or decided.results or events:
+            self.bell.ring()
+        return decided
+
+    async def search(self, study_id: StudyId) -> Search:
+        """The study's search as it stands, to look at; never to be changed."""
+        async with self._locks[study_id], self.pool.connection() as conn:
+            row = await studies.lock(conn, study_id)
+            search = await self._search(conn, row)
+            self._cache[study_id] = (row.next_seq - 1, search)
+            return search
+
+    async def _search(self, conn: Conn, row: StudyRow) -> Search:
+        """The fold of the whole ledger: from the cache, else from the snapshot, plus the events since."""
+        spec = decode_study(row.spec)
+        seq, search = self._cache.get(row.id, (-1, None))
+        if search is None or seq > row.next_seq - 1:
+            body, seq = await ledger.snapshot(conn, row.id)
+            search = Search.restore(spec, body) if body else Search(spec)
+        if seq < row.next_seq - 1:
+            for _, _, body, _ in await ledger.events(conn, row.id, after=seq):
+                search.apply(ev.event_from_mapping(body))
+            if row.next_seq - 1 - seq > SNAPSHOT_EVERY:
+                await ledger.save_snapshot(conn, row.id, row.next_seq - 1, search.snapshot())
+        return search
+
+
+class _Book:
+    """One decision transaction: the ledger's next pages, and the budget."""
+
+    def __init__(self, conn: Conn, row: StudyRow, search: Search) -> None:
+        self.conn = conn
+        self.row = row
+        self.search = search
+        self.spec: StudySpec = search.spec
+        self.seq = row.next_seq
+        self.reserved = row.reserved
+        self.spent = row.spent
+        self.decisions: list[ev.Decision] = []
+
+    async def settle(self, events: Sequence[ev.Event], ask: int) -> Decided:
+        """Everything there is to decide now, in order; then the study's row."""
+        if self.search.stopped is not None:
+            if events:
+                raise WrongState(
+                    f"Study {self.row.name!r} is stopped ({self.search.stopped}); accepted is a study that is not."
+                )
+            return Decided(created=0, results=0, state=StudyState.STOPPED, seq=self.seq - 1, decisions=())
+        results = await self._drain()
+        for event in events:
+            if self.search.stopped is None:
+                await self._fold(event)
+        if ask and self.row.state != StudyState.PAUSED and self.search.startable():
+            await self._ask(ask)
+        state = self._state()
+        await studies.update(
+            self.conn, self.row.id, state=state, next_seq=self.seq, reserved=self.reserved, spent=self.spent,
+            max_budget=self.search.ladder.budget(self.search.ladder.top),
+        )  # fmt: skip
+        created = sum(isinstance(d, ev.CreateTask) for d in self.decisions)
+        return Decided(
+            created=created, results=results, state=state, seq=self.seq - 1, decisions=tuple(self.decisions)
+        )
+
+    async def _drain(self) -> int:
+        rows = await ledger.undecided(self.conn, self.row.id)
+        for row in rows:
+            ok = row.status == "ok"
+            value = score(self.spec, row.values) if ok else None
+            event = ev.TaskDone(trial=row.trial_no, level=row.level, status=row.status, score=value)  # type: ignore[arg-type]
+            self.reserved = max(0.0, self.reserved - row.cost)
+            self.spent += row.cost
+            await self._fold(event, task_id=row.task_id, value=value)
+        await self._check_failures(any(row.status == "failed" for row in rows))
+        return len(rows)
+
+    async def _check_failures(self, new: bool) -> None:
+        limit = self.spec.limits.failures
+        if not new or limit is None or self.search.stopped is not None:
+            return
+        failed = (await studies.counts(self.conn, self.row.id))[1].get("failed", 0)
+        if failed >= limit:
+            await self._fold(ev.Stopped(reason=f"limits.failures: {failed} tasks failed"))
+
+    async def _ask(self, n: int) -> None:
+        """Ask, unless the tasks it would create do not fit below ``limits.total_budget``."""
+        event = ev.Asked(n=n)
+        if self.row.cap is not None:
+            rehearsal = Search.restore(self.spec, self.search.snapshot())
+            cost = sum(d.budget_to - d.budget_from for d in rehearsal.apply(event) if isinstance(d, ev.CreateTask))
+            if self.reserved + self.spent + cost > self.row.cap:
+                if n > 1:
+                    await self._ask(n - 1)
+                elif not self.search.outstanding:
+                    await self._fold(ev.Stopped(reason=f"limits.total_budget: {self.row.cap:g} would be exceeded"))
+                return
+        await self._fold(event)
+
+    async def _fold(self, event: ev.Event, *, task_id: TaskId | None = None, value: float | None = None) -> None:
+        decisions = self.search.apply(event)
+        await ledger.append(
+            self.conn, self.row.id, self.seq, ev.to_mapping(event), [ev.to_mapping(d) for d in decisions]
+        )
+        if task_id is not None:
+            await ledger.mark_decided(self.conn, task_id, self.seq, value if value is not None and math.isfinite(value) else None)
+        for decision in decisions:
+            await self._act(decision)
+        if isinstance(event, ev.Stopped):
+            await ledger.cancel_open(self.conn, self.row.id, self.seq)
+            self.reserved = 0.0
+        self.decisions += decisions
+        self.seq += 1
+
+    async def _act(self, decision: ev.Decision) -> None:
+        match decision:
+            case ev.CreateTrial():
+                await ledger.insert_trial(
+                    self.conn, self.row.id, decision.trial, bracket=decision.bracket, index=decision.index,
+                    params=decision.configuration, source=decision.source,
+                )  # fmt: skip
+            case ev.CreateTask():
+                self.reserved += decision.budget_to - decision.budget_from
+                await ledger.insert_task(
+                    self.conn, self.row.id, decision.trial, decision.level, budget_from=decision.budget_from,
+                    decay_from=decision.decay_from, budget_to=decision.budget_to,
+                )  # fmt: skip
+            case ev.CancelTask() | ev.Idle():
+                pass
+
+    def _state(self) -> StudyState:
+        if self.search.stopped is not None:
+            return StudyState.STOPPED
+        if self.row.state == StudyState.PAUSED:
+            return StudyState.PAUSED
+        return StudyState.IDLE if self.search.idle else StudyState.ACTIVE
+
+
+async def create(
+    conn: Conn, spec: StudySpec, *, mapping: dict[str, Any], trainable: str, **campaign: Any
+) -> StudyRow | None:
+    """Create a study whose geometry is sound; ``None`` when the name is taken."""
+    search = Search(spec)
+    top = search.ladder.budget(search.ladder.top)
+    row = await studies.insert(conn, mapping, trainable=trainable, max_budget=top, **campaign)
+    if row is not None and search.idle:
+        await studies.set_state(conn, row.id, StudyState.IDLE)
+        row = replace(row, state=StudyState.IDLE)
+    return row

@@ -1,0 +1,119 @@
+"""The fitter: refits a campaign's laws when its observations changed, at most every few seconds, in another process."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from concurrent.futures import Executor
+from typing import Any, Final
+
+import structlog
+
+from isoloss.controller.duty import Bell
+from isoloss.domain.campaign import TARGET, CampaignSpec, decode_campaign, n_params_of
+from isoloss.domain.ids import CampaignId
+from isoloss.domain.space import Scalar
+from isoloss.errors import FitFailed
+from isoloss.store import campaigns
+from isoloss.store.campaigns import CampaignRow
+from isoloss.store.pool import Pool
+
+log = structlog.get_logger()
+EVERY_SECONDS: Final = 5.0
+LEAST: Final = 8  # observations before the first fit: fewer say nothing
+FORM: Final = "campaign"  # the joint fit, under which a campaign's newest evidence is kept
+
+
+class Fitter:
+    """Keeps every live campaign's laws and its forecast for the target up to date."""
+
+    name: Final = "fitter"
+    seconds: Final = EVERY_SECONDS
+
+    def __init__(self, pool: Pool, bell: Bell, executor: Executor) -> None:
+        self.pool = pool
+        self.bell = bell
+        self.executor = executor
+        self._fitted: dict[CampaignId, tuple[float, str]] = {}
+
+    async def once(self) -> int:
+        """Refit the campaigns whose observations changed; always 0, so that the loop rests in between."""
+        async with self.pool.connection() as conn:
+            rows = await campaigns.listed(conn, live=True)
+        for row in rows:
+            fitted_at, _ = self._fitted.get(row.id, (0.0, ""))
+            if time.monotonic() - fitted_at >= EVERY_SECONDS:
+                await self.refit(row)
+        return 0
+
+    async def refit(self, row: CampaignRow) -> bool:
+        """Fit what the campaign has observed; returns whether there was anything new to fit."""
+        async with self.pool.connection() as conn:
+            observed = observations(decode_campaign(row.spec), await campaigns.results(conn, row.id))
+        key = f"{len(observed)}"
+        if len(observed) < LEAST or self._fitted.get(row.id, (0.0, ""))[1] == key:
+            return False
+        try:
+            fitted = await asyncio.get_running_loop().run_in_executor(self.executor, fit, row.spec, observed)
+        except FitFailed as error:
+            log.info("law.not_fitted", campaign=row.name, reason=error.message)
+            self._fitted[row.id] = (time.monotonic(), key)
+            return False
+        await self._save(row, fitted)
+        self._fitted[row.id] = (time.monotonic(), key)
+        log.info("law.fitted", campaign=row.name, observations=len(observed))
+        self.bell.ring()
+        return True
+
+    async def _save(self, row: CampaignRow, fitted: dict[str, Any]) -> None:
+        spec = decode_campaign(row.spec)
+        async with self.pool.connection() as conn:
+            await campaigns.save_fit(conn, row.id, FORM, fitted["hash"], fitted["campaign"])
+            for form, body in fitted["fits"].items():
+                await campaigns.save_fit(conn, row.id, form, fitted["hash"], body)
+            await campaigns.save_forecast(
+                conn, row.id, n_params=n_params_of(spec, spec.target, TARGET), n_tokens=float(spec.target.n_tokens),
+                n_observations=fitted["n"], observation_hash=fitted["hash"], body=fitted["forecast"],
+            )  # fmt: skip
+
+
+def observations(spec: CampaignSpec, results: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The campaign's results as rows of `isoloss law`; the target's own cell is the outcome and never among them."""
+    rows = []
+    for result in results:
+        if result["size"] == TARGET:
+            continue
+        loss = result["values"].get(spec.objective.metric)
+        rows.append(
+            {
+                "run": result["run"], "n_params": result["n_params"], "n_tokens": result["n_tokens"],
+                "lr": _parameter(result, "lr"), "batch_tokens": _parameter(result, "batch_tokens"),
+                "loss": loss if result["status"] == "ok" else None, "status": result["status"],
+                "seed": spec.seed, "n_params_count": "non_embedding", **spec.recipe,
+            }
+        )  # fmt: skip
+    return rows
+
+
+def _parameter(result: dict[str, Any], name: str) -> Scalar | None:
+    """A parameter of a run: searched, fixed for the study, or the built-in GPT's own."""
+    gpt = (result["spec"].get("run") or {}).get("gpt") or {}
+    for source in (result["params"], result["spec"]["fixed"], gpt):
+        if name in source:
+            value: Scalar = source[name]
+            return value
+    return None
+
+
+def fit(spec_mapping: dict[str, Any], rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """All laws of a campaign and its forecast; runs in the process pool."""
+    from isoloss.laws.campaign import fit_campaign
+    from isoloss.laws.observation import Observations
+
+    spec = decode_campaign(spec_mapping)
+    fitted = fit_campaign(Observations.from_rows(rows), seed=spec.seed)
+    found = fitted.forecast(n_params_of(spec, spec.target, TARGET), float(spec.target.n_tokens))
+    return {
+        "hash": fitted.observation_hash, "n": fitted.n_observations, "campaign": fitted.to_mapping(),
+        "forecast": found.to_mapping(), "fits": {one.form: one.to_mapping() for one in fitted.fits},
+    }  # fmt: skip

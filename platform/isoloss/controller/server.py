@@ -1,0 +1,203 @@
+"""The composition root: store, services and duties become one process, and end together.
+
+Start: Postgres (embedded unless a DSN is given), migrations, gRPC, the page, duties. End (SIGTERM, SIGINT): no new
+leases, calls under way end, duties stop, Postgres stops if nobody else uses it. Killed instead, nothing is lost: every
+acknowledged thing is in Postgres, which goes on and is adopted by the next controller.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import multiprocessing
+import os
+import signal
+import socket
+from collections.abc import AsyncIterator
+from concurrent.futures import ProcessPoolExecutor
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, Final
+
+import grpc
+import msgspec
+import structlog
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1.health import aio as health
+
+from isoloss.client.locate import CONTROLLER_FILE, Local
+from isoloss.controller.campaign_service import CampaignService, LawService
+from isoloss.controller.campaigner import Campaigner
+from isoloss.controller.decider import Decider
+from isoloss.controller.dispatch import Dispatcher
+from isoloss.controller.duty import Bell, run
+from isoloss.controller.fitter import Fitter
+from isoloss.controller.interceptor import Errors
+from isoloss.controller.proposer import Proposer
+from isoloss.controller.reaper import Reaper
+from isoloss.controller.settings import Settings, split_address
+from isoloss.controller.study_service import StudyService
+from isoloss.controller.work_service import TrialService, WorkerService
+from isoloss.errors import InvalidSpec
+from isoloss.store.embedded import Embedded
+from isoloss.store.migrate import migrate
+from isoloss.store.pool import Pool
+from isoloss.v1 import campaign_pb2_grpc, study_pb2_grpc, work_pb2_grpc
+
+log = structlog.get_logger()
+OPTIONS: Final = (
+    ("grpc.so_reuseport", 0),
+    ("grpc.max_receive_message_length", 4 << 20),
+    ("grpc.http2.min_ping_interval_without_data_ms", 5000),
+    ("grpc.keepalive_permit_without_calls", 1),
+)
+GRACE_SECONDS: Final = 3.0
+
+
+async def serve(settings: Settings) -> None:
+    """Run a controller until it is asked to end."""
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    async with running(settings):
+        await stop.wait()
+
+
+@contextlib.asynccontextmanager
+async def running(settings: Settings) -> AsyncIterator[Local]:
+    """A controller for as long as the block lasts; yields where it is to be found."""
+    listen, dash = _listener(settings.listen, "--listen"), _listener(settings.dash, "--dash")
+    async with contextlib.AsyncExitStack() as stack:
+        dsn = settings.dsn or await stack.enter_async_context(_postgres(settings))
+        pool = await stack.enter_async_context(Pool(dsn))
+        await migrate(pool)
+        executor = stack.enter_context(_processes())
+        bell, ttl = Bell(), timedelta(seconds=settings.lease_seconds)
+        decider, fitter = Decider(pool, bell), Fitter(pool, bell, executor)
+        dispatcher = Dispatcher(pool, decider, bell, ttl)
+        duties = [
+            decider, Proposer(pool, decider, executor), Reaper(pool, bell, ttl), fitter, Campaigner(pool, bell, decider, fitter)
+        ]  # fmt: skip
+        address = await stack.enter_async_context(_grpc(listen, pool, decider, dispatcher, fitter, bell))
+        page = await stack.enter_async_context(_page(dash, dsn))
+        group = await stack.enter_async_context(asyncio.TaskGroup())
+        loops = [group.create_task(run(duty, bell), name=duty.name) for duty in duties]
+        local = Local(address=address, dash=page, pid=os.getpid(), dsn=dsn)
+        file = Path(settings.home) / CONTROLLER_FILE
+        local.write(file)
+        log.info("controller.started", address=address, dash=page)
+        try:
+            yield local
+        finally:
+            dispatcher.draining = True
+            bell.ring()
+            for loop in loops:
+                loop.cancel()
+            file.unlink(missing_ok=True)
+            log.info("controller.stopped")
+
+
+@contextlib.asynccontextmanager
+async def _postgres(settings: Settings) -> AsyncIterator[str]:
+    embedded = Embedded(home=Path(settings.home) / "postgres", major=settings.pg_major, fsync=settings.fsync)
+    keeper = await asyncio.to_thread(embedded.start)
+    try:
+        yield embedded.dsn
+    finally:
+        await asyncio.shield(asyncio.to_thread(embedded.stop, keeper))
+
+
+@contextlib.contextmanager
+def _processes() -> Any:
+    """Two processes for models and fits: spawned, because gRPC does not survive a fork."""
+    executor = ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn"), initializer=_quiet_child)
+    try:
+        yield executor
+    finally:
+        executor.shutdown(wait=True, cancel_futures=True)
+
+
+def _quiet_child() -> None:
+    """A Ctrl-C at the terminal is the controller's to handle; its children end with their pool."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ.setdefault(name, "1")
+
+
+@contextlib.asynccontextmanager
+async def _grpc(
+    listen: socket.socket, pool: Pool, decider: Decider, dispatcher: Dispatcher, fitter: Fitter, bell: Bell
+) -> AsyncIterator[str]:
+    host, port = listen.getsockname()[:2]
+    listen.close()  # it only reserved the port: gRPC binds by itself
+    server = grpc.aio.server(interceptors=[Errors()], options=OPTIONS, maximum_concurrent_rpcs=1000)
+    study_pb2_grpc.add_StudyServiceServicer_to_server(StudyService(pool, decider, bell), server)
+    work_pb2_grpc.add_WorkerServiceServicer_to_server(WorkerService(dispatcher), server)
+    work_pb2_grpc.add_TrialServiceServicer_to_server(TrialService(dispatcher), server)
+    campaign_pb2_grpc.add_CampaignServiceServicer_to_server(CampaignService(pool, decider, bell), server)
+    campaign_pb2_grpc.add_LawServiceServicer_to_server(LawService(pool, fitter), server)
+    healthy = health.HealthServicer()
+    health_pb2_grpc.add_HealthServicer_to_server(healthy, server)
+    await healthy.set("", health_pb2.HealthCheckResponse.SERVING)
+    server.add_insecure_port(f"{host}:{port}")
+    await server.start()
+    try:
+        yield f"{host}:{port}"
+    finally:
+        await healthy.enter_graceful_shutdown()
+        await server.stop(GRACE_SECONDS)
+
+
+@contextlib.asynccontextmanager
+async def _page(listen: socket.socket, dsn: str) -> AsyncIterator[str]:
+    """The dashboard, on the controller's own loop."""
+    import uvicorn
+
+    from isoloss.dash.page import build
+
+    async with build(dsn) as app:
+        config = uvicorn.Config(app, log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=1)
+        server = uvicorn.Server(config)
+        server.install_signal_handlers = lambda: None  # type: ignore[attr-defined]
+        serving = asyncio.create_task(_serve_page(server, listen), name="page")
+        host, port = listen.getsockname()[:2]
+        try:
+            yield f"http://{host}:{port}"
+        finally:
+            server.should_exit = True
+            await serving
+
+
+async def _serve_page(server: Any, listen: socket.socket) -> None:
+    with contextlib.suppress(asyncio.CancelledError):
+        await server._serve(sockets=[listen])  # noqa: SLF001  # serve() would take the signals
+
+
+def _listener(address: str, field: str) -> socket.socket:
+    """A bound socket; port 0 takes a free one. A stated port that is taken is the user's to resolve."""
+    host, port = split_address(address, field)
+    listener = socket.socket(socket.AF_INET6 if host == "[::1]" else socket.AF_INET)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host.strip("[]"), port))
+    except OSError:
+        listener.close()
+        raise InvalidSpec(f"{field} is {address!r}, a port in use; accepted is a free port, or 0 for any.") from None
+    return listener
+
+
+def configure_logs(*, json: bool) -> None:
+    """Structured logs on stderr: JSON in a service, readable at a terminal."""
+    import logging
+    import sys
+
+    renderer: Any = structlog.processors.JSONRenderer(serializer=lambda v, **_: msgspec.json.encode(v, enc_hook=str).decode())
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars, structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True), structlog.processors.format_exc_info,
+            renderer if json else structlog.dev.ConsoleRenderer(),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )  # fmt: skip

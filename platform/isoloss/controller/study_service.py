@@ -1,0 +1,228 @@
+"""Studies over the wire: translate, call, translate back."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import AsyncIterator
+from typing import Any
+
+import grpc
+import msgspec
+
+from isoloss.controller import decider as deciding
+from isoloss.controller.campaigner import trainable_of
+from isoloss.controller.decider import Decider
+from isoloss.controller.duty import Bell
+from isoloss.controller.idempotency import once
+from isoloss.controller.why import obstacles
+from isoloss.domain.spec import StudySpec, decode_study, encode
+from isoloss.domain.study import StudyState
+from isoloss.errors import AlreadyExists, InvalidSpec, IsolossError, WrongState
+from isoloss.search.desirability import overall
+from isoloss.search.events import CreateTrial, Deepened, Event, Stopped, TrialAdded
+from isoloss.search.preview import preview
+from isoloss.search.search import Search
+from isoloss.store import ledger, studies, workers
+from isoloss.store.pool import Conn, Pool
+from isoloss.store.studies import StudyRow
+from isoloss.v1 import study_pb2 as pb
+from isoloss.v1 import study_pb2_grpc
+from isoloss.wire.states import to_study_state
+from isoloss.wire.values import decode_json, from_values, to_values
+
+Context = grpc.aio.ServicerContext[Any, Any]
+JSON = msgspec.json.Encoder()
+
+
+class StudyService(study_pb2_grpc.StudyServiceServicer):
+    """Create, look at, deepen and end studies."""
+
+    def __init__(self, pool: Pool, decider: Decider, bell: Bell) -> None:
+        self.pool = pool
+        self.decider = decider
+        self.bell = bell
+
+    async def CreateStudy(self, request: pb.CreateStudyRequest, context: Context) -> pb.Study:
+        spec = decode_study(decode_json(request.spec_json, "spec_json"))
+
+        async def effect(conn: Conn) -> pb.Study:
+            mapping = encode(spec)
+            row = await deciding.create(conn, spec, mapping=mapping, trainable=trainable_of(mapping))
+            if row is None:
+                row = await studies.by_name(conn, spec.project, spec.name)
+                check_same(spec, row, load_if_exists=request.load_if_exists)
+            return await describe(conn, row)
+
+        reply = await once(self.pool, request, pb.Study, effect)
+        self.bell.ring()
+        return reply
+
+    async def GetStudy(self, request: pb.StudyName, context: Context) -> pb.Study:
+        async with self.pool.connection() as conn:
+            row = await studies.by_name(conn, request.project, request.name)
+            message = await describe(conn, row)
+        search = await self.decider.search(row.id)
+        message.rungs.extend(
+            pb.Rung(
+                bracket=r.bracket, level=r.level, budget=r.budget, quota=min(r.quota, 2**62), results=r.results,
+                promoted=r.sent, settled=r.settled,
+            )
+            for r in search.rungs()
+        )  # fmt: skip
+        if (deepening := next_deepening(search)) is not None and row.state != StudyState.STOPPED:
+            message.next_deepening.CopyFrom(deepening)
+        return message
+
+    async def ListStudies(self, request: pb.ListStudiesRequest, context: Context) -> pb.ListStudiesReply:
+        async with self.pool.connection() as conn:
+            rows = await studies.listed(conn, project=request.project)
+            return pb.ListStudiesReply(studies=[await describe(conn, row) for row in rows])
+
+    async def PreviewStudy(self, request: pb.PreviewStudyRequest, context: Context) -> pb.PreviewStudyReply:
+        spec = decode_study(decode_json(request.spec_json, "spec_json"))
+        return pb.PreviewStudyReply(preview_json=JSON.encode(preview(spec, list(request.deepen))).decode())
+
+    async def DeepenStudy(self, request: pb.DeepenStudyRequest, context: Context) -> pb.Study:
+        return await self._decide(request, Deepened(max_budget=request.max_budget))
+
+    async def StopStudy(self, request: pb.StopStudyRequest, context: Context) -> pb.Study:
+        return await self._decide(request, Stopped(reason=request.reason or "stopped by hand"))
+
+    async def _decide(self, request: pb.DeepenStudyRequest | pb.StopStudyRequest, event: Event) -> pb.Study:
+        async def effect(conn: Conn) -> pb.Study:
+            row = await studies.by_name(conn, request.study.project, request.study.name)
+            await self.decider.decide(row.id, events=[event])
+            return await describe(conn, await studies.by_name(conn, row.project, row.name))
+
+        return await once(self.pool, request, pb.Study, effect)
+
+    async def AddTrial(self, request: pb.AddTrialRequest, context: Context) -> pb.AddTrialReply:
+        async def effect(conn: Conn) -> pb.AddTrialReply:
+            row = await studies.by_name(conn, request.study.project, request.study.name)
+            decided = await self.decider.decide(row.id, events=[TrialAdded(configuration=from_values(request.params))])
+            created = next(d for d in decided.decisions if isinstance(d, CreateTrial))
+            return pb.AddTrialReply(trial=created.trial)
+
+        return await once(self.pool, request, pb.AddTrialReply, effect)
+
+    async def PauseStudy(self, request: pb.StudyName, context: Context) -> pb.Study:
+        return await self._set_state(request, StudyState.PAUSED)
+
+    async def ResumeStudy(self, request: pb.StudyName, context: Context) -> pb.Study:
+        reply = await self._set_state(request, StudyState.ACTIVE)
+        self.bell.ring()
+        return reply
+
+    async def _set_state(self, request: pb.StudyName, state: StudyState) -> pb.Study:
+        async with self.pool.connection() as conn:
+            row = await studies.lock(conn, (await studies.by_name(conn, request.project, request.name)).id)
+            if row.state == StudyState.STOPPED:
+                raise WrongState(f"Study {row.name!r} is stopped, which is final; accepted is a study that is not.")
+            await studies.set_state(conn, row.id, state)
+            return await describe(conn, await studies.by_name(conn, row.project, row.name))
+
+    async def GetBest(self, request: pb.StudyName, context: Context) -> pb.Best:
+        async with self.pool.connection() as conn:
+            row = await studies.by_name(conn, request.project, request.name)
+            rows = await studies.trials(conn, row.id)
+        search = await self.decider.search(row.id)
+        best = search.best()
+        if best is None:
+            return pb.Best()
+        values = next(r["values"] for r in rows if r["no"] == best.trial and r["level"] == best.level)
+        message = pb.Best(
+            found=True, trial=best.trial, level=best.level, budget=search.ladder.budget(best.level), values=values,
+            params=to_values(best.configuration),
+        )  # fmt: skip
+        if search.spec.objective is not None:
+            message.value = values[search.spec.objective.metric]
+        else:
+            found = overall(search.spec, values)
+            message.value, message.limiting = found.overall or 0.0, found.limiting or ""
+            message.desirability.update({name: d for name, d in found.parts.items() if d is not None})
+        return message
+
+    async def ListTrials(self, request: pb.StudyName, context: Context) -> pb.ListTrialsReply:
+        async with self.pool.connection() as conn:
+            row = await studies.by_name(conn, request.project, request.name)
+            rows = await studies.trials(conn, row.id)
+        found: dict[int, pb.Trial] = {}
+        for r in rows:
+            trial = found.setdefault(
+                r["no"],
+                pb.Trial(no=r["no"], bracket=r["bracket"], index=r["index"], source=r["source"], params=to_values(r["params"])),
+            )
+            level = pb.TrialLevel(
+                level=r["level"], budget=r["budget"], state=r["state"], values=r["values"], message=r["message"],
+                has_score=r["score"] is not None, score=r["score"] or 0.0,
+            )  # fmt: skip
+            trial.levels.append(level)
+        return pb.ListTrialsReply(trials=list(found.values()))
+
+    async def ExplainStudy(self, request: pb.StudyName, context: Context) -> pb.Explanation:
+        async with self.pool.connection() as conn:
+            row = await studies.by_name(conn, request.project, request.name)
+            open_tasks = await studies.open_tasks(conn, row.id)
+            found = await workers.listed(conn)
+        search = await self.decider.search(row.id)
+        return pb.Explanation(sentences=obstacles(row, search, open_tasks, found))
+
+    async def WatchStudy(self, request: pb.WatchStudyRequest, context: Context) -> AsyncIterator[pb.StudyEvent]:
+        after = request.after
+        while True:
+            async with self.pool.connection() as conn:
+                row = await studies.by_name(conn, request.study.project, request.study.name)
+                found = await ledger.events(conn, row.id, after=after, limit=500)
+            state = StudyState(row.state)
+            for seq, kind, body, decisions in found:
+                yield pb.StudyEvent(
+                    seq=seq, kind=kind, body_json=JSON.encode(body).decode(), decisions_json=JSON.encode(decisions).decode(),
+                    state=to_study_state(state),
+                )  # fmt: skip
+                after = seq
+            if not found and (state is StudyState.STOPPED or (request.until_idle and state is StudyState.IDLE)):
+                return
+            if not found:
+                await self.bell.wait(1.0)
+
+
+def check_same(spec: StudySpec, row: StudyRow, *, load_if_exists: bool) -> None:
+    """Raise ``AlreadyExists`` unless the caller said to load and the stored spec is equal up to ``run``."""
+    if not load_if_exists:
+        raise AlreadyExists(
+            f"name is {spec.name!r}, a study there is already in project {spec.project!r}; accepted is a free name.",
+            hint="Or load_if_exists.",
+        )
+    mine, stored = encode(spec) | {"run": None}, encode(decode_study(row.spec)) | {"run": None}
+    if different := sorted(key for key in mine if mine[key] != stored[key]):
+        raise AlreadyExists(f"Study {spec.name!r} exists with another {different[0]}; accepted is an equal spec or a free name.")
+
+
+async def describe(conn: Conn, row: StudyRow) -> pb.Study:
+    """A study's row as a message, with its counts."""
+    trials, tasks = await studies.counts(conn, row.id)
+    return pb.Study(
+        id=row.id, project=row.project, name=row.name, state=to_study_state(StudyState(row.state)),
+        spec_json=JSON.encode(row.spec).decode(), max_budget=row.max_budget, seq=row.next_seq - 1, trials=trials, tasks=tasks,
+        spent=row.spent, reserved=row.reserved, campaign=str(row.campaign_id or ""),
+    )  # fmt: skip
+
+
+def next_deepening(search: Search) -> pb.Deepening | None:
+    """What the next deepening would add, and what starting again would cost instead; ``None`` when there is none."""
+    if search.spec.method.name == "fixed":
+        return None
+    top = search.ladder.budget(search.ladder.top)
+    wanted = top * search.ladder.eta
+    first = search.spec.method.max_budget
+    chain = [wanted]
+    while first is not None and chain[0] / search.ladder.eta > first:
+        chain.insert(0, round(chain[0] / search.ladder.eta))
+    try:
+        plan = preview(search.spec, chain)
+    except (InvalidSpec, IsolossError):
+        return None
+    added, again = plan["added_resumed_budget"], plan["resumed_budget"]
+    if added is None or not math.isfinite(added):
+        return None
+    return pb.Deepening(max_budget=wanted, added_budget=added, restart_budget=again)

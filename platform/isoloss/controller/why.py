@@ -1,0 +1,59 @@
+"""Why a study is not running: one sentence for each thing in its way, as a pure function of what is known."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from isoloss.domain.study import StudyState
+from isoloss.search.search import Search
+from isoloss.store.studies import StudyRow
+from isoloss.store.workers import WorkerRow
+
+SILENT_SECONDS = 60.0
+
+
+def obstacles(
+    row: StudyRow, search: Search, open_tasks: Sequence[Mapping[str, Any]], workers: Sequence[WorkerRow]
+) -> list[str]:
+    """What keeps the study from running now; one sentence saying that it runs, when nothing does."""
+    if row.state == StudyState.STOPPED:
+        return [f"The study is stopped ({search.stopped}), which is final."]
+    if row.state == StudyState.PAUSED:
+        return ["The study is paused: `isoloss study resume` lets it go on."]
+    if row.state == StudyState.IDLE:
+        return ["The study has run everything it asked for: it is idle. Deepen it, or add a trial."]
+    by_state = {task["state"]: task for task in open_tasks}
+    leased, ready = by_state.get("leased"), by_state.get("ready")
+    found = []
+    if ready and ready["wait"] and ready["wait"] > 0:
+        found.append(f"{ready['n']} tasks back off after failures; the next may run in {ready['wait']:.0f} s.")
+    if row.trainable:
+        live = [worker for worker in workers if worker.seen_seconds_ago < SILENT_SECONDS and not worker.draining]
+        able = [worker for worker in live if allows(worker.allowed, row.trainable)]
+        if not live:
+            found.append("No worker is there: `isoloss worker start` starts one.")
+        elif not able:
+            found.append(f"{len(live)} workers are there and none of them allows {row.trainable!r}: start one with --allow.")
+        elif not leased and sum(worker.leases for worker in able) >= sum(worker.slots for worker in able):
+            found.append("Every slot that could run it is taken by other studies.")
+    elif not leased:
+        found.append("The study names no trainable: a program has to ask for its trials (`study.optimize`).")
+    if not search.startable() and leased:
+        found.append(f"{leased['n']} tasks run; what follows depends on their results.")
+    return found or [f"Nothing is in the way: {leased['n'] if leased else 0} tasks run."]
+
+
+def allows(allowed: Mapping[str, Any], trainable: str) -> bool:
+    """Whether a worker that allows so much may run a trainable (``kind:name``); nobody may run the SDK's own."""
+    kind, _, name = trainable.partition(":")
+    match kind:
+        case "gpt":
+            return bool(allowed.get("everything") or allowed.get("gpt"))
+        case "function":
+            return bool(allowed.get("everything")) or name in allowed.get("functions", ())
+        case "command":
+            prefixes = allowed.get("command_prefixes", ())
+            return bool(allowed.get("everything")) or any(name == p or name.startswith(p + " ") for p in prefixes)
+        case _:
+            return False

@@ -1,0 +1,126 @@
+"""Work over the wire: workers with their slots, and programs that ask and tell. Both hold the same leases."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import grpc
+from google.protobuf.json_format import MessageToDict
+
+from isoloss.controller.dispatch import Dispatcher, to_lease
+from isoloss.controller.why import allows
+from isoloss.domain.study import StudyState
+from isoloss.errors import InvalidSpec
+from isoloss.store import studies, tasks, workers
+from isoloss.store.tasks import Lease
+from isoloss.v1 import work_pb2 as pb
+from isoloss.v1 import work_pb2_grpc
+from isoloss.wire.values import from_key
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+
+class WorkerService(work_pb2_grpc.WorkerServiceServicer):
+    """Register, lease, heartbeat, report, finish."""
+
+    def __init__(self, dispatcher: Dispatcher) -> None:
+        self.dispatcher = dispatcher
+        self.pool = dispatcher.pool
+
+    async def Register(self, request: pb.RegisterRequest, context: Context) -> pb.RegisterReply:
+        if not request.worker_id or request.slots < 1:
+            raise InvalidSpec(f"worker {request.worker_id!r} has {request.slots} slots; accepted is a name and at least one slot.")
+        allowed = MessageToDict(request.allowed, preserving_proto_field_name=True)
+        async with self.pool.connection() as conn:
+            await workers.register(
+                conn, worker_id=request.worker_id, incarnation=request.incarnation, host=request.host, slots=request.slots,
+                device=request.device, allowed=allowed,
+            )  # fmt: skip
+            await tasks.end_former(conn, request.worker_id, request.incarnation)
+        return pb.RegisterReply(ttl_seconds=self.dispatcher.ttl.total_seconds())
+
+    async def Lease(self, request: pb.LeaseRequest, context: Context) -> pb.LeaseReply:
+        async def attempt() -> pb.LeaseReply | None:
+            async with self.pool.connection() as conn:
+                draining, allowed = await workers.seen(conn, request.worker_id)
+                hungry = await studies.hungry(conn)
+            if draining or self.dispatcher.draining:
+                return pb.LeaseReply(drain=draining)
+            eligible = [(study_id, state) for study_id, trainable, state in hungry if allows(allowed, trainable)]
+            found = await self.dispatcher.lease(
+                eligible, holder=request.worker_id, incarnation=request.incarnation, n=request.slots, holding=request.holding
+            )
+            return pb.LeaseReply(leases=[to_lease(lease, self.dispatcher.ttl) for lease in found]) if found else None
+
+        return await self.dispatcher.patiently(request.wait_seconds, attempt) or pb.LeaseReply()
+
+    async def Heartbeat(self, request: pb.HeartbeatRequest, context: Context) -> pb.AckReply:
+        async with self.pool.connection() as conn:
+            draining, _ = await workers.seen(conn, request.worker_id)
+        return pb.AckReply(acks=await self.dispatcher.heartbeat([from_key(k) for k in request.keys]), drain=draining)
+
+    async def Report(self, request: pb.ReportRequest, context: Context) -> pb.AckReply:
+        return pb.AckReply(acks=await self.dispatcher.report(request))
+
+    async def Finish(self, request: pb.FinishRequest, context: Context) -> pb.AckReply:
+        return pb.AckReply(acks=await self.dispatcher.finish(request.endings))
+
+    async def ListWorkers(self, request: pb.ListWorkersRequest, context: Context) -> pb.ListWorkersReply:
+        async with self.pool.connection() as conn:
+            rows = await workers.listed(conn)
+        return pb.ListWorkersReply(
+            workers=[
+                pb.Worker(
+                    worker_id=row.id, host=row.host, slots=row.slots, device=row.device, leases=row.leases,
+                    seen_seconds_ago=row.seen_seconds_ago, draining=row.draining,
+                )
+                for row in rows
+            ]
+        )  # fmt: skip
+
+    async def Drain(self, request: pb.DrainRequest, context: Context) -> pb.DrainReply:
+        async with self.pool.connection() as conn:
+            await workers.drain(conn, request.worker_id)
+        self.dispatcher.bell.ring()
+        return pb.DrainReply()
+
+
+class TrialService(work_pb2_grpc.TrialServiceServicer):
+    """Ask and tell, from a user's own process."""
+
+    def __init__(self, dispatcher: Dispatcher) -> None:
+        self.dispatcher = dispatcher
+        self.pool = dispatcher.pool
+
+    async def Ask(self, request: pb.AskRequest, context: Context) -> pb.AskReply:
+        async def attempt() -> Lease | str | None:
+            async with self.pool.connection() as conn:
+                row = await studies.by_name(conn, request.study.project, request.study.name)
+            found = await self.dispatcher.lease(
+                [(row.id, StudyState(row.state))], holder=request.holder, incarnation="", n=1, holding=()
+            ) if row.state in (StudyState.ACTIVE, StudyState.IDLE) else []  # fmt: skip
+            if found:
+                return found[0]
+            async with self.pool.connection() as conn:
+                row = await studies.by_name(conn, request.study.project, request.study.name)
+            return "idle" if row.state in (StudyState.IDLE, StudyState.STOPPED) else None
+
+        answer = await self.dispatcher.patiently(request.wait_seconds, attempt)
+        if isinstance(answer, Lease):
+            return pb.AskReply(lease=to_lease(answer, self.dispatcher.ttl))
+        return pb.AskReply(idle=answer == "idle")
+
+    async def Heartbeat(self, request: pb.HeartbeatRequest, context: Context) -> pb.AckReply:
+        return pb.AckReply(acks=await self.dispatcher.heartbeat([from_key(k) for k in request.keys]))
+
+    async def Report(self, request: pb.ReportRequest, context: Context) -> pb.AckReply:
+        return pb.AckReply(acks=await self.dispatcher.report(request))
+
+    async def Tell(self, request: pb.FinishRequest, context: Context) -> pb.AckReply:
+        return pb.AckReply(acks=await self.dispatcher.finish(request.endings))
+
+    async def TellAndAsk(self, request: pb.TellAndAskRequest, context: Context) -> pb.AskReply:
+        acks = await self.dispatcher.finish(request.tell.endings)
+        reply = await self.Ask(request.ask, context)
+        reply.acks.extend(acks)
+        return reply
