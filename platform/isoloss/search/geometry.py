@@ -74,9 +74,9 @@ class Ladder:
         """
         wanted, top = exact(max_budget, "max_budget"), self.resources[-1]
         levels, reached = 0, top
-        while reached * self.eta <= wanted:
+        while float(reached * self.eta) <= float(wanted):
             levels, reached = levels + 1, reached * self.eta
-        if levels == 0 or reached != wanted:
+        if levels == 0 or float(reached) != float(wanted):
             near = top * self.eta ** max(1, levels)
             why = f" is not above the maximum {said(top)}" if wanted <= top else " is not on the ladder"
             raise InvalidSpec(
@@ -96,7 +96,7 @@ def exact(value: float, field: str) -> Fraction:
     """The number as it was written: 0.1 is a tenth, not its nearest binary fraction."""
     if not math.isfinite(value) or value <= 0:
         raise InvalidSpec(f"{field} is {value:g}; accepted is a finite number above 0.")
-    return Fraction(repr(float(value)))
+    return Fraction(value) if isinstance(value, int) else Fraction(repr(float(value)))
 
 
 def said(value: Fraction) -> str:
@@ -220,7 +220,7 @@ def plan_of(spec: StudySpec) -> Plan:
 
 def _resources(low: Fraction, high: Fraction, eta: int) -> tuple[Fraction, ...]:
     top, reached = 0, low
-    while reached * eta <= high:
+    while float(reached * eta) <= float(high):  # both exact: a product that no float holds still meets its float
         top, reached = top + 1, reached * eta
     return tuple(high / eta ** (top - level) for level in range(top + 1))
 

@@ -92,7 +92,8 @@ def propose(spec: StudySpec, request: ProposalRequest) -> Proposed:
 
 def distributions(space: Space) -> dict[str, BaseDistribution]:
     """The space in Optuna's words; an ordinal parameter is the index of its choice."""
-    return {name: _distribution(parameter) for name, parameter in space.items()}
+    with _quiet():
+        return {name: _distribution(parameter) for name, parameter in space.items()}
 
 
 def to_optuna(space: Space, configuration: Configuration) -> dict[str, Any]:
