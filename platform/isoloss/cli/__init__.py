@@ -16,6 +16,9 @@ from isoloss.errors import IsolossError
 
 # noun: (where its App or function is, what it is for)
 NOUNS: Final = {
+    "up": ("isoloss.cli.service:up", "Run a controller on this machine."),
+    "status": ("isoloss.cli.service:status", "Whether a controller runs, and what is in it."),
+    "down": ("isoloss.cli.service:down", "End this user's controller."),
     "law": ("isoloss.cli.law:app", "Scaling laws on files: fit, forecast, compare, back-test, report."),
 }
 DEBUG: Final = "--debug"

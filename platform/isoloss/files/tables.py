@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import gzip
+import importlib
 import io
 import json
 from collections.abc import Iterable, Mapping
@@ -68,7 +69,7 @@ def read_rows(path: Path) -> list[Row]:
         raise NotFound(f"there is no file {path}.")
     try:
         if kind == "parquet":
-            return list(_pyarrow().read_table(path).to_pylist())
+            return list(_pyarrow("pyarrow.parquet").read_table(path).to_pylist())
         text = (gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()).decode("utf-8-sig")
     except (OSError, EOFError, ValueError) as error:
         raise InvalidSpec(f"{path} cannot be read as {kind}: {error}.") from error
@@ -80,10 +81,8 @@ def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     kind, table = _kind(path), [dict(row) for row in rows]
     names = list(dict.fromkeys(name for row in table for name in row))
     if kind == "parquet":
-        parquet = _pyarrow()
-        from pyarrow.lib import Table
-
-        parquet.write_table(Table.from_pylist([{name: row.get(name) for name in names} for row in table]), path)
+        arrow = _pyarrow("pyarrow").Table.from_pylist([{name: row.get(name) for name in names} for row in table])
+        _pyarrow("pyarrow.parquet").write_table(arrow, path)
         return
     buffer = io.StringIO(newline="")
     if kind == "csv":
@@ -133,11 +132,10 @@ def _jsonl_rows(text: str, path: Path) -> list[Row]:
     return rows
 
 
-def _pyarrow() -> Any:
+def _pyarrow(module: str) -> Any:
     try:
-        from pyarrow import parquet
+        return importlib.import_module(module)
     except ModuleNotFoundError as error:
         raise InvalidSpec(
             "parquet files need pyarrow, which is not installed.", hint="pip install 'isoloss[parquet]'"
         ) from error
-    return parquet

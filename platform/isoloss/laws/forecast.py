@@ -103,8 +103,9 @@ def forecast(fits: Sequence[Fit], n_params: float, n_tokens: float, level: float
     if losses:
         point, draws = _loss(losses, n_params, n_tokens, regret)
         found |= {"loss": point, "loss_interval": interval(draws, level)}
-    beyond = {key: max(fit.support.beyond(n_params, n_tokens)[key] for fit in fits) for key in ("n_params", "n_tokens")}
-    warnings = tuple(dict.fromkeys((*_warnings(beyond, losses), *(note for fit in fits for note in fit.warnings))))
+    used = [*([place] if place else []), *losses]
+    beyond = {key: max(fit.support.beyond(n_params, n_tokens)[key] for fit in used) for key in ("n_params", "n_tokens")}
+    warnings = tuple(dict.fromkeys((*_warnings(beyond, losses), *(note for fit in used for note in fit.warnings))))
     return Forecast(n_params=n_params, n_tokens=n_tokens, level=level, extrapolation=beyond, warnings=warnings, **found)
 
 

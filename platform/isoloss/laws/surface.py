@@ -42,6 +42,7 @@ NARROW, WIDE, PER_CELL = 0.04, 0.30, 6  # the cap: at least 4 % above a cell's b
 FLOOR: Final = (
     0.2  # octaves added to every draw's optimum: what the shape's misfit costs, from coverage on the Step Law table
 )
+VARIED: Final = 1e-6  # octaves: a batch size that spans less was not varied
 FIRST: Final = len(CENTRE) + len(SHAPE)
 
 
@@ -122,6 +123,8 @@ def _beliefs(runs: Runs, widen: float) -> tuple[Floats, Floats]:
     best_rows = [rows[np.argmin(runs.ln_loss[rows] + 1e3 * runs.censored[rows])] for rows in _by_cell(runs)]
     exponents = {name: (mean, sd * widen) for name, (mean, sd) in EXPONENTS.items()}
     around = {"u": (float(np.median(runs.u[best_rows])), 3.0), "v": (float(np.median(runs.v[best_rows])), 3.0)}
+    if np.ptp(runs.v) < VARIED:  # one batch size is a constant of the campaign, not an axis to optimise
+        around["v"], exponents["p"], exponents["q"] = (float(runs.v[0]), 1e-3), (0.0, 1e-3), (0.0, 1e-3)
     centre = [(exponents | around)[name] for name in CENTRE]
     mean, sd = (np.array(column) for column in zip(*centre, *BELIEFS, strict=True))
     level = np.zeros(LEVEL)
@@ -237,7 +240,7 @@ def fit_surface(
         seed=seed,
         backtest=tested,
         backtest_note=note,
-        warnings=_warnings(theta, point),
+        warnings=_warnings(runs, point),
         checklist=checklist(
             observations,
             used,
@@ -286,8 +289,10 @@ def levels(observations: Observations, *, widen: float = WIDEN) -> tuple[Observa
     return Observations(tuple(replace(row, loss=loss, run="") for row, loss in rows)), point.noise
 
 
-def _warnings(theta: Floats, point: _Point) -> tuple[str, ...]:
-    found = []
+def _warnings(runs: Runs, point: _Point) -> tuple[str, ...]:
+    theta, found = point.solution.theta, []
+    if np.ptp(runs.v) < VARIED:
+        found.append("the batch size was never varied: the optimum of lr is the one at that batch size")
     for i, name in enumerate(CENTRE):
         if name in EXPONENTS and abs(theta[i] - point.mean[i]) > 2 * point.sd[i]:
             found.append(f"the exponent {name} is {theta[i]:.2f}, more than two sd from the belief {point.mean[i]:.2f}")

@@ -1,0 +1,148 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from isoloss.cli import NOUNS, run
+from isoloss.cli.output import Output, dumps, show
+from isoloss.files.tables import write_rows
+
+HEAVY = {"numpy", "scipy", "grpc", "psycopg", "optuna", "torch", "ray", "statsmodels", "pandas", "isoloss.cli.law"}
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    rng = np.random.default_rng(0)
+    rows = []
+    for N in (2e4, 8e4, 3.2e5):
+        for D in (6e4, 1.8e5, 5.4e5):
+            for _ in range(6):
+                u, v = rng.uniform(-10, -5), float(rng.integers(7, 12))
+                excess = 0.008 * (u + 7.2 + 0.5 * np.log2(N / 8e4)) ** 2 + 0.006 * (v - 9) ** 2
+                loss = (1 + 0.8 * (N / 8e4) ** -0.3 + 0.9 * (D / 3e5) ** -0.35) * np.exp(excess)
+                rows.append({"n_params": N, "tokens": D, "lr": 2.0**u, "batch_tokens": 2.0**v, "loss": loss})
+    write_rows(tmp_path / "runs.csv", rows)
+    return tmp_path / "runs.csv"
+
+
+def test_fit_forecast_and_report_go_through_a_file(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fit_file = str(tmp_path / "fit.json")
+    common = [str(data), "--columns", "tokens=n_tokens", "--json"]
+    assert run(["law", "fit", *common, "--form", "campaign", "--bootstrap", "30", "--out", fit_file]) == 0
+    out, err = capsys.readouterr()
+    assert json.loads(out)["source"] in ("steplaw", "lr-batch")
+    assert "wrote" in err
+    assert run(["law", "forecast", fit_file, "--n-params", "600K", "--n-tokens", "4M", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["loss_interval"][0] < found["loss"] < found["loss_interval"][1]
+    assert run(["law", "forecast", fit_file, "--flops", "1e13", "--json"]) == 0
+    frontier = json.loads(capsys.readouterr().out)
+    assert 6 * frontier["n_params"] * frontier["n_tokens"] == pytest.approx(1e13)
+    assert run(["law", "report", fit_file]) == 0
+    assert "- **objective**:" in capsys.readouterr().out
+
+
+def test_fit_answers_in_the_promised_shape(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert (
+        run(
+            [
+                "law",
+                "fit",
+                str(data),
+                "--columns",
+                "tokens=n_tokens",
+                "--form",
+                "chinchilla",
+                "--bootstrap",
+                "20",
+                "--json",
+            ]
+        )
+        == 0
+    )
+    made = json.loads(capsys.readouterr().out)
+    assert {"form", "n_observations", "estimates", "level", "objective", "warnings"} <= set(made)
+    assert set(made["estimates"]) == {"E", "A", "B", "alpha", "beta"}
+    assert set(made["estimates"]["E"]) == {"value", "se", "low", "high", "verdict"}
+
+
+def test_every_command_prints_a_table_for_people(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    table = [str(data), "--columns", "tokens=n_tokens"]
+    commands = (
+        ["catalogue"],
+        ["compare", *table],
+        ["backtest", *table, "--hold-out", "n_params > 1e5 and n_tokens > 5e5"],
+        ["fit", *table, "--form", "lr-batch", "--bootstrap", "10", "--where", "n_params > 30K"],
+    )
+    for command in commands:
+        assert run(["law", *command]) == 0, capsys.readouterr().err
+        assert len(capsys.readouterr().out.splitlines()) > 3
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (["law", "forecast", "none.json", "--flops", "1e20"], 3, "there is no file none.json"),
+        (["law", "fit", "none.csv", "--form", "chinchilla", "--json"], 3, "there is no file none.csv"),
+        (["law", "fit", "DATA", "--form", "hoffmann"], 2, "n_tokens"),
+        (["law", "fit", "DATA", "--columns", "tokens=n_tokens", "--form", "hoffmann"], 2, "form is 'hoffmann'"),
+        (
+            ["law", "fit", "DATA", "--columns", "tokens=n_tokens", "--form", "kaplan", "--where", "loss > 99"],
+            2,
+            "keeps none",
+        ),
+        (
+            ["law", "fit", "DATA", "--columns", "tokens=n_tokens", "--form", "kaplan", "--where", "n_params < 30K"],
+            1,
+            "needs",
+        ),
+        (["law", "fit", "DATA"], 2, "--form"),
+        (["law", "fit", "DATA", "--form", "kaplan", "--bootstrap", "many"], 2, "many"),
+        (["law", "forecast", "DATA", "--n-params", "7X", "--n-tokens", "1B"], 2, "FIT"),
+        (["law", "forecast"], 2, ""),
+        (["law", "nonsense"], 2, "nonsense"),
+        (["nonsense"], 2, "nonsense"),
+    ],
+)
+def test_an_error_is_one_sentence_on_stderr_with_its_exit_code(
+    data: Path, words: list[str], code: int, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run([str(data) if word == "DATA" else word for word in words]) == code
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("error: ")
+    assert said in err
+    assert "Traceback" not in err
+
+
+def test_debug_adds_the_traceback(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["law", "report", "none.json", "--debug"]) == 3
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_ctrl_c_is_130(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("isoloss.files.tables.read_rows", interrupt)
+    assert run(["law", "compare", str(data)]) == 130
+
+
+def test_json_has_no_nan(capsys: pytest.CaptureFixture[str]) -> None:
+    show(Output(json=True), {"a": float("nan"), "b": [float("inf"), 1.0]})
+    assert json.loads(capsys.readouterr().out) == {"a": None, "b": [None, 1.0]}
+    assert dumps({"x": (1, 2)}) == '{"x": [1, 2]}'
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = "import sys; from isoloss.cli import run; run(['--help']); print('\\n'.join(sys.modules), file=sys.stderr)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert all(noun in done.stdout for noun in NOUNS)
+    assert not HEAVY & set(done.stderr.split("\n"))

@@ -1,0 +1,180 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from isoloss.errors import FitFailed, InvalidSpec
+from isoloss.laws.chinchilla import CHINCHILLA, ChinchillaLaw
+from isoloss.laws.evidence import Fit
+from isoloss.laws.fit import CATALOGUE, backtest, compare, fit
+from isoloss.laws.forecast import LOSS_FORMS, forecast
+from isoloss.laws.frontier import frontier
+from isoloss.laws.observation import Observation, Observations
+from isoloss.laws.powersum import PowerSum, Problem
+from isoloss.laws.solve import RobustLoss, parse_loss
+
+SIZES, TOKENS = np.geomspace(5e7, 5e9, 6), np.geomspace(1e9, 1e11, 6)
+LAW = ChinchillaLaw(E=1.8, A=480.0, B=2100.0, alpha=0.35, beta=0.37)
+
+
+def planted(law: ChinchillaLaw, noise: float = 0.0, seed: int = 0) -> Observations:
+    rng = np.random.default_rng(seed)
+    return Observations(
+        tuple(
+            Observation(n_params=N, n_tokens=D, loss=law.loss(N, D) * float(np.exp(noise * rng.normal())))
+            for N in SIZES
+            for D in TOKENS
+        )
+    )
+
+
+@settings(max_examples=15, deadline=None)
+@given(alpha=st.floats(0.2, 0.6), beta=st.floats(0.2, 0.6), E=st.floats(0.5, 2.5), share=st.floats(0.2, 2.0))
+def test_chinchilla_finds_a_planted_law_exactly(alpha: float, beta: float, E: float, share: float) -> None:
+    law = ChinchillaLaw(E=E, A=share * SIZES[2] ** alpha, B=TOKENS[2] ** beta, alpha=alpha, beta=beta)
+    made = fit("chinchilla", planted(law), bootstrap=0)
+    for name in ("E", "A", "B", "alpha", "beta"):
+        assert made.estimates[name].value == pytest.approx(getattr(law, name), rel=1e-3)
+
+
+def test_huber_ignores_outliers_that_move_least_squares() -> None:
+    seen = planted(LAW, noise=1e-4)
+    rows = tuple(
+        row if i % 12 else Observation(n_params=row.n_params, n_tokens=row.n_tokens, loss=1.5 * row.loss)
+        for i, row in enumerate(seen)
+    )
+    robust, squared, lad = (
+        fit("chinchilla", Observations(rows), loss=loss, bootstrap=0).estimates["alpha"].value
+        for loss in ("huber:1e-3", "squared", "lad")
+    )
+    assert abs(robust - 0.35) < 0.01 > abs(lad - 0.35)
+    assert abs(squared - 0.35) > 0.03
+
+
+@pytest.mark.parametrize("form", LOSS_FORMS.values(), ids=list(LOSS_FORMS))
+def test_the_jacobian_is_the_derivative(form: PowerSum) -> None:
+    rng = np.random.default_rng(0)
+    Z = form.design(rng.normal(size=7), rng.normal(size=7))
+    theta = rng.uniform(0.2, 0.8, size=(1, len(form.names)))
+    step = 1e-6 * np.eye(len(form.names))
+    numeric = np.stack(
+        [(form.log_loss(theta + h, Z)[0] - form.log_loss(theta - h, Z)[0])[0] / 2e-6 for h in step], axis=-1
+    )
+    assert np.allclose(form.log_loss(theta, Z)[1][0], numeric, atol=1e-8)
+
+
+@pytest.mark.parametrize("loss", ["huber:1e-3", "lad"])
+def test_no_small_step_improves_on_the_solution(loss: str) -> None:
+    seen = planted(LAW, noise=0.01)
+    problem = Problem(CHINCHILLA, seen.n_params, seen.n_tokens, seen.loss, parse_loss(loss))
+    _, solution = problem.solve(problem.starts())
+    rng = np.random.default_rng(0)
+    tries = solution.theta + rng.normal(size=(500, 5)) * np.geomspace(1e-6, 1e-2, 500)[:, None]
+    residuals = problem.residuals(tries, problem.design())[0]
+    assert (problem.robust.total(residuals, np.ones(len(seen))) >= solution.objective * (1 - 1e-7)).all()
+
+
+def test_units_do_not_matter() -> None:
+    seen = planted(LAW, noise=0.005)
+    scaled = Observations(
+        tuple(Observation(n_params=1e3 * r.n_params, n_tokens=r.n_tokens / 1e4, loss=r.loss) for r in seen)
+    )
+    ours, theirs = fit("chinchilla", seen, bootstrap=0), fit("chinchilla", scaled, bootstrap=0)
+    assert theirs.estimates["alpha"].value == pytest.approx(ours.estimates["alpha"].value, rel=1e-5)
+    assert theirs.estimates["A"].value == pytest.approx(
+        ours.estimates["A"].value * 1e3 ** theirs.estimates["alpha"].value, rel=1e-4
+    )
+
+
+def test_the_bootstrap_interval_covers_the_planted_constants_about_as_often_as_it_says() -> None:
+    hits = [
+        (low := made.estimates["beta"].low) is not None
+        and (high := made.estimates["beta"].high) is not None
+        and low <= LAW.beta <= high
+        for seed in range(30)
+        for made in [fit("chinchilla", planted(LAW, 0.01, seed), loss="squared", bootstrap=100, seed=seed)]
+    ]
+    assert 0.7 <= np.mean(hits) <= 1.0
+
+
+def test_bootstrap_and_covariance_agree_on_the_standard_error() -> None:
+    seen = planted(LAW, noise=0.01)
+    drawn = fit("chinchilla", seen, loss="squared", bootstrap=200).estimates["alpha"].se
+    derived = fit("chinchilla", seen, loss="squared", bootstrap=0).estimates["alpha"].se
+    assert drawn == pytest.approx(derived, rel=0.35)
+
+
+def test_a_constant_that_nothing_determines_is_called_not_identified() -> None:
+    flat = ChinchillaLaw(E=2.0, A=1e-3, B=2100.0, alpha=0.35, beta=0.37)  # the N term is invisible under the noise
+    made = fit("chinchilla", planted(flat, noise=0.01), bootstrap=100)
+    assert made.estimates["A"].verdict == "not identified"
+    assert any("not identified" in warning for warning in made.warnings)
+
+
+def test_the_frontier_is_chinchillas_closed_form() -> None:
+    made = fit("chinchilla", planted(LAW), bootstrap=0)
+    N, D = frontier(CHINCHILLA, made, 1e21)
+    assert pytest.approx(LAW.optimal(1e21), rel=1e-3) == (N, D)
+    assert pytest.approx(1e21) == 6 * N * D
+
+
+def test_the_same_seed_gives_the_same_fit_and_order_does_not_matter() -> None:
+    seen = planted(LAW, noise=0.01)
+    turned = Observations(tuple(reversed(seen.rows)))
+    assert fit("chinchilla", seen, bootstrap=20) == fit("chinchilla", seen, bootstrap=20)
+    assert fit("chinchilla", turned, bootstrap=0).theta == pytest.approx(
+        fit("chinchilla", seen, bootstrap=0).theta, rel=1e-5
+    )
+
+
+def test_a_fit_survives_json_and_forecasts_the_same() -> None:
+    made = fit("interaction", planted(LAW, noise=0.005), bootstrap=50)
+    again = Fit.from_mapping(made.to_mapping())
+    assert again == made
+    assert forecast([again], 7e9, 2e11).to_mapping() == forecast([made], 7e9, 2e11).to_mapping()
+    with pytest.raises(InvalidSpec, match="this is no fit"):
+        Fit.from_mapping({"form": "chinchilla"})
+
+
+def test_auto_takes_the_form_with_the_least_backtest_error_and_says_so() -> None:
+    made = fit("auto", planted(LAW, noise=0.003), bootstrap=0)
+    ranked = compare(planted(LAW, noise=0.003))
+    assert made.form == ranked[0].form
+    assert made.warnings[0].startswith(f"auto chose {made.form} by back-test")
+
+
+def test_a_backtest_holds_out_what_it_is_told() -> None:
+    tested = backtest(planted(LAW), "flops > 1e20")
+    assert set(tested) == set(LOSS_FORMS)
+    assert tested["chinchilla"].error < 1e-6 < tested["kaplan"].error
+    with pytest.raises(InvalidSpec, match="hold-out"):
+        backtest(planted(LAW), "flops > 1e30")
+
+
+@pytest.mark.parametrize("form", [name for name in CATALOGUE if name != "lr-batch"])
+def test_too_few_runs_are_an_error_not_a_number(form: str) -> None:
+    with pytest.raises(FitFailed, match="needs"):
+        fit(form, Observations(planted(LAW).rows[:4]))
+
+
+def test_bad_settings_name_what_is_accepted() -> None:
+    seen = planted(LAW)
+    for wrong in (
+        {"form": "hoffmann"},
+        {"loss": "huber:-1"},
+        {"loss": "l2"},
+        {"level": 1.5},
+        {"bootstrap": -1},
+        {"near": 2.0},
+    ):
+        with pytest.raises(InvalidSpec, match="accepted"):
+            fit(**({"form": "chinchilla", "observations": seen} | wrong))  # type: ignore[arg-type]
+
+
+def test_robust_losses_agree_where_they_should() -> None:
+    r = np.array([[1e-4, -0.5]])
+    assert RobustLoss("huber", 1e-3).total(r, np.ones(2))[0] == pytest.approx(0.5e-8 + 1e-3 * (0.5 - 0.5e-3))
+    assert RobustLoss("lad").total(r, np.ones(2))[0] == pytest.approx(0.5001, abs=1e-6)
+    assert RobustLoss("squared").total(r, np.ones(2))[0] == pytest.approx(0.5 * (1e-8 + 0.25))
