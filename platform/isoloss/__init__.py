@@ -1,1 +1,50 @@
-"""isoloss: tune small, predict big."""
+"""isoloss: tune small, predict big.
+
+The names here are the SDK; importing them costs nothing until one is used (PEP 562).
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from isoloss.client.blocking import Campaign, Client, Study, connect
+    from isoloss.client.current import current_trial, report
+    from isoloss.client.held import Trial
+    from isoloss.client.words import (
+        IDHB,
+        Categorical,
+        Fixed,
+        Float,
+        Int,
+        Larger,
+        Ordinal,
+        Smaller,
+        Target,
+        maximize,
+        minimize,
+    )
+
+__version__ = "0.1.0"
+WHERE: Final = {
+    **dict.fromkeys(("Campaign", "Client", "Study", "connect"), "isoloss.client.blocking"),
+    **dict.fromkeys(("current_trial", "report"), "isoloss.client.current"),
+    "Trial": "isoloss.client.held",
+    **dict.fromkeys(
+        ("IDHB", "Categorical", "Fixed", "Float", "Int", "Larger", "Ordinal", "Smaller", "Target", "maximize", "minimize"),
+        "isoloss.client.words",
+    ),
+}
+__all__ = [
+    "IDHB", "Campaign", "Categorical", "Client", "Fixed", "Float", "Int", "Larger", "Ordinal", "Smaller", "Study",
+    "Target", "Trial", "connect", "current_trial", "maximize", "minimize", "report",
+]  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    if name in WHERE:
+        return getattr(importlib.import_module(WHERE[name]), name)
+    if name in ("aio", "search", "errors"):
+        return importlib.import_module(f"isoloss.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,9 +1,9 @@
 """The SDK, async. The blocking face (``blocking.py``) is generated from this file and checked for drift.
 
-    client = isoloss.connect()
-    study = client.create_study("tiny-lr", space={"lr": isoloss.Float(low=1e-4, high=1e-1, log=True)},
-                                objective=isoloss.minimize("val_loss"), method=isoloss.IDHB(min_budget=1, max_budget=27))
-    study.optimize(train)
+client = isoloss.connect()
+study = client.create_study("tiny-lr", space={"lr": isoloss.Float(low=1e-4, high=1e-1, log=True)},
+                            objective=isoloss.minimize("val_loss"), method=isoloss.IDHB(min_budget=1, max_budget=27))
+study.optimize(train)
 """
 
 from __future__ import annotations
@@ -209,8 +209,19 @@ class Study:
 
     # ---- answers -----------------------------------------------------------------------------------------------
 
-    async def best(self) -> BestTrial:
-        """The best trial; ``NotFound`` while there is no result."""
+    @property
+    async def best_params(self) -> Mapping[str, Any]:
+        """The configuration of the best trial."""
+        return (await self.best_trial).params
+
+    @property
+    async def best_value(self) -> float:
+        """The objective's value of the best trial, or its overall desirability."""
+        return (await self.best_trial).value
+
+    @property
+    async def best_trial(self) -> BestTrial:
+        """The best trial: the lowest score at any level; ``NotFound`` while there is no result."""
         reply = await self.transport.call(self.transport.studies.GetBest, self._reference)
         if not reply.found:
             raise NotFound(f"Study {self.name!r} has no result yet.")

@@ -36,7 +36,9 @@ class CurrentTrial:
             print("isoloss: not inside a trial; reports go nowhere.", file=sys.stderr)
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         return None
 
     def steps(self) -> Iterator[int]:
@@ -47,7 +49,9 @@ class CurrentTrial:
         """Append the metrics at a step; nothing happens outside a trial or on a rank other than 0."""
         if self.active and self.rank == 0:
             with Path(self._metrics).open("a") as handle:
-                handle.write(json.dumps({"step": step, **{name: float(value) for name, value in metrics.items()}}) + "\n")
+                handle.write(
+                    json.dumps({"step": step, **{name: float(value) for name, value in metrics.items()}}) + "\n"
+                )
 
 
 def current_trial() -> CurrentTrial:

@@ -112,7 +112,9 @@ class Pulse:
             return False
         request = work_pb2.ReportRequest(
             batches=[
-                pb.PointBatch(key=to_key(held.key), points=[pb.Point(step=step, values=values) for step, values in points])
+                pb.PointBatch(
+                    key=to_key(held.key), points=[pb.Point(step=step, values=values) for step, values in points]
+                )
                 for held, points, _ in taken
             ],
             checkpoints=[

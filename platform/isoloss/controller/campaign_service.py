@@ -30,7 +30,7 @@ from isoloss.v1 import campaign_pb2_grpc
 from isoloss.wire.states import to_campaign_state
 from isoloss.wire.values import decode_json, to_values
 
-Context = grpc.aio.ServicerContext[Any, Any]
+Context = Any  # grpc.aio.ServicerContext, generic in its stubs only
 JSON = msgspec.json.Encoder()
 
 
@@ -135,7 +135,9 @@ class LawService(campaign_pb2_grpc.LawServiceServicer):
             row = await campaigns.by_name(conn, request.campaign.project, request.campaign.name)
             found = await campaigns.newest_fit(conn, row.id, request.form)
         if found is None:
-            raise NotFound(f"Campaign {row.name!r} has no fit of form {request.form!r} yet.", hint="See `isoloss law catalogue`.")
+            raise NotFound(
+                f"Campaign {row.name!r} has no fit of form {request.form!r} yet.", hint="See `isoloss law catalogue`."
+            )
         return pb.LawFit(form=request.form, observation_hash=found[0], fit_json=JSON.encode(found[1]).decode())
 
     async def Forecast(self, request: pb.ForecastRequest, context: Context) -> pb.ForecastReply:
@@ -146,7 +148,11 @@ class LawService(campaign_pb2_grpc.LawServiceServicer):
             raise FitFailed(f"Campaign {row.name!r} has too few observations for a fit.", hint="Wait for more cells.")
         spec = decode_campaign(row.spec)
         n_params = request.n_params or n_params_of(spec, spec.target, TARGET)
-        body = CampaignFit.from_mapping(found[1]).forecast(n_params, request.n_tokens or float(spec.target.n_tokens)).to_mapping()
+        body = (
+            CampaignFit.from_mapping(found[1])
+            .forecast(n_params, request.n_tokens or float(spec.target.n_tokens))
+            .to_mapping()
+        )
         return pb.ForecastReply(forecast_json=JSON.encode(body).decode())
 
 
@@ -186,7 +192,9 @@ async def describe(conn: Conn, row: CampaignRow) -> pb.Campaign:
 async def _study(conn: Conn, study: StudyRow, spec: CampaignSpec, results: list[dict[str, Any]]) -> pb.CampaignStudy:
     trials, counted = await studies.counts(conn, study.id)
     losses = [
-        r["values"][spec.objective.metric] for r in results if r["size"] == study.size and spec.objective.metric in r["values"]
+        r["values"][spec.objective.metric]
+        for r in results
+        if r["size"] == study.size and spec.objective.metric in r["values"]
     ]
     return pb.CampaignStudy(
         name=study.name, size=study.size or "", n_params=study.n_params or 0.0, state=study.state, trials=trials,

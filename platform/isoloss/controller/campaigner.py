@@ -76,7 +76,9 @@ class Campaigner:
         found = await campaigns.newest_forecast(conn, row.id, *target)
         return found[0] if found else None
 
-    async def _make(self, conn: Conn, spec: CampaignSpec, row: CampaignRow, rows: Sequence[StudyRow], move: Move) -> None:
+    async def _make(
+        self, conn: Conn, spec: CampaignSpec, row: CampaignRow, rows: Sequence[StudyRow], move: Move
+    ) -> None:
         match move:
             case LaunchStudy():
                 await _launch(conn, spec, row, move.size)
@@ -136,7 +138,9 @@ async def _launch(conn: Conn, spec: CampaignSpec, row: CampaignRow, size_name: s
         n_params=n_params,
     )  # fmt: skip
     if created is None:
-        raise AlreadyExists(f"Study {study.name!r} exists and is not of campaign {row.name!r}; accepted is a free name.")
+        raise AlreadyExists(
+            f"Study {study.name!r} exists and is not of campaign {row.name!r}; accepted is a free name."
+        )
 
 
 def trainable_of(spec: Mapping[str, Any]) -> str:

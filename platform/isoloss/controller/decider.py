@@ -137,9 +137,7 @@ class _Book:
             max_budget=self.search.ladder.budget(self.search.ladder.top),
         )  # fmt: skip
         created = sum(isinstance(d, ev.CreateTask) for d in self.decisions)
-        return Decided(
-            created=created, results=results, state=state, seq=self.seq - 1, decisions=tuple(self.decisions)
-        )
+        return Decided(created=created, results=results, state=state, seq=self.seq - 1, decisions=tuple(self.decisions))
 
     async def _drain(self) -> int:
         rows = await ledger.undecided(self.conn, self.row.id)
@@ -181,7 +179,9 @@ class _Book:
             self.conn, self.row.id, self.seq, ev.to_mapping(event), [ev.to_mapping(d) for d in decisions]
         )
         if task_id is not None:
-            await ledger.mark_decided(self.conn, task_id, self.seq, value if value is not None and math.isfinite(value) else None)
+            await ledger.mark_decided(
+                self.conn, task_id, self.seq, value if value is not None and math.isfinite(value) else None
+            )
         for decision in decisions:
             await self._act(decision)
         if isinstance(event, ev.Stopped):

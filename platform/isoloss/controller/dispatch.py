@@ -44,7 +44,13 @@ class Dispatcher:
         self._metrics: dict[StudyId, tuple[str, ...]] = {}
 
     async def lease(
-        self, eligible: Sequence[tuple[StudyId, StudyState]], *, holder: str, incarnation: str, n: int, holding: Sequence[int]
+        self,
+        eligible: Sequence[tuple[StudyId, StudyState]],
+        *,
+        holder: str,
+        incarnation: str,
+        n: int,
+        holding: Sequence[int],
     ) -> list[Lease]:
         """Up to ``n`` leases of the eligible studies: lost ones again, then ready tasks, then new ones on demand."""
         ids = [study_id for study_id, _ in eligible]

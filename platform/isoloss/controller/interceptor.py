@@ -13,7 +13,7 @@ from isoloss.errors import IsolossError
 from isoloss.wire.errors import to_status
 
 log = structlog.get_logger()
-Continuation = Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any] | None]]
+Continuation = Callable[[grpc.HandlerCallDetails], Awaitable[Any]]
 
 
 class Errors(grpc.aio.ServerInterceptor):
@@ -21,7 +21,7 @@ class Errors(grpc.aio.ServerInterceptor):
 
     async def intercept_service(  # type: ignore[override]
         self, continuation: Continuation, handler_call_details: grpc.HandlerCallDetails
-    ) -> grpc.RpcMethodHandler[Any, Any] | None:
+    ) -> Any:
         """Wrap the handler of the method; its name is what the log says."""
         handler = await continuation(handler_call_details)
         method = handler_call_details.method
@@ -66,4 +66,6 @@ async def _abort(error: Exception, context: Any, method: str) -> None:
         raise error
     number = uuid.uuid4().hex[:12]
     log.error("call.crashed", method=method, error_id=number, exc_info=error)
-    await context.abort(grpc.StatusCode.INTERNAL, f"Something went wrong in the controller (error {number} in its log).")
+    await context.abort(
+        grpc.StatusCode.INTERNAL, f"Something went wrong in the controller (error {number} in its log)."
+    )

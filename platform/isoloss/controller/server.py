@@ -191,7 +191,9 @@ def configure_logs(*, json: bool) -> None:
     import logging
     import sys
 
-    renderer: Any = structlog.processors.JSONRenderer(serializer=lambda v, **_: msgspec.json.encode(v, enc_hook=str).decode())
+    renderer: Any = structlog.processors.JSONRenderer(
+        serializer=lambda v, **_: msgspec.json.encode(v, enc_hook=str).decode()
+    )
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars, structlog.processors.add_log_level,

@@ -30,7 +30,7 @@ from isoloss.v1 import study_pb2_grpc
 from isoloss.wire.states import to_study_state
 from isoloss.wire.values import decode_json, from_values, to_values
 
-Context = grpc.aio.ServicerContext[Any, Any]
+Context = Any  # grpc.aio.ServicerContext, generic in its stubs only
 JSON = msgspec.json.Encoder()
 
 
@@ -150,7 +150,13 @@ class StudyService(study_pb2_grpc.StudyServiceServicer):
         for r in rows:
             trial = found.setdefault(
                 r["no"],
-                pb.Trial(no=r["no"], bracket=r["bracket"], index=r["index"], source=r["source"], params=to_values(r["params"])),
+                pb.Trial(
+                    no=r["no"],
+                    bracket=r["bracket"],
+                    index=r["index"],
+                    source=r["source"],
+                    params=to_values(r["params"]),
+                ),
             )
             level = pb.TrialLevel(
                 level=r["level"], budget=r["budget"], state=r["state"], values=r["values"], message=r["message"],
@@ -195,7 +201,9 @@ def check_same(spec: StudySpec, row: StudyRow, *, load_if_exists: bool) -> None:
         )
     mine, stored = encode(spec) | {"run": None}, encode(decode_study(row.spec)) | {"run": None}
     if different := sorted(key for key in mine if mine[key] != stored[key]):
-        raise AlreadyExists(f"Study {spec.name!r} exists with another {different[0]}; accepted is an equal spec or a free name.")
+        raise AlreadyExists(
+            f"Study {spec.name!r} exists with another {different[0]}; accepted is an equal spec or a free name."
+        )
 
 
 async def describe(conn: Conn, row: StudyRow) -> pb.Study:

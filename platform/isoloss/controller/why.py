@@ -34,7 +34,9 @@ def obstacles(
         if not live:
             found.append("No worker is there: `isoloss worker start` starts one.")
         elif not able:
-            found.append(f"{len(live)} workers are there and none of them allows {row.trainable!r}: start one with --allow.")
+            found.append(
+                f"{len(live)} workers are there and none of them allows {row.trainable!r}: start one with --allow."
+            )
         elif not leased and sum(worker.leases for worker in able) >= sum(worker.slots for worker in able):
             found.append("Every slot that could run it is taken by other studies.")
     elif not leased:

@@ -17,7 +17,7 @@ from isoloss.v1 import work_pb2 as pb
 from isoloss.v1 import work_pb2_grpc
 from isoloss.wire.values import from_key
 
-Context = grpc.aio.ServicerContext[Any, Any]
+Context = Any  # grpc.aio.ServicerContext, generic in its stubs only
 
 
 class WorkerService(work_pb2_grpc.WorkerServiceServicer):
@@ -29,7 +29,9 @@ class WorkerService(work_pb2_grpc.WorkerServiceServicer):
 
     async def Register(self, request: pb.RegisterRequest, context: Context) -> pb.RegisterReply:
         if not request.worker_id or request.slots < 1:
-            raise InvalidSpec(f"worker {request.worker_id!r} has {request.slots} slots; accepted is a name and at least one slot.")
+            raise InvalidSpec(
+                f"worker {request.worker_id!r} has {request.slots} slots; accepted is a name and at least one slot."
+            )
         allowed = MessageToDict(request.allowed, preserving_proto_field_name=True)
         async with self.pool.connection() as conn:
             await workers.register(
@@ -48,7 +50,11 @@ class WorkerService(work_pb2_grpc.WorkerServiceServicer):
                 return pb.LeaseReply(drain=draining)
             eligible = [(study_id, state) for study_id, trainable, state in hungry if allows(allowed, trainable)]
             found = await self.dispatcher.lease(
-                eligible, holder=request.worker_id, incarnation=request.incarnation, n=request.slots, holding=request.holding
+                eligible,
+                holder=request.worker_id,
+                incarnation=request.incarnation,
+                n=request.slots,
+                holding=request.holding,
             )
             return pb.LeaseReply(leases=[to_lease(lease, self.dispatcher.ttl) for lease in found]) if found else None
 

@@ -145,7 +145,9 @@ def _multiple(spec: CampaignSpec) -> int:
         raise InvalidSpec("space.batch_tokens is no list of whole numbers; accepted is ordinal choices of tokens.")
     sizes = sorted(int(choice) for choice in batch.choices)
     if odd := [size for size in sizes if sizes[-1] % size]:
-        raise InvalidSpec(f"space.batch_tokens has {odd[0]}; accepted are batches that divide the largest, {sizes[-1]}.")
+        raise InvalidSpec(
+            f"space.batch_tokens has {odd[0]}; accepted are batches that divide the largest, {sizes[-1]}."
+        )
     return sizes[-1]
 
 

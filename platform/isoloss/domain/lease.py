@@ -66,7 +66,10 @@ def judge(ending: Ending, *, state: TaskState, failures: int, infra_failures: in
     """The move that ``ending`` makes of a task in ``state`` with so many failures; ``needed`` are the metrics owed."""
     if state is TaskState.CANCELLING:
         return Move(
-            state=TaskState.CANCELLED, outcome=AttemptOutcome.CANCELLED, status=ResultStatus.CANCELLED, message=ending.message
+            state=TaskState.CANCELLED,
+            outcome=AttemptOutcome.CANCELLED,
+            status=ResultStatus.CANCELLED,
+            message=ending.message,
         )
     match ending.kind:
         case "complete":
@@ -92,7 +95,10 @@ def _completed(ending: Ending, failures: int, needed: Sequence[str]) -> Move:
         return _failed(failures, message, retryable=False)
     if not all(math.isfinite(ending.values[metric]) for metric in needed):
         return Move(
-            state=TaskState.DONE, outcome=AttemptOutcome.DIVERGED, status=ResultStatus.DIVERGED, values=finite(ending.values)
+            state=TaskState.DONE,
+            outcome=AttemptOutcome.DIVERGED,
+            status=ResultStatus.DIVERGED,
+            values=finite(ending.values),
         )
     return Move(state=TaskState.DONE, outcome=AttemptOutcome.OK, status=ResultStatus.OK, values=finite(ending.values))
 
@@ -110,10 +116,16 @@ def _failed(failures: int, message: str, *, retryable: bool) -> Move:
 
 def _expired(infra_failures: int) -> Move:
     if infra_failures + 1 < MAX_INFRA_FAILURES:
-        return Move(state=TaskState.READY, outcome=AttemptOutcome.EXPIRED, infra_failures=1, message="The worker went silent.")
+        return Move(
+            state=TaskState.READY, outcome=AttemptOutcome.EXPIRED, infra_failures=1, message="The worker went silent."
+        )
     message = f"{MAX_INFRA_FAILURES} workers went silent on this task: it is taken to be what kills them."
     return Move(
-        state=TaskState.FAILED, outcome=AttemptOutcome.EXPIRED, status=ResultStatus.FAILED, infra_failures=1, message=message
+        state=TaskState.FAILED,
+        outcome=AttemptOutcome.EXPIRED,
+        status=ResultStatus.FAILED,
+        infra_failures=1,
+        message=message,
     )
 
 

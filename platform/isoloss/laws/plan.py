@@ -92,8 +92,8 @@ def next_moves(campaign: CampaignView, forecast: Mapping[str, Any] | None) -> tu
         return ()
     if campaign.target_trials is None:
         return (LaunchStudy(size="target"),)
-    if campaign.target_trials == 0:
-        return tuple(AddTrial(params=params) for params in confirmation(forecast))
+    if wanted := confirmation(forecast)[campaign.target_trials :]:
+        return tuple(AddTrial(params=params) for params in wanted)
     return (Finish(),) if campaign.target_idle else ()
 
 

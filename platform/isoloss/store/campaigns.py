@@ -59,7 +59,9 @@ async def by_name(conn: Conn, project: str, name: str) -> CampaignRow:
         await cursor.execute(BY_NAME, {"project": project, "name": name})
         row = await cursor.fetchone()
     if row is None:
-        raise NotFound(f"There is no campaign {name!r} in project {project!r}.", hint="`isoloss campaign ls` shows them.")
+        raise NotFound(
+            f"There is no campaign {name!r} in project {project!r}.", hint="`isoloss campaign ls` shows them."
+        )
     return row
 
 
@@ -93,7 +95,7 @@ async def listed(conn: Conn, *, project: str = "", live: bool = False) -> list[C
 
 DEEPENED: Final[LiteralString] = """
     UPDATE campaign SET max_tokens = %(max_tokens)s, deepened = deepened + 1, state = 'searching',
-           deepened_tokens = deepened_tokens + %(added)s, restart_tokens = %(restart)s
+           deepened_tokens = deepened_tokens + %(added)s, restart_tokens = restart_tokens + %(restart)s
     WHERE id = %(campaign_id)s AND max_tokens < %(max_tokens)s"""
 
 
@@ -150,7 +152,9 @@ SAVE_FIT: Final[LiteralString] = """
     ON CONFLICT (campaign_id, form, observation_hash) DO NOTHING"""
 
 
-async def save_fit(conn: Conn, campaign_id: CampaignId, form: str, observation_hash: str, body: Mapping[str, Any]) -> None:
+async def save_fit(
+    conn: Conn, campaign_id: CampaignId, form: str, observation_hash: str, body: Mapping[str, Any]
+) -> None:
     """Keep a fit with its evidence; the same form on the same observations is kept once."""
     given = {"campaign_id": campaign_id, "form": form, "observation_hash": observation_hash, "body": Jsonb(dict(body))}
     await conn.execute(SAVE_FIT, given)

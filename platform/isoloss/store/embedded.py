@@ -129,7 +129,9 @@ class Embedded:
     def _connect(self) -> psycopg.Connection | None:
         """A connection if the server that answers here serves our folder."""
         try:
-            connection = psycopg.connect(self.dsn, autocommit=True, connect_timeout=5, application_name="isoloss keeper")
+            connection = psycopg.connect(
+                self.dsn, autocommit=True, connect_timeout=5, application_name="isoloss keeper"
+            )
         except psycopg.OperationalError:
             return None
         row = connection.execute("SELECT current_setting('data_directory')").fetchone()
@@ -165,7 +167,17 @@ class Embedded:
         options = [*SETTINGS, f"unix_socket_directories='{self.socket_dir}'"]
         if not self.fsync:
             options += ["fsync=off", "full_page_writes=off"]
-        arguments = ("-D", str(self.data), "-l", str(log), "-w", "-t", "300", "-o", " ".join(f"-c {o}" for o in options))
+        arguments = (
+            "-D",
+            str(self.data),
+            "-l",
+            str(log),
+            "-w",
+            "-t",
+            "300",
+            "-o",
+            " ".join(f"-c {o}" for o in options),
+        )
         deadline = time.monotonic() + START_SECONDS
         while True:
             try:

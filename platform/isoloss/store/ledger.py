@@ -86,7 +86,14 @@ async def insert_trial(
     conn: Conn, study_id: StudyId, no: int, *, bracket: int, index: int, params: Mapping[str, Any], source: str
 ) -> None:
     """A configuration enters the study."""
-    given = {"study_id": study_id, "no": no, "bracket": bracket, "index": index, "params": Jsonb(dict(params)), "source": source}
+    given = {
+        "study_id": study_id,
+        "no": no,
+        "bracket": bracket,
+        "index": index,
+        "params": Jsonb(dict(params)),
+        "source": source,
+    }
     await conn.execute(INSERT_TRIAL, given)
 
 

@@ -49,7 +49,9 @@ def load(source: Path | None = None) -> list[Migration]:
         for path in sorted((source or folder()).glob("[0-9]*.sql"))
     ]
     if [m.number for m in found] != list(range(1, len(found) + 1)):
-        raise StoreUnavailable(f"The migrations are numbered {[m.number for m in found]}; accepted is 1, 2, 3, … no gap.")
+        raise StoreUnavailable(
+            f"The migrations are numbered {[m.number for m in found]}; accepted is 1, 2, 3, … no gap."
+        )
     return found
 
 

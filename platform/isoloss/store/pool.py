@@ -14,7 +14,9 @@ from psycopg_pool import AsyncConnectionPool, PoolTimeout
 from isoloss.errors import StoreUnavailable
 
 Conn = AsyncConnection[TupleRow]
-OPTIONS: Final = "-c lock_timeout=5s -c statement_timeout=30s -c idle_in_transaction_session_timeout=30s -c timezone=UTC"
+OPTIONS: Final = (
+    "-c lock_timeout=5s -c statement_timeout=30s -c idle_in_transaction_session_timeout=30s -c timezone=UTC"
+)
 OLDEST: Final = 160000  # the oldest server the SQL is written for
 
 

@@ -90,7 +90,13 @@ async def lease_next(
 
 
 async def reclaim(
-    conn: Conn, study_ids: Sequence[StudyId], *, worker_id: str, incarnation: str, holding: Sequence[int], ttl: timedelta
+    conn: Conn,
+    study_ids: Sequence[StudyId],
+    *,
+    worker_id: str,
+    incarnation: str,
+    holding: Sequence[int],
+    ttl: timedelta,
 ) -> list[Lease]:
     """The worker's own leases that it does not know of (their reply was lost), under a new secret."""
     given = {
@@ -141,7 +147,8 @@ END_ATTEMPT: Final[LiteralString] = """
         FROM moved WHERE attempt.task_id = moved.id AND attempt.epoch = moved.epoch),
     recorded AS (
         INSERT INTO result (task_id, study_id, epoch, status, "values", step)
-        SELECT id, study_id, epoch, %(status)s, %(values)s, %(step)s FROM moved WHERE %(status)s::text IS NOT NULL)
+        SELECT id, study_id, epoch, %(status)s::result_status, %(values)s, %(step)s FROM moved
+        WHERE %(status)s::result_status IS NOT NULL)
     SELECT study_id FROM moved"""
 
 STORED: Final[LiteralString] = """

@@ -67,7 +67,9 @@ def from_checkpoint(message: pb.Checkpoint) -> Checkpoint | None:
     try:
         manifest = msgspec.json.decode(message.manifest_json or "{}", type=dict[str, int])
     except msgspec.DecodeError as error:
-        raise InvalidSpec(f"checkpoint.manifest_json is {message.manifest_json[:80]!r} ({error}); accepted is an object.") from None
+        raise InvalidSpec(
+            f"checkpoint.manifest_json is {message.manifest_json[:80]!r} ({error}); accepted is an object."
+        ) from None
     return Checkpoint(step=message.step, path=message.path, manifest=manifest)
 
 

@@ -1,0 +1,344 @@
+"""The SDK, blocking: generated from ``aio.py`` by `poe generate`; never edited by hand."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterator, Callable, Mapping, Sequence
+from types import TracebackType
+from typing import Any, Self
+
+import msgspec
+
+from isoloss.client import answers
+from isoloss.client.answers import BestTrial, StudyInfo, TrialInfo
+from isoloss.client.held import Trial, ending_of
+from isoloss.client.locate import find_address, start_local
+from isoloss.client.pulse import Pulse
+from isoloss.client.transport import BlockingTransport, new_key
+from isoloss.domain.lease import Ending
+from isoloss.domain.spec import encode
+from isoloss.errors import LeaseLost, NotFound, Unreachable, WrongState
+from isoloss.v1 import campaign_pb2, common_pb2, study_pb2, work_pb2
+from isoloss.wire.values import to_ending, to_values
+
+JSON = msgspec.json.Encoder()
+WAIT_SECONDS = 20.0
+
+
+def connect(address: str | None = None, *, start: bool = True, patience: float = 30.0) -> Client:
+    """A client of the controller at ``address``, else ``ISOLOSS_ADDRESS``, else this user's local one.
+
+    With ``start`` a local controller is started when there is none. Raises ``Unreachable``.
+    """
+    try:
+        found = find_address(address)
+    except Unreachable:
+        if not start:
+            raise
+        found = start_local().address
+    return Client(BlockingTransport(found, patience=patience))
+
+
+class Client:
+    """A connection to a controller."""
+
+    def __init__(self, transport: BlockingTransport) -> None:
+        self.transport = transport
+        self._pulse: Pulse | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the heartbeats and give the connection back."""
+        if self._pulse is not None:
+            self._pulse.close()
+        self.transport.close()
+
+    @property
+    def pulse(self) -> Pulse:
+        """The heartbeat thread, started when it is first needed."""
+        if self._pulse is None:
+            self._pulse = Pulse(self.transport.address)
+        return self._pulse
+
+    # ---- studies -----------------------------------------------------------------------------------------------
+
+    def create_study(self, name: str, *, load_if_exists: bool = False, **spec: Any) -> Study:
+        """Create a study; the keywords are the keys of the study spec.
+
+        Raises ``InvalidSpec``, or ``AlreadyExists`` when the name is taken (by another spec, with ``load_if_exists``).
+        """
+        return self.launch_study({"name": name, **encode(spec)}, load_if_exists=load_if_exists)
+
+    def launch_study(self, spec: Mapping[str, Any], *, load_if_exists: bool = False) -> Study:
+        """Create a study from a spec as a mapping."""
+        request = study_pb2.CreateStudyRequest(
+            idempotency=common_pb2.Idempotency(key=new_key()), spec_json=JSON.encode(spec).decode(),
+            load_if_exists=load_if_exists,
+        )  # fmt: skip
+        reply = self.transport.call(self.transport.studies.CreateStudy, request)
+        return Study(self, reply.project, reply.name)
+
+    def study(self, name: str, *, project: str = "default") -> Study:
+        """A study there is already; ``NotFound`` otherwise."""
+        study = Study(self, project, name)
+        study.info()
+        return study
+
+    def studies(self, *, project: str = "") -> list[StudyInfo]:
+        """All studies of a project, or of all."""
+        request = study_pb2.ListStudiesRequest(project=project)
+        reply = self.transport.call(self.transport.studies.ListStudies, request)
+        return [answers.study(message) for message in reply.studies]
+
+    def workers(self) -> list[dict[str, Any]]:
+        """The workers, the most recently heard of first."""
+        reply = self.transport.call(self.transport.workers.ListWorkers, work_pb2.ListWorkersRequest())
+        return [answers.plain(message) for message in reply.workers]
+
+    def drain_worker(self, worker_id: str) -> None:
+        """Ask a worker to finish what it holds and leave."""
+        self.transport.call(self.transport.workers.Drain, work_pb2.DrainRequest(worker_id=worker_id))
+
+    # ---- campaigns ---------------------------------------------------------------------------------------------
+
+    def launch_campaign(self, spec: Mapping[str, Any], *, load_if_exists: bool = False) -> Campaign:
+        """Launch a campaign from its spec."""
+        request = campaign_pb2.LaunchCampaignRequest(
+            idempotency=common_pb2.Idempotency(key=new_key()), spec_json=JSON.encode(spec).decode(),
+            load_if_exists=load_if_exists,
+        )  # fmt: skip
+        reply = self.transport.call(self.transport.campaigns.LaunchCampaign, request)
+        return Campaign(self, reply.project, reply.name)
+
+    def campaign(self, name: str, *, project: str = "default") -> Campaign:
+        """A campaign there is already; ``NotFound`` otherwise."""
+        campaign = Campaign(self, project, name)
+        campaign.info()
+        return campaign
+
+    def campaigns(self, *, project: str = "") -> list[dict[str, Any]]:
+        """All campaigns of a project, or of all."""
+        request = campaign_pb2.ListCampaignsRequest(project=project)
+        reply = self.transport.call(self.transport.campaigns.ListCampaigns, request)
+        return [answers.campaign(message) for message in reply.campaigns]
+
+
+class Study:
+    """One study. Names and columns are Optuna's where Optuna has them."""
+
+    def __init__(self, client: Client, project: str, name: str) -> None:
+        self.client = client
+        self.transport = client.transport
+        self.project = project
+        self.name = name
+        self._reference = study_pb2.StudyName(project=project, name=name)
+        self._holder = f"{socket.gethostname()}-{os.getpid()}-{new_key()[:8]}"
+
+    def info(self) -> StudyInfo:
+        """The study as it stands."""
+        return answers.study(self.transport.call(self.transport.studies.GetStudy, self._reference))
+
+    def deepen(self, max_budget: float) -> Self:
+        """Raise the maximum budget; everything that ran is reused."""
+        request = study_pb2.DeepenStudyRequest(
+            idempotency=common_pb2.Idempotency(key=new_key()), study=self._reference, max_budget=max_budget
+        )
+        self.transport.call(self.transport.studies.DeepenStudy, request)
+        return self
+
+    def enqueue_trial(self, params: Mapping[str, Any]) -> int:
+        """Add one configuration outside brackets and quotas; returns the trial's number."""
+        request = study_pb2.AddTrialRequest(
+            idempotency=common_pb2.Idempotency(key=new_key()), study=self._reference, params=to_values(params)
+        )
+        reply = self.transport.call(self.transport.studies.AddTrial, request)
+        return int(reply.trial)
+
+    def pause(self) -> StudyInfo:
+        """Lease nothing more until ``resume``; what runs goes on."""
+        return answers.study(self.transport.call(self.transport.studies.PauseStudy, self._reference))
+
+    def resume(self) -> StudyInfo:
+        """Go on after ``pause``."""
+        return answers.study(self.transport.call(self.transport.studies.ResumeStudy, self._reference))
+
+    def stop(self, reason: str = "stopped by hand") -> StudyInfo:
+        """End the study for good; what runs is cancelled."""
+        request = study_pb2.StopStudyRequest(
+            idempotency=common_pb2.Idempotency(key=new_key()), study=self._reference, reason=reason
+        )
+        return answers.study(self.transport.call(self.transport.studies.StopStudy, request))
+
+    def why(self) -> list[str]:
+        """What keeps the study from running, one sentence each."""
+        reply = self.transport.call(self.transport.studies.ExplainStudy, self._reference)
+        return list(reply.sentences)
+
+    def trials(self) -> list[TrialInfo]:
+        """All trials with their levels."""
+        reply = self.transport.call(self.transport.studies.ListTrials, self._reference)
+        return [answers.trial(message) for message in reply.trials]
+
+    def trials_dataframe(self) -> Any:
+        """All trials as a pandas frame in Optuna's columns: number, value, params_*, state, and level and budget."""
+        import pandas as pd
+
+        metric = (self.info()).metric
+        return pd.DataFrame(answers.frame_rows(self.trials(), metric))
+
+    def watch(self, *, after: int = 0, until_idle: bool = False) -> Iterator[dict[str, Any]]:
+        """The study's events after a cursor, without gaps, as they are decided."""
+        request = study_pb2.WatchStudyRequest(study=self._reference, after=after, until_idle=until_idle)
+        for message in self.transport.stream(self.transport.studies.WatchStudy, request):
+            yield answers.event(message)
+
+    # ---- answers -----------------------------------------------------------------------------------------------
+
+    @property
+    def best_params(self) -> Mapping[str, Any]:
+        """The configuration of the best trial."""
+        return (self.best_trial).params
+
+    @property
+    def best_value(self) -> float:
+        """The objective's value of the best trial, or its overall desirability."""
+        return (self.best_trial).value
+
+    @property
+    def best_trial(self) -> BestTrial:
+        """The best trial: the lowest score at any level; ``NotFound`` while there is no result."""
+        reply = self.transport.call(self.transport.studies.GetBest, self._reference)
+        if not reply.found:
+            raise NotFound(f"Study {self.name!r} has no result yet.")
+        return answers.best(reply)
+
+    # ---- asking and telling ------------------------------------------------------------------------------------
+
+    def ask(self, *, wait_seconds: float = 0.0) -> Trial:
+        """A trial to run; ``WrongState`` when there is nothing to run now."""
+        trial, idle = self._ask(wait_seconds)
+        if trial is None:
+            why = "is idle: everything it asked for has run" if idle else "waits for results of running trials"
+            raise WrongState(f"Study {self.name!r} {why}.", hint="Deepen it, or ask again later.")
+        return trial
+
+    def tell(self, trial: Trial, **metrics: float) -> None:
+        """End a trial with its final metrics; a NaN means that it diverged. Raises ``LeaseLost``."""
+        self._tell(trial, ending_of(trial, metrics))
+
+    def tell_failed(self, trial: Trial, message: str, *, retryable: bool = True) -> None:
+        """End a trial without a result."""
+        self._tell(trial, Ending(kind="fail", message=message, retryable=retryable))
+
+    def optimize(self, function: Callable[[Trial], Any], *, n_jobs: int = 1, n_trials: int | None = None) -> Self:
+        """Run trials in this process until the study is idle, or ``n_trials`` tasks have run.
+
+        ``function(trial)`` reports through ``trial.report``; the last report's metrics, or a returned mapping (or a
+        number, for the one objective), are the result. An exception fails the attempt, which is tried twice more.
+        """
+        budget = [n_trials if n_trials is not None else -1]
+
+        def work() -> None:
+            while budget[0] != 0:
+                budget[0] -= 1
+                trial, idle = self._ask(WAIT_SECONDS)
+                if trial is not None:
+                    self._execute(function, trial)
+                elif idle:
+                    return
+                else:
+                    budget[0] += 1
+
+        self.transport.parallel(n_jobs, work)
+        return self
+
+    def _execute(self, function: Callable[[Trial], Any], trial: Trial) -> None:
+        try:
+            returned = self.transport.run(function, trial)
+        except LeaseLost:
+            self.client.pulse.drop(trial.key)
+            return
+        except BaseException as error:
+            self.tell_failed(trial, f"{type(error).__name__}: {error}", retryable=isinstance(error, Exception))
+            if not isinstance(error, Exception):
+                raise
+            return
+        try:
+            self._tell(trial, ending_of(trial, returned))
+        except LeaseLost:
+            return
+
+    def _ask(self, wait_seconds: float) -> tuple[Trial | None, bool]:
+        request = work_pb2.AskRequest(study=self._reference, holder=self._holder, wait_seconds=wait_seconds)
+        reply = self.transport.call(self.transport.trials.Ask, request)
+        if not reply.HasField("lease"):
+            return None, bool(reply.idle)
+        trial = Trial(reply.lease, self.client.pulse)
+        self.client.pulse.hold(trial.key, reply.lease.ttl_seconds, trial.lose)
+        return trial, False
+
+    def _tell(self, trial: Trial, ending: Ending) -> None:
+        self.client.pulse.drop(trial.key)
+        request = work_pb2.FinishRequest(endings=[to_ending(trial.key, ending)])
+        reply = self.transport.call(self.transport.trials.Tell, request)
+        if reply.acks[0].verdict != common_pb2.VERDICT_ACCEPTED:
+            raise LeaseLost(f"Trial {trial.number} at level {trial.level} is no longer leased to this process.")
+
+
+class Campaign:
+    """One campaign."""
+
+    def __init__(self, client: Client, project: str, name: str) -> None:
+        self.transport = client.transport
+        self.project = project
+        self.name = name
+        self._reference = campaign_pb2.CampaignName(project=project, name=name)
+
+    def info(self) -> dict[str, Any]:
+        """The campaign as it stands: studies, observations, forecast, outcomes, costs."""
+        return answers.campaign(self.transport.call(self.transport.campaigns.GetCampaign, self._reference))
+
+    def watch(self) -> Iterator[dict[str, Any]]:
+        """The campaign each time it changes, until it is done or stopped."""
+        for message in self.transport.stream(self.transport.campaigns.WatchCampaign, self._reference):
+            yield answers.campaign(message)
+
+    def deepen(self, max_tokens: float) -> dict[str, Any]:
+        """Buy the next columns of D."""
+        request = campaign_pb2.DeepenCampaignRequest(
+            idempotency=common_pb2.Idempotency(key=new_key()), campaign=self._reference, max_tokens=max_tokens
+        )
+        return answers.campaign(self.transport.call(self.transport.campaigns.DeepenCampaign, request))
+
+    def confirm(self) -> dict[str, Any]:
+        """Run the target's cell at the forecast and at two neighbours, once the search is done."""
+        return answers.campaign(self.transport.call(self.transport.campaigns.ConfirmCampaign, self._reference))
+
+    def stop(self) -> dict[str, Any]:
+        """End the campaign and its studies for good."""
+        return answers.campaign(self.transport.call(self.transport.campaigns.StopCampaign, self._reference))
+
+    def observations(self) -> Sequence[dict[str, Any]]:
+        """What was observed, in the columns of `isoloss law`."""
+        reply = self.transport.call(self.transport.campaigns.ListObservations, self._reference)
+        return [msgspec.json.decode(row) for row in reply.rows_json]
+
+    def forecast(self, n_params: float = 0.0, n_tokens: float = 0.0) -> dict[str, Any]:
+        """The forecast for a cell (the target's, when none is named); ``FitFailed`` while there is no fit."""
+        request = campaign_pb2.ForecastRequest(campaign=self._reference, n_params=n_params, n_tokens=n_tokens)
+        reply = self.transport.call(self.transport.laws.Forecast, request)
+        return msgspec.json.decode(reply.forecast_json, type=dict[str, Any])
+
+    def fit(self, form: str) -> dict[str, Any]:
+        """Refit now, and answer the fit of a form as `law fit --json` does."""
+        request = campaign_pb2.FitLawRequest(campaign=self._reference, form=form)
+        reply = self.transport.call(self.transport.laws.FitLaw, request)
+        return msgspec.json.decode(reply.fit_json, type=dict[str, Any])

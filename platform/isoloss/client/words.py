@@ -1,0 +1,65 @@
+"""How a program spells a spec: ``isoloss.Float(1e-4, 1e-1, log=True)`` for what YAML writes as a mapping."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from isoloss.domain import objective, space
+from isoloss.domain.space import Scalar
+from isoloss.domain.spec import Count, Method
+
+
+def Float(low: float, high: float, *, log: bool = False, step: float | None = None) -> space.Float:
+    """A real number in [low, high]."""
+    return space.Float(low=low, high=high, log=log, step=step)
+
+
+def Int(low: int, high: int, *, log: bool = False, step: int | None = None) -> space.Int:
+    """A whole number in [low, high], both ends included."""
+    return space.Int(low=low, high=high, log=log, step=step)
+
+
+def Categorical(choices: Iterable[Scalar]) -> space.Categorical:
+    """One of several values without an order."""
+    return space.Categorical(choices=tuple(choices))
+
+
+def Ordinal(choices: Iterable[Scalar]) -> space.Ordinal:
+    """One of several values in the order given."""
+    return space.Ordinal(choices=tuple(choices))
+
+
+def minimize(metric: str) -> objective.Objective:
+    """The less of this metric the better."""
+    return objective.Objective(metric=metric, goal="minimize")
+
+
+def maximize(metric: str) -> objective.Objective:
+    """The more of this metric the better."""
+    return objective.Objective(metric=metric, goal="maximize")
+
+
+def Larger(*, limit: float, target: float, scale: float = 1.0, importance: float = 1.0) -> objective.Larger:
+    """Desirability 0 up to ``limit``, 1 from ``target`` on."""
+    return objective.Larger(limit=limit, target=target, scale=scale, importance=importance)
+
+
+def Smaller(*, target: float, limit: float, scale: float = 1.0, importance: float = 1.0) -> objective.Smaller:
+    """Desirability 1 down from ``target``, 0 from ``limit`` on."""
+    return objective.Smaller(target=target, limit=limit, scale=scale, importance=importance)
+
+
+def Target(*, low: float, target: float, high: float, importance: float = 1.0) -> objective.Target:
+    """Desirability 1 at ``target``, 0 outside (low, high)."""
+    return objective.Target(low=low, target=target, high=high, importance=importance)
+
+
+def IDHB(*, min_budget: float, max_budget: float, eta: int = 3, **more: Any) -> Method:
+    """Iterative-deepening Hyperband from ``min_budget`` to ``max_budget`` by ``eta``."""
+    return Method(name="idhb", min_budget=Count(min_budget), max_budget=Count(max_budget), eta=eta, **more)
+
+
+def Fixed(*, budget: float, **more: Any) -> Method:
+    """Every trial at one budget."""
+    return Method(name="fixed", budget=Count(budget), **more)
