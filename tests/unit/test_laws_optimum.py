@@ -92,7 +92,7 @@ def test_the_step_laws_regression_is_least_squares_with_hc3_covariance() -> None
     n = 40
     N, D = np.exp(rng.uniform(10, 14, n)), np.exp(rng.uniform(10, 14, n))
     lr = np.exp(1.0 - 0.5 * np.log(N) + 0.2 * np.log(D) + 0.1 * rng.normal(size=n))
-    fitted = steplaw._Regression.over(steplaw.Rows(N, D, lr, lr, np.arange(n)), lr, on_n=True)
+    fitted = steplaw._Regression.over(steplaw.Rows(N, D, lr, lr, np.arange(n)), lr, ("c", "a", "b"))
     X = np.column_stack([np.ones(n), np.log(N), np.log(D)])
     bread = np.linalg.inv(X.T @ X)
     theta = bread @ X.T @ np.log(lr)

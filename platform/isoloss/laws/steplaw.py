@@ -26,6 +26,7 @@ from isoloss.laws.observation import Observations
 from isoloss.laws.solve import Floats
 
 EQUATION: Final = "lr = c N^a D^b; batch_tokens = d D^e"
+EQUATION_ON_N: Final = "lr = c N^a D^b; batch_tokens = d N^f D^e"
 LEAST_CELLS: Final = 4
 ROBUST_ROWS: Final = (
     12  # HC3 divides by 1 − leverage: with fewer rows it says more about the design than about the noise
@@ -96,31 +97,25 @@ def fit_step_law(
             f"and D independently, each with {CONFIGURATIONS} configurations and an interior optimum.",
             hint="The form lr-batch uses every run and needs no interior optimum.",
         )
-    lr = _Regression.over(rows, rows.lr, on_n=True)
-    has_batch = np.isfinite(rows.batch_tokens)
-    batch_cells = len(np.unique(rows.cell[has_batch]))
-    batch = _Regression.over(rows, rows.batch_tokens, on_n=batch_on_n) if batch_cells >= LEAST_CELLS else None
-    names = ("c", "a", "b") + (("d", "f", "e") if batch_on_n else ("d", "e")) * (batch is not None)
-    parts = [lr, *([batch] if batch else [])]
+    parts = _regress(rows, batch_on_n=batch_on_n)
+    names = tuple(name for part in parts for name in part.names)
     theta = np.concatenate([part.theta for part in parts])
-    cov = np.zeros((len(theta), len(theta)))
-    cov[:3, :3] = lr.covariance
-    if batch:
-        cov[3:, 3:] = batch.covariance
-    rng = np.random.default_rng(seed)
-    weights = multinomial_weights(rng, bootstrap, rows.cell) if bootstrap > 1 else np.empty((0, len(rows.lr)))
+    cov = _block_diagonal([part.covariance for part in parts])
+    weights = np.empty((0, len(rows.lr)))
+    if bootstrap > 1:
+        weights = multinomial_weights(np.random.default_rng(seed), bootstrap, rows.cell)
     draws = np.hstack([part.resample(weights) for part in parts])
     draws = draws[np.isfinite(draws).all(axis=1)]
-    deviations = np.sqrt(np.diag(cov))
     residuals = np.concatenate([part.residuals for part in parts])
     tested, note = _backtest(observations, near=near, batch_on_n=batch_on_n) if test else (None, "not asked for")
+    choice = "interior optimum of each cell" if near is None else f"runs within {near:.2%} of their cell's least loss"
     return Fit(
         form="steplaw",
-        equation="lr = c N^a D^b; batch_tokens = d N^f D^e" if batch_on_n else EQUATION,
+        equation=EQUATION_ON_N if batch_on_n else EQUATION,
         observation_hash=observations.hash(),
         n_observations=len(rows.lr),
         estimates={
-            name: estimate(float(theta[i]), draws[:, i], float(deviations[i]), level, log=name in "cd")
+            name: estimate(float(theta[i]), draws[:, i], float(np.sqrt(cov[i, i])), level, log=name in "cd")
             for i, name in enumerate(names)
         },
         level=level,
@@ -130,29 +125,49 @@ def fit_step_law(
         starts=1,
         agreeing=1.0,
         parameters=names,
-        theta=tuple(float(x) for x in theta),
-        covariance=tuple(tuple(float(x) for x in row) for row in cov),
+        theta=tuple(theta.tolist()),
+        covariance=tuple(tuple(row) for row in cov.tolist()),
         draws=pack(draws),
         residual_rms=float(np.sqrt(np.mean(residuals**2))),
-        noise=float(np.sqrt(lr.residuals @ lr.residuals / max(len(lr.residuals) - 3, 1))),
+        noise=float(np.sqrt(np.mean(residuals**2))),
         support=support(rows.n_params, rows.n_tokens),
         seed=seed,
         backtest=tested,
         backtest_note=note,
-        warnings=() if batch else ("no batch law: fewer than four qualifying cells vary the batch size",),
-        checklist=checklist(
-            observations,
-            len(rows.lr),
-            equation=EQUATION,
-            objective="sum of squares of ln lr and of ln batch",
-            algorithm=f"statsmodels OLS, {lr.kind} covariance, bootstrap of cells",
-            starts=1,
-            validity=f"{level:.0%} intervals by {len(draws)} bootstrap draws",
-            choice="interior optimum of each cell"
-            if near is None
-            else f"all runs within {near:.2%} of their cell's least loss",
-        ),
+        warnings=() if len(parts) > 1 else ("no batch law: fewer than four qualifying cells vary the batch size",),
+        checklist=_checklist(observations, parts, choice, f"{level:.0%} intervals by {len(draws)} bootstrap draws"),
     )
+
+
+def _checklist(
+    observations: Observations, parts: tuple[_Regression, ...], choice: str, validity: str
+) -> dict[str, str]:
+    return checklist(
+        observations,
+        len(parts[0].target),
+        equation=EQUATION,
+        objective="sum of squares of ln lr and of ln batch",
+        algorithm=f"statsmodels OLS, {parts[0].kind} covariance, bootstrap of cells",
+        starts=1,
+        validity=validity,
+        choice=choice,
+    )
+
+
+def _regress(rows: Rows, *, batch_on_n: bool) -> tuple[_Regression, ...]:
+    """The lr law, and the batch law where four cells vary the batch."""
+    lr = _Regression.over(rows, rows.lr, ("c", "a", "b"))
+    if len(np.unique(rows.cell[np.isfinite(rows.batch_tokens)])) < LEAST_CELLS:
+        return (lr,)
+    return lr, _Regression.over(rows, rows.batch_tokens, ("d", "f", "e") if batch_on_n else ("d", "e"))
+
+
+def _block_diagonal(blocks: list[Floats]) -> Floats:
+    ends = np.cumsum([0, *(len(block) for block in blocks)])
+    whole = np.zeros((ends[-1], ends[-1]))
+    for block, begin, end in zip(blocks, ends[:-1], ends[1:], strict=True):
+        whole[begin:end, begin:end] = block
+    return whole
 
 
 def predict(fit: Fit, n_params: float, n_tokens: float) -> tuple[Floats, Floats]:
@@ -167,6 +182,7 @@ def predict(fit: Fit, n_params: float, n_tokens: float) -> tuple[Floats, Floats]
 
 @dataclass(frozen=True, slots=True)
 class _Regression:
+    names: tuple[str, ...]
     theta: Floats
     covariance: Floats
     residuals: Floats
@@ -176,19 +192,18 @@ class _Regression:
     kind: str
 
     @classmethod
-    def over(cls, rows: Rows, values: Floats, *, on_n: bool) -> _Regression:
-        """OLS of ln ``values`` on 1, ln N (when ``on_n``), ln D over the rows that have a value."""
+    def over(cls, rows: Rows, values: Floats, names: tuple[str, ...]) -> _Regression:
+        """OLS of ln ``values`` on 1, ln N (with three names) and ln D over the rows that have a value."""
         import statsmodels.api as sm
 
         use = np.isfinite(values)
-        columns = [np.ones_like(values), *([np.log(rows.n_params)] if on_n else []), np.log(rows.n_tokens)]
+        columns = [np.ones_like(values), *([np.log(rows.n_params)] if len(names) > 2 else []), np.log(rows.n_tokens)]
         design, target = np.column_stack(columns)[use], np.log(values[use])
         kind = "HC3" if len(target) >= ROBUST_ROWS else "nonrobust"
         result = sm.OLS(target, design).fit(cov_type=kind)
         cov = np.asarray(result.cov_params(), dtype=np.float64)
-        return cls(
-            np.asarray(result.params, dtype=np.float64), cov, np.asarray(result.resid), design, target, use, kind
-        )
+        theta = np.asarray(result.params, dtype=np.float64)
+        return cls(names, theta, cov, np.asarray(result.resid), design, target, use, kind)
 
     def resample(self, weights: Floats) -> Floats:
         """Weighted least squares per row of ``weights`` (B, all rows) → (B, p); NaN where a draw is degenerate."""

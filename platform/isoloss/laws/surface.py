@@ -22,7 +22,7 @@ from isoloss.errors import FitFailed
 from isoloss.laws.basin import BELIEFS, SHAPE, Basin
 from isoloss.laws.cells import cell_index
 from isoloss.laws.checklist import checklist
-from isoloss.laws.evidence import Backtest, Fit, pack, support
+from isoloss.laws.evidence import Backtest, Estimate, Fit, pack, support
 from isoloss.laws.inference import estimate, exponential_weights
 from isoloss.laws.losslaw import HELD_OUT
 from isoloss.laws.observation import Observations
@@ -38,6 +38,7 @@ LEVEL: Final = 6  # parameters of the smooth law of the cells' levels: 1, x, y, 
 LEVEL_SD: Final = np.array([3.0, 0.5, 0.5, 0.02, 0.02, 0.02])
 CELL_SD: Final = 0.01  # how far (ln loss) a cell's level may lie from that smooth law
 NOISE: Final = (0.005, 4.0)  # prior of a run's noise in ln loss: its sd, and how many observations it is worth
+HUBER: Final = 1.5  # noises beyond which a residual counts linearly
 NARROW, WIDE, PER_CELL = 0.04, 0.30, 6  # the cap: at least 4 % above a cell's best, wider until six runs a cell are in
 FLOOR: Final = (
     0.2  # octaves added to every draw's optimum: what the shape's misfit costs, from coverage on the Step Law table
@@ -156,7 +157,7 @@ def _solve(runs: Runs, widen: float) -> _Point:
     noise, (prior_noise, worth) = 2 * NOISE[0], NOISE
     tries, agreeing = len(starts), 1.0
     for attempt in range(5):
-        loss = RobustLoss("huber", 1.5 * noise)
+        loss = RobustLoss("huber", HUBER * noise)
         prior = Prior(mean, noise**2 / sd**2)
         ends = solve(lambda t: residuals(runs, t), starts, loss=loss, weights=runs.weight, prior=prior, tolerance=1e-7)
         solution = best(ends)
@@ -178,7 +179,7 @@ def _draws(runs: Runs, point: _Point, count: int, seed: int) -> Floats:
     )
     mean = point.mean + point.sd * rng.standard_normal((count, len(point.mean)))
     prior = Prior(mean, point.noise**2 / point.sd**2)
-    loss = RobustLoss("huber", 1.5 * point.noise)
+    loss = RobustLoss("huber", HUBER * point.noise)
     start = np.tile(point.solution.theta, (count, 1))
     weights *= runs.weight
     theta = solve(lambda t: residuals(runs, t), start, loss=loss, weights=weights, prior=prior, tolerance=1e-5).theta
@@ -202,37 +203,28 @@ def fit_surface(
     """
     runs = gather(observations)
     point = _solve(runs, widen)
-    theta = point.solution.theta
-    r, J = residuals(runs, theta[None])
-    information = (J[0] * runs.weight[:, None]).T @ J[0] / point.noise**2 + np.diag(1 / point.sd**2)
-    cov = np.linalg.inv(information)[:FIRST, :FIRST]
-    cov[[0, 3], [0, 3]] += FLOOR**2
+    theta = point.solution.theta[:FIRST]
+    r, J = residuals(runs, point.solution.theta[None])
+    cov = _covariance(runs, point, J[0])
     draws = _draws(runs, point, bootstrap, seed)[:, :FIRST] if bootstrap > 1 else np.empty((0, FIRST))
-    names = (*CENTRE, *SHAPE)
-    named = {"u": "lr", "v": "batch_tokens", "ln_q1": "q1", "ln_q2": "q2"}
-    estimates = {}
-    for i, name in enumerate(names):
-        scale = np.log(2.0) if name in ("u", "v") else 1.0
-        se = float(np.sqrt(cov[i, i])) * scale
-        estimates[named.get(name, name)] = estimate(theta[i] * scale, draws[:, i] * scale, se, level, log=name in named)
-    used = int(np.sum(~runs.censored))
     tested, note = _backtest(observations, widen) if test else (None, "not asked for")
     error = f"; back-test error {tested.error:.2%} of loss inside held-out cells" if tested else ""
+    validity = f"{level:.0%} intervals by {len(draws)} draws of runs, cells and beliefs{error}"
     return Fit(
         form="lr-batch",
         equation=EQUATION,
         observation_hash=observations.hash(),
         n_observations=len(runs.u),
-        estimates=estimates,
+        estimates=_estimates(theta, draws, cov, level),
         level=level,
         objective=point.solution.objective,
-        loss=f"huber:{1.5 * point.noise:.2g}",
+        loss=f"huber:{HUBER * point.noise:.2g}",
         verdict=point.solution.verdict,
         starts=point.solution.starts,
         agreeing=point.solution.agreeing,
-        parameters=names,
-        theta=tuple(float(t) for t in theta[:FIRST]),
-        covariance=tuple(tuple(float(c) for c in row) for row in cov),
+        parameters=(*CENTRE, *SHAPE),
+        theta=tuple(theta.tolist()),
+        covariance=tuple(tuple(row) for row in cov.tolist()),
         draws=pack(draws),
         residual_rms=float(np.sqrt(np.average(r[0] ** 2, weights=runs.weight))),
         noise=point.noise,
@@ -241,17 +233,41 @@ def fit_surface(
         backtest=tested,
         backtest_note=note,
         warnings=_warnings(runs, point),
-        checklist=checklist(
-            observations,
-            used,
-            equation=EQUATION,
-            objective=f"Σ Huber of ln loss; runs over {runs.cap:.0%} above their cell's best, and diverged, one-sided",
-            algorithm="damped Newton and reweighted least squares, exact Jacobian, beliefs about exponents and shape",
-            starts=point.solution.starts,
-            validity=f"{level:.0%} intervals by {len(draws)} draws of runs, cells and beliefs{error}",
-            choice="every run of every cell",
-        ),
+        checklist=_checklist(observations, runs, point, validity),
         extra={"log2_n": runs.origin[0], "log2_d": runs.origin[1], "cap": runs.cap, "widen": widen},
+    )
+
+
+def _covariance(runs: Runs, point: _Point, jacobian: Floats) -> Floats:
+    """Covariance of centre and shape: the inverse information of runs and beliefs, and the floor."""
+    information = (jacobian * runs.weight[:, None]).T @ jacobian / point.noise**2 + np.diag(1 / point.sd**2)
+    cov = np.linalg.inv(information)[:FIRST, :FIRST]
+    cov[[0, 3], [0, 3]] += FLOOR**2
+    return np.asarray(cov)
+
+
+def _estimates(theta: Floats, draws: Floats, cov: Floats, level: float) -> dict[str, Estimate]:
+    """Octaves and logarithms become what people read: the centre's lr and batch, and the basin's curvatures."""
+    named = {"u": "lr", "v": "batch_tokens", "ln_q1": "q1", "ln_q2": "q2"}
+    found = {}
+    for i, name in enumerate((*CENTRE, *SHAPE)):
+        scale = np.log(2.0) if name in ("u", "v") else 1.0
+        se = float(np.sqrt(cov[i, i])) * scale
+        label = named.get(name, name)
+        found[label] = estimate(float(theta[i] * scale), draws[:, i] * scale, se, level, log=name in named)
+    return found
+
+
+def _checklist(observations: Observations, runs: Runs, point: _Point, validity: str) -> dict[str, str]:
+    return checklist(
+        observations,
+        int(np.sum(~runs.censored)),
+        equation=EQUATION,
+        objective=f"Σ Huber of ln loss; runs over {runs.cap:.0%} above their cell's best, and diverged, one-sided",
+        algorithm="damped Newton and reweighted least squares, exact Jacobian, beliefs about exponents and shape",
+        starts=point.solution.starts,
+        validity=validity,
+        choice="every run of every cell",
     )
 
 
