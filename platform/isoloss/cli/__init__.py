@@ -19,6 +19,9 @@ NOUNS: Final = {
     "up": ("isoloss.cli.service:up", "Run a controller on this machine."),
     "status": ("isoloss.cli.service:status", "Whether a controller runs, and what is in it."),
     "down": ("isoloss.cli.service:down", "End this user's controller."),
+    "study": ("isoloss.cli.study:app", "Studies: preview, launch, watch, deepen and read them."),
+    "campaign": ("isoloss.cli.campaign:app", "Campaigns: sizes to be searched for a target."),
+    "worker": ("isoloss.cli.worker:app", "Workers: start, list, drain."),
     "law": ("isoloss.cli.law:app", "Scaling laws on files: fit, forecast, compare, back-test, report."),
 }
 DEBUG: Final = "--debug"

@@ -41,7 +41,9 @@ def up(
     from isoloss.controller.settings import load
 
     if (local := find_local()) is not None:
-        raise WrongState(f"Your controller runs already at {local.address} (pid {local.pid}).", hint="`isoloss down` ends it.")
+        raise WrongState(
+            f"Your controller runs already at {local.address} (pid {local.pid}).", hint="`isoloss down` ends it."
+        )
     configure_logs(json=not sys.stderr.isatty())
     settings = load(dsn=dsn, listen=listen, dash=dash, lease_seconds=lease_seconds)
     asyncio.run(_up(settings, workers, output))

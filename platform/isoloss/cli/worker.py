@@ -1,0 +1,77 @@
+"""``isoloss worker``: start one here, list them, ask one to leave."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import Annotated
+
+from cyclopts import App, Parameter
+
+from isoloss.cli.connection import Address, client
+from isoloss.cli.output import Output, Table, number, show
+from isoloss.client.locate import find_address
+
+app = App(name="worker", help="Workers: start, list, drain.")
+Allow = Annotated[
+    tuple[str, ...], Parameter(help="A function this worker may run: module:name.", consume_multiple=False)
+]
+AllowCommand = Annotated[
+    tuple[str, ...], Parameter(help="A command prefix this worker may run.", consume_multiple=False)
+]
+
+
+@app.command
+def start(
+    *,
+    slots: Annotated[str, Parameter(help="Tasks at once: a number, or auto (the GPUs, else one).")] = "auto",
+    name: Annotated[str | None, Parameter(help="The worker's name; otherwise host and pid.")] = None,
+    allow: Allow = (),
+    allow_command: AllowCommand = (),
+    allow_everything: Annotated[bool, Parameter(negative="", help="Run whatever this user's own specs name.")] = False,
+    address: Address = None,
+) -> int:
+    """Run a worker here until Ctrl-C or SIGTERM, which let its tasks be given back. The built-in GPT is always allowed."""
+    command = [sys.executable, "-m", "isoloss_worker", "--address", find_address(address), "--slots", slots]
+    command += ["--name", name] if name else []
+    command += [word for function in allow for word in ("--allow", function)]
+    command += [word for prefix in allow_command for word in ("--allow-command", prefix)]
+    command += ["--allow-everything"] if allow_everything else []
+    process = subprocess.Popen(command)
+    while True:
+        try:
+            return process.wait()
+        except KeyboardInterrupt:
+            continue  # the worker heard it too, and drains
+
+
+@app.command(name="ls")
+def list_(*, address: Address = None, output: Output = Output()) -> None:  # noqa: B008 - frozen
+    """List workers, the most recently heard of first."""
+    with client(address) as connection:
+        found = connection.workers()
+    rows = [
+        (
+            w["worker_id"],
+            w["host"],
+            w["device"],
+            w["slots"],
+            w["leases"],
+            number(w["seen_seconds_ago"], 3),
+            w["draining"],
+        )
+        for w in found
+    ]
+    show(
+        output,
+        {"workers": found},
+        Table(("worker", "host", "device", "slots", "leases", "seen s ago", "draining"), rows),
+    )
+
+
+@app.command
+def drain(worker_id: str, *, address: Address = None, output: Output = Output()) -> None:  # noqa: B008 - frozen
+    """Ask a worker to finish what it holds and leave."""
+    with client(address) as connection:
+        connection.drain_worker(worker_id)
+    show(output, {"worker": worker_id, "draining": True}, f"{worker_id} finishes what it holds and leaves")
