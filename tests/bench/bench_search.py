@@ -133,7 +133,7 @@ def main() -> int:
         mean, longest = sum(seconds) / len(seconds), max(seconds)
         print(
             f"{name}: {len(seconds)} events, {mean * 1e6:.1f} us mean, {middle * 1e6:.1f} median, "
-            f"{late * 1e6:.1f} p99, {longest * 1e3:.1f} ms max; replayed {'equal' if same else 'DIFFERENT'} in {took:.1f} s"
+            f"{late * 1e6:.1f} p99, {longest * 1e3:.1f} ms max; replay {'ok' if same else 'DIFFERS'} {took:.1f} s"
         )
         slow = slow or not same
     return int(slow)
