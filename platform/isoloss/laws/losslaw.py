@@ -27,6 +27,7 @@ SHARE: Final = {
     "irreducible": (np.log(0.6), 0.6),
     "term": (np.log(0.2), 1.2),
 }  # ln(term / loss at the centre): mean, sd
+DRAW_TOLERANCE: Final = 1e-6  # of a draw's objective: far within the spread between draws
 HELD_OUT: Final = 0.2  # the back-test holds out this share of points, the largest by FLOP
 
 
@@ -185,7 +186,8 @@ def _bootstrap(point: _Point, used: Observations, settings: Settings) -> Floats:
         weights = exponential_weights(rng, count, groups)
         spread = point.noise / np.sqrt(point.prior.precision)
         prior = Prior(point.prior.mean + spread * rng.standard_normal((count, len(spread))), point.prior.precision)
-    return point.problem.solve(np.tile(point.solution.theta, (count, 1)), weights=weights, prior=prior)[0]
+    starts = np.tile(point.solution.theta, (count, 1))
+    return point.problem.solve(starts, weights=weights, prior=prior, tolerance=DRAW_TOLERANCE)[0]
 
 
 def _estimates(

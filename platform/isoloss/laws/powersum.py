@@ -158,7 +158,7 @@ class Problem:
         return np.asarray(theta[np.argsort(objective, kind="stable")[:count]])
 
     def solve(
-        self, starts: Floats, *, weights: Floats | None = None, prior: Prior | None = None
+        self, starts: Floats, *, weights: Floats | None = None, prior: Prior | None = None, tolerance: float = 1e-9
     ) -> tuple[Floats, Solution]:
         """Every end (S, p) and the best of them, about the centre."""
         Z = self.design()
@@ -169,6 +169,7 @@ class Problem:
             weights=weights,
             prior=prior,
             bounds=self.bounds(),
+            tolerance=tolerance,
         )
         return ends.theta, best(ends)
 

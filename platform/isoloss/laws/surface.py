@@ -43,6 +43,7 @@ NARROW, WIDE, PER_CELL = 0.04, 0.30, 6  # the cap: at least 4 % above a cell's b
 FLOOR: Final = (
     0.2  # octaves added to every draw's optimum: what the shape's misfit costs, from coverage on the Step Law table
 )
+AROUND: Final = 1.5  # octaves the centre may lie from the median of the cells' best runs: people search around a guess
 VARIED: Final = 1e-6  # octaves: a batch size that spans less was not varied
 FIRST: Final = len(CENTRE) + len(SHAPE)
 
@@ -123,7 +124,7 @@ def _beliefs(runs: Runs, widen: float) -> tuple[Floats, Floats]:
     """Mean and sd of every parameter's belief (p,)."""
     best_rows = [rows[np.argmin(runs.ln_loss[rows] + 1e3 * runs.censored[rows])] for rows in _by_cell(runs)]
     exponents = {name: (mean, sd * widen) for name, (mean, sd) in EXPONENTS.items()}
-    around = {"u": (float(np.median(runs.u[best_rows])), 3.0), "v": (float(np.median(runs.v[best_rows])), 3.0)}
+    around = {"u": (float(np.median(runs.u[best_rows])), AROUND), "v": (float(np.median(runs.v[best_rows])), AROUND)}
     if np.ptp(runs.v) < VARIED:  # one batch size is a constant of the campaign, not an axis to optimise
         around["v"], exponents["p"], exponents["q"] = (float(runs.v[0]), 1e-3), (0.0, 1e-3), (0.0, 1e-3)
     centre = [(exponents | around)[name] for name in CENTRE]
