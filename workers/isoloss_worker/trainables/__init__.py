@@ -1,0 +1,1 @@
+"""What a worker can run: a command, a function, the built-in GPT. All keep one contract (``job``)."""

@@ -1,0 +1,74 @@
+"""A decoder-only transformer, small enough to read whole.
+
+Pre-norm blocks (RMSNorm), learned positions, GELU MLP of four widths, no biases, untied readout, heads of a fixed
+width so that attention means the same at every size. Initial variance is 1 / fan_in (standard parameterization).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Final
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+
+VOCABULARY: Final = 256  # bytes
+
+
+class Block(nn.Module):
+    """Attention and MLP, each behind a norm and beside a residual."""
+
+    def __init__(self, width: int, head_width: int) -> None:
+        super().__init__()
+        self.heads = width // head_width
+        self.norm_attention, self.norm_mlp = nn.RMSNorm(width), nn.RMSNorm(width)
+        self.qkv = nn.Linear(width, 3 * width, bias=False)
+        self.out = nn.Linear(width, width, bias=False)
+        self.up = nn.Linear(width, 4 * width, bias=False)
+        self.down = nn.Linear(4 * width, width, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch, length, width = x.shape
+        qkv = self.qkv(self.norm_attention(x)).view(batch, length, 3, self.heads, width // self.heads)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)
+        mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        x = x + self.out(mixed.transpose(1, 2).reshape(batch, length, width))
+        return x + self.down(F.gelu(self.up(self.norm_mlp(x)), approximate="tanh"))
+
+
+class Gpt(nn.Module):
+    """Bytes in, the loss of the next byte out."""
+
+    def __init__(self, *, width: int, depth: int, head_width: int, context: int) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(VOCABULARY, width)
+        self.position = nn.Embedding(context, width)
+        self.blocks = nn.ModuleList(Block(width, head_width) for _ in range(depth))
+        self.norm = nn.RMSNorm(width)
+        self.readout = nn.Linear(width, VOCABULARY, bias=False)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """The mean loss in nats of ``tokens[:, 1:]``; ``tokens`` is (batch, context + 1)."""
+        inputs, targets = tokens[:, :-1], tokens[:, 1:]
+        x = self.embedding(inputs) + self.position.weight[: inputs.shape[1]]
+        for block in self.blocks:
+            x = block(x)
+        logits = self.readout(self.norm(x))
+        return F.cross_entropy(logits.reshape(-1, VOCABULARY).float(), targets.reshape(-1))
+
+    @torch.no_grad()
+    def initialise(self, seed: int) -> None:
+        """Draw every weight from ``seed`` alone, in the order of the names, on the CPU."""
+        generator = torch.Generator().manual_seed(seed)
+        for name, weight in sorted(self.named_parameters()):
+            if weight.ndim < 2:
+                weight.fill_(1.0)
+                continue
+            deviation = {"embedding.weight": 1.0, "position.weight": 0.5}.get(name, 1 / math.sqrt(weight.shape[1]))
+            weight.copy_(torch.randn(weight.shape, generator=generator) * deviation)
+
+
+def flops_per_token(*, width: int, depth: int, context: int) -> int:
+    """Training FLOPs a token: 6 · (12 · depth · width² + width · vocabulary) + 12 · depth · width · context."""
+    return 6 * (12 * depth * width**2 + width * VOCABULARY) + 12 * depth * width * context
