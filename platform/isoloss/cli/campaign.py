@@ -24,18 +24,19 @@ def preview(spec: Spec, *, set_: Set = (), output: Output = Output()) -> None:  
     from isoloss.search.preview import preview as plan
 
     campaign = decode_campaign(load_spec(spec, set_))
-    rows, value = [], {"sizes": [], "flops": 0.0}
+    rows: list[tuple[object, ...]] = []
+    value: dict[str, Any] = {"sizes": [], "flops": 0.0}
     for size in campaign.sizes:
         study, n_params = study_of(campaign, size), n_params_of(campaign, size, size.name)
         cost = plan(study)
         flops = 6 * n_params * cost["billed_budget"]
-        value["sizes"].append({"name": size.name, "n_params": n_params, "flops": flops, **cost})  # type: ignore[attr-defined]
-        value["flops"] += flops  # type: ignore[operator]
+        value["sizes"].append({"name": size.name, "n_params": n_params, "flops": flops, **cost})
+        value["flops"] += flops
         rows.append(
             (size.name, format_count(n_params), cost["tasks"], format_count(cost["billed_budget"]), f"{flops:.3g}")
         )
     target = 6 * n_params_of(campaign, campaign.target, TARGET) * campaign.target.n_tokens
-    value["target_flops"] = target  # type: ignore[assignment]
+    value["target_flops"] = target
     share = f"Searching costs {value['flops']:.3g} FLOPs; one run of the target {target:.3g}."
     show(output, value, Table(("size", "parameters", "tasks", "tokens", "FLOPs"), rows), share)
 

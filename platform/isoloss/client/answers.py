@@ -10,7 +10,6 @@ import msgspec
 from google.protobuf.json_format import MessageToDict
 
 from isoloss.domain.space import Scalar
-from isoloss.domain.spec import decode_study
 from isoloss.v1 import campaign_pb2, study_pb2
 from isoloss.wire.states import from_campaign_state, from_study_state
 from isoloss.wire.values import from_values

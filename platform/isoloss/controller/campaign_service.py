@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from typing import Any
 
-import grpc
 import msgspec
 
 from isoloss.controller import fitter as fitting
@@ -14,13 +13,12 @@ from isoloss.controller.decider import Decider
 from isoloss.controller.duty import Bell
 from isoloss.controller.fitter import Fitter
 from isoloss.controller.idempotency import once
-from isoloss.domain.campaign import TARGET, CampaignSpec, campaign_mapping, decode_campaign, n_params_of
+from isoloss.domain.campaign import TARGET, CampaignSpec, campaign_mapping, decode_campaign, n_params_of, study_of
 from isoloss.domain.study import CampaignState, StudyState
 from isoloss.errors import AlreadyExists, FitFailed, NotFound
 from isoloss.laws.campaign import CampaignFit
 from isoloss.search.events import Stopped
 from isoloss.search.geometry import plan_of
-from isoloss.domain.campaign import study_of
 from isoloss.store import campaigns, studies
 from isoloss.store.campaigns import CampaignRow
 from isoloss.store.pool import Conn, Pool

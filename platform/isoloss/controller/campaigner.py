@@ -18,7 +18,16 @@ from isoloss.domain.spec import encode
 from isoloss.domain.study import CampaignState, StudyState
 from isoloss.errors import AlreadyExists, WrongState
 from isoloss.laws.plan import (
-    AddTrial, BuyColumn, CampaignView, Deepen, Finish, LaunchStudy, Move, StudyView, nearest, next_moves,
+    AddTrial,
+    BuyColumn,
+    CampaignView,
+    Deepen,
+    Finish,
+    LaunchStudy,
+    Move,
+    StudyView,
+    nearest,
+    next_moves,
 )  # fmt: skip
 from isoloss.search.events import Deepened, TrialAdded
 from isoloss.search.preview import preview

@@ -95,8 +95,8 @@ class Dispatcher:
             async with self.pool.connection() as conn:
                 if (checkpoint := from_checkpoint(held.checkpoint)) is not None:
                     await tasks.add_checkpoint(conn, from_key(held.key), checkpoint)
-        keys = {b.key.task_id: from_key(b.key) for b in [*request.batches, *request.checkpoints]}
-        return await self.heartbeat(list(keys.values()))
+        keys = [*(batch.key for batch in request.batches), *(held.key for held in request.checkpoints)]
+        return await self.heartbeat(list({key.task_id: from_key(key) for key in keys}.values()))
 
     async def finish(self, endings: Sequence[pb.Ending]) -> list[pb.Ack]:
         """End attempts, all in one transaction; what the studies decide of it follows in another."""

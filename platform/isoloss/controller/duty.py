@@ -38,8 +38,15 @@ class Bell:
 class Duty(Protocol):
     """Something the controller does over and over."""
 
-    name: str
-    seconds: float
+    @property
+    def name(self) -> str:
+        """What the logs call it."""
+        ...
+
+    @property
+    def seconds(self) -> float:
+        """How long it rests when there was nothing to do."""
+        ...
 
     async def once(self) -> int:
         """One pass; returns how much there was to do."""

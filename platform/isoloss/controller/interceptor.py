@@ -19,9 +19,7 @@ Continuation = Callable[[grpc.HandlerCallDetails], Awaitable[Any]]
 class Errors(grpc.aio.ServerInterceptor):
     """Maps errors once, for calls with one answer and for streams."""
 
-    async def intercept_service(  # type: ignore[override]
-        self, continuation: Continuation, handler_call_details: grpc.HandlerCallDetails
-    ) -> Any:
+    async def intercept_service(self, continuation: Continuation, handler_call_details: grpc.HandlerCallDetails) -> Any:
         """Wrap the handler of the method; its name is what the log says."""
         handler = await continuation(handler_call_details)
         method = handler_call_details.method

@@ -9,8 +9,8 @@ from typing import Any, Final
 from isoloss.controller.decider import Decider
 from isoloss.domain.spec import StudySpec, decode_study
 from isoloss.domain.study import StudyState
+from isoloss.search.answers import ProposalRequest
 from isoloss.search.events import Proposed
-from isoloss.search.search import ProposalRequest
 from isoloss.store import studies
 from isoloss.store.pool import Pool
 

@@ -30,7 +30,7 @@ from isoloss.controller.campaign_service import CampaignService, LawService
 from isoloss.controller.campaigner import Campaigner
 from isoloss.controller.decider import Decider
 from isoloss.controller.dispatch import Dispatcher
-from isoloss.controller.duty import Bell, run
+from isoloss.controller.duty import Bell, Duty, run
 from isoloss.controller.fitter import Fitter
 from isoloss.controller.interceptor import Errors
 from isoloss.controller.proposer import Proposer
@@ -75,7 +75,7 @@ async def running(settings: Settings) -> AsyncIterator[Local]:
         bell, ttl = Bell(), timedelta(seconds=settings.lease_seconds)
         decider, fitter = Decider(pool, bell), Fitter(pool, bell, executor)
         dispatcher = Dispatcher(pool, decider, bell, ttl)
-        duties = [
+        duties: list[Duty] = [
             decider, Proposer(pool, decider, executor), Reaper(pool, bell, ttl), fitter, Campaigner(pool, bell, decider, fitter)
         ]  # fmt: skip
         address = await stack.enter_async_context(_grpc(listen, pool, decider, dispatcher, fitter, bell))

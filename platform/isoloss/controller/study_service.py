@@ -6,7 +6,6 @@ import math
 from collections.abc import AsyncIterator
 from typing import Any
 
-import grpc
 import msgspec
 
 from isoloss.controller import decider as deciding

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import grpc
 from google.protobuf.json_format import MessageToDict
 
 from isoloss.controller.dispatch import Dispatcher, to_lease

@@ -215,7 +215,7 @@ def _quantity(kind: type, value: Any) -> Any:
 
 
 def _explain(message: str) -> str:
-    """msgspec's sentence with the path first: ``method.eta: Expected `int` >= 2``."""
+    """Msgspec's sentence with the path first: ``method.eta: Expected `int` >= 2``."""
     text, _, where = message.partition(" - at `")
     path = where.rstrip("`").removeprefix("$").removeprefix(".")
     sentence = text.replace("Object contains unknown field", "unknown key").rstrip(".")

@@ -21,7 +21,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import psycopg
 
@@ -213,7 +213,7 @@ class Embedded:
             said = done.stdout.decode(errors="replace").strip().splitlines()[-3:]
             raise StoreUnavailable(f"{name} failed in {self.home}: {' '.join(said)}", hint=self._log_tail())
 
-    def _account(self) -> dict[str, object]:
+    def _account(self) -> dict[str, Any]:
         """What ``subprocess`` needs to run as the unprivileged user."""
         if self.user is None:
             return {}
@@ -237,7 +237,8 @@ class Embedded:
 
     def _reaches(self, program: Path) -> bool:
         probe = ["/bin/sh", "-c", 'test -x "$0"', str(program)]
-        return subprocess.run(probe, check=False, cwd="/", **self._account()).returncode == 0  # type: ignore[call-overload]
+        done: subprocess.CompletedProcess[bytes] = subprocess.run(probe, check=False, cwd="/", **self._account())
+        return done.returncode == 0
 
     def _log_tail(self) -> str:
         with contextlib.suppress(OSError):

@@ -38,7 +38,7 @@ def to_status(error: IsolossError) -> Any:
 
 def from_rpc_error(error: grpc.aio.AioRpcError) -> IsolossError:
     """The error a call ended with, as the class the server raised; a transport's own failure is ``Unreachable``."""
-    status = rpc_status.from_call(error)  # type: ignore[arg-type]
+    status = rpc_status.from_call(error)
     for detail in status.details if status else ():
         info = error_details_pb2.ErrorInfo()
         if detail.Unpack(info) and info.domain == DOMAIN and info.reason in CLASSES:

@@ -6,7 +6,7 @@ from isoloss.domain.study import CampaignState, StudyState
 from isoloss.v1 import campaign_pb2, common_pb2, study_pb2
 
 
-def to_study_state(state: StudyState) -> study_pb2.StudyState:
+def to_study_state(state: StudyState) -> study_pb2.StudyState.ValueType:
     """A study's state as the proto enum."""
     return study_pb2.StudyState.Value(f"STUDY_STATE_{state.name}")
 
@@ -16,7 +16,7 @@ def from_study_state(value: int) -> StudyState:
     return StudyState[study_pb2.StudyState.Name(value).removeprefix("STUDY_STATE_")]  # type: ignore[arg-type]
 
 
-def to_campaign_state(state: CampaignState) -> campaign_pb2.CampaignState:
+def to_campaign_state(state: CampaignState) -> campaign_pb2.CampaignState.ValueType:
     """A campaign's state as the proto enum."""
     return campaign_pb2.CampaignState.Value(f"CAMPAIGN_STATE_{state.name}")
 
