@@ -29,21 +29,24 @@ def obstacles(
     if ready and ready["wait"] and ready["wait"] > 0:
         found.append(f"{ready['n']} tasks back off after failures; the next may run in {ready['wait']:.0f} s.")
     if row.trainable:
-        live = [worker for worker in workers if worker.seen_seconds_ago < SILENT_SECONDS and not worker.draining]
-        able = [worker for worker in live if allows(worker.allowed, row.trainable)]
-        if not live:
-            found.append("No worker is there: `isoloss worker start` starts one.")
-        elif not able:
-            found.append(
-                f"{len(live)} workers are there and none of them allows {row.trainable!r}: start one with --allow."
-            )
-        elif not leased and sum(worker.leases for worker in able) >= sum(worker.slots for worker in able):
-            found.append("Every slot that could run it is taken by other studies.")
+        found += _short_of_workers(row.trainable, workers, running=bool(leased))
     elif not leased:
         found.append("The study names no trainable: a program has to ask for its trials (`study.optimize`).")
     if not search.startable() and leased:
         found.append(f"{leased['n']} tasks run; what follows depends on their results.")
     return found or [f"Nothing is in the way: {leased['n'] if leased else 0} tasks run."]
+
+
+def _short_of_workers(trainable: str, workers: Sequence[WorkerRow], *, running: bool) -> list[str]:
+    live = [worker for worker in workers if worker.seen_seconds_ago < SILENT_SECONDS and not worker.draining]
+    able = [worker for worker in live if allows(worker.allowed, trainable)]
+    if not live:
+        return ["No worker is there: `isoloss worker start` starts one."]
+    if not able:
+        return [f"{len(live)} workers are there and none of them allows {trainable!r}: start one with --allow."]
+    if not running and sum(worker.leases for worker in able) >= sum(worker.slots for worker in able):
+        return ["Every slot that could run it is taken by other studies."]
+    return []
 
 
 def allows(allowed: Mapping[str, Any], trainable: str) -> bool:

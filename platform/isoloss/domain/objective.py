@@ -6,6 +6,7 @@ finished task owes. The functions that turn values into desirabilities live in `
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping
 from typing import Annotated, Literal
@@ -75,7 +76,7 @@ AnyDesirability = Larger | Smaller | Target
 def check_order(path: str, **values: float) -> None:
     """Raise ``InvalidSpec`` unless the named values are finite and strictly increasing in the order given."""
     numbers = list(values.values())
-    if not all(map(math.isfinite, numbers)) or any(a >= b for a, b in zip(numbers, numbers[1:], strict=False)):
+    if not all(map(math.isfinite, numbers)) or any(a >= b for a, b in itertools.pairwise(numbers)):
         said = ", ".join(f"{name} {value:g}" for name, value in values.items())
         raise InvalidSpec(f"{path} has {said}; accepted is {' < '.join(values)}, all finite.")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import AsyncIterator
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import psycopg
 from psycopg import AsyncConnection
@@ -30,7 +30,7 @@ class Pool:
             kwargs={"options": OPTIONS, "application_name": name, "connect_timeout": 5},
         )  # fmt: skip
 
-    async def __aenter__(self) -> Pool:
+    async def __aenter__(self) -> Self:
         await self._pool.open()
         async with self.connection() as conn:
             version = conn.info.server_version
