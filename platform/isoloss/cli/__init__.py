@@ -16,6 +16,7 @@ from isoloss.errors import IsolossError
 
 # noun: (where its App or function is, what it is for)
 NOUNS: Final = {
+    "demo": ("isoloss.cli.demo:demo", "The whole story on this machine: search, deepen, forecast, confirm."),
     "up": ("isoloss.cli.service:up", "Run a controller on this machine."),
     "status": ("isoloss.cli.service:status", "Whether a controller runs, and what is in it."),
     "down": ("isoloss.cli.service:down", "End this user's controller."),

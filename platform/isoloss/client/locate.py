@@ -41,7 +41,9 @@ class Local(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def alive(self) -> bool:
-        """Whether its process is there."""
+        """Whether its process is there; a child of ours that has ended is reaped first."""
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(self.pid, os.WNOHANG)
         try:
             os.kill(self.pid, 0)
         except ProcessLookupError:
