@@ -1,0 +1,320 @@
+"""The lease state machine on a real Postgres: I1–I7, I12–I15, I18."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from datetime import timedelta
+from typing import Any
+
+import psycopg
+import pytest
+
+from isoloss.controller import decider as deciding
+from isoloss.controller.decider import Decider
+from isoloss.controller.duty import Bell
+from isoloss.domain.lease import Checkpoint, Ending, LeaseKey
+from isoloss.domain.spec import decode_study, encode
+from isoloss.domain.task import NEXT, TaskState
+from isoloss.errors import WrongState
+from isoloss.search.events import Deepened, Stopped, TrialAdded
+from isoloss.store import curves, ledger, studies, tasks
+from isoloss.store.pool import Pool
+from isoloss.store.tasks import Lease
+
+InStore = Callable[[Callable[[Pool], Awaitable[Any]]], Any]
+TTL = timedelta(seconds=30)
+GONE = timedelta(seconds=-1)
+
+
+def spec(**changes: Any) -> dict[str, Any]:
+    base: dict[str, Any] = {
+        "name": "s", "space": {"x": {"type": "float", "low": 0, "high": 1}}, "objective": {"metric": "loss"},
+        "method": {"min_budget": 1, "max_budget": 9},
+    }  # fmt: skip
+    return encode(decode_study(base | changes))
+
+
+async def study(pool: Pool, **changes: Any) -> tuple[Decider, Any]:
+    mapping = spec(**changes)
+    async with pool.connection() as conn:
+        row = await deciding.create(conn, decode_study(mapping), mapping=mapping, trainable="gpt")
+    assert row is not None
+    return Decider(pool, Bell()), row
+
+
+async def lease(pool: Pool, study_id: Any, n: int = 1, *, worker: str = "w", ttl: timedelta = TTL) -> list[Lease]:
+    async with pool.connection() as conn:
+        return await tasks.lease_next(conn, [study_id], worker_id=worker, incarnation="i", n=n, ttl=ttl)
+
+
+def key(found: Lease, **changes: Any) -> LeaseKey:
+    given = {"task_id": found.task_id, "epoch": found.epoch, "secret": found.secret} | changes
+    return LeaseKey(**given)
+
+
+def done(loss: float) -> Ending:
+    return Ending(kind="complete", values={"loss": loss})
+
+
+async def finish(pool: Pool, which: LeaseKey, ending: Ending) -> str:
+    async with pool.connection() as conn:
+        return (await tasks.finish(conn, which, ending, ("loss",))).said
+
+
+async def fingerprint(pool: Pool) -> list[Any]:
+    """The content of every table a stale message could touch."""
+    async with pool.connection() as conn:
+        return [
+            await (await conn.execute(f"SELECT t::text FROM {table} t ORDER BY 1".encode())).fetchall()
+            for table in ("task", "lease", "attempt", "result", "metric_chunk", "checkpoint", "event")
+        ]
+
+
+def test_a_lease_is_granted_once_whoever_asks_at_the_same_moment(in_store: InStore) -> None:
+    async def body(pool: Pool) -> None:
+        decider, row = await study(pool)
+        assert (await decider.decide(row.id, ask=9)).created == 9
+        granted = await asyncio.gather(*(lease(pool, row.id, 2, worker=f"w{i}") for i in range(8)))
+        taken = [one.task_id for some in granted for one in some]
+        assert len(taken) == len(set(taken)) == 9
+        assert all(one.epoch == 1 for some in granted for one in some)
+
+    in_store(body)
+
+
+def test_a_stale_epoch_or_a_wrong_secret_changes_no_row_and_is_told_so(in_store: InStore) -> None:
+    async def body(pool: Pool) -> None:
+        decider, row = await study(pool)
+        await decider.decide(row.id, ask=1)
+        (old,) = await lease(pool, row.id, ttl=GONE)
+        async with pool.connection() as conn:
+            assert len(await tasks.reap(conn)) == 1
+        (new,) = await lease(pool, row.id)
+        assert new.epoch == old.epoch + 1
+        before = await fingerprint(pool)
+        for forged in (key(old), key(new, secret="guess"), key(new, epoch=7), key(new, task_id=99)):
+            assert await finish(pool, forged, done(0.1)) == "stale"
+            async with pool.connection() as conn:
+                assert await tasks.heartbeat(conn, [forged], ttl=TTL) == {}
+                await curves.add_points(conn, forged, [(1, {"loss": 1.0})])
+                await tasks.add_checkpoint(conn, forged, Checkpoint(step=1, path="/x"))
+        assert await fingerprint(pool) == before
+        assert await finish(pool, key(new), done(0.2)) == "accepted"
+
+    in_store(body)
+
+
+def test_an_equal_repetition_is_acknowledged_and_a_different_one_is_told_that_the_first_stands(
+    in_store: InStore,
+) -> None:
+    async def body(pool: Pool) -> None:
+        decider, row = await study(pool)
+        await decider.decide(row.id, ask=1)
+        (found,) = await lease(pool, row.id)
+        assert await finish(pool, key(found), done(0.5)) == "accepted"
+        before = await fingerprint(pool)
+        assert await finish(pool, key(found), done(0.5)) == "accepted"
+        assert await finish(pool, key(found), done(0.6)) == "already_done"
+        assert await fingerprint(pool) == before
+
+    in_store(body)
+
+
+def test_a_lost_lease_reply_is_sent_again_under_a_new_secret(in_store: InStore) -> None:
+    async def body(pool: Pool) -> None:
+        decider, row = await study(pool)
+        await decider.decide(row.id, ask=1)
+        (lost,) = await lease(pool, row.id)
+        async with pool.connection() as conn:
+            who = {"worker_id": "w", "incarnation": "i", "ttl": TTL}
+            assert await tasks.reclaim(conn, [row.id], holding=[lost.task_id], **who) == []
+            (again,) = await tasks.reclaim(conn, [row.id], holding=[], **who)
+        assert (again.task_id, again.epoch) == (lost.task_id, lost.epoch) and again.secret != lost.secret
+        assert await finish(pool, key(lost), done(0.1)) == "stale"
+        assert await finish(pool, key(again), done(0.1)) == "accepted"
+
+    in_store(body)
+
+
+def test_an_exception_is_retried_twice_and_then_the_task_has_failed(in_store: InStore) -> None:
+    async def body(pool: Pool) -> None:
+        decider, row = await study(pool)
+        await decider.decide(row.id, ask=1)
+        for attempt in range(3):
+            async with pool.connection() as conn:
+                await conn.execute("UPDATE task SET not_before = now() WHERE state = 'ready'")
+            (found,) = await lease(pool, row.id)
+            assert found.epoch == attempt + 1
+            assert await finish(pool, key(found), Ending(kind="fail", message="boom")) == "accepted"
+        assert await lease(pool, row.id) == []
+        decided = await decider.decide(row.id)
+        assert decided.results == 1
+        search = await decider.search(row.id)
+        assert search.best() is None and search.outstanding == 0
+
+    in_store(body)
+
+
+def test_a_task_that_takes_three_workers_with_it_is_failed_and_the_study_goes_on(in_store: InStore) -> None:
+    async def body(pool: Pool) -> None:
+        decider, row = await study(pool)
+        await decider.decide(row.id, ask=1)
+        for _ in range(3):
+            assert len(await lease(pool, row.id, ttl=GONE)) == 1
+            async with pool.connection() as conn:
+                await tasks.reap(conn)
+        assert await lease(pool, row.id) == []
+        assert (await decider.decide(row.id, ask=1)).created == 1
+
+    in_store(body)
+
+
+def test_a_metric_that_is_missing_fails_at_once_and_one_that_is_nan_diverges(in_store: InStore) -> None:
+    async def body(pool: Pool) -> None:
+        decider, row = await study(pool)
+        await decider.decide(row.id, ask=2)
+        first, second = await lease(pool, row.id, 2)
+        await finish(pool, key(first), Ending(kind="complete", values={"acc": 1.0}))
+        await finish(pool, key(second), done(float("nan")))
+        async with pool.connection() as conn:
+            rows = await studies.trials(conn, row.id)
+        states = {r["state"]: r["message"] for r in rows}
+        assert set(states) == {"failed", "diverged"}
+        assert "without its metric loss (it reported acc)" in states["failed"]
+        await decider.decide(row.id)
+        async with pool.connection() as conn:
+            scores = await (await conn.execute("SELECT score FROM result")).fetchall()
+        assert scores == [(None,), (None,)]
+
+    in_store(body)
+
+
+def test_after_an_outage_leases_are_extended_before_anything_is_reaped(in_store: InStore) -> None:
+    async def body(pool: Pool) -> None:
+        decider, row = await study(pool)
+        await decider.decide(row.id, ask=1)
+        await lease(pool, row.id, ttl=GONE)
+        async with pool.connection() as conn:
+            await conn.execute("UPDATE control_plane SET beat_at = now() - interval '1 hour'")
+            assert await tasks.beat(conn, TTL)
+            assert await tasks.reap(conn) == []
+            assert not await tasks.beat(conn, TTL)
+
+    in_store(body)
+
+
+def test_the_newest_complete_checkpoint_of_the_trial_is_where_it_resumes(in_store: InStore) -> None:
+    async def body(pool: Pool) -> None:
+        decider, row = await study(pool, method={"min_budget": 10, "max_budget": 90})
+        await decider.decide(row.id, ask=1)
+        (found,) = await lease(pool, row.id, ttl=GONE)
+        async with pool.connection() as conn:
+            await tasks.add_checkpoint(conn, key(found), Checkpoint(step=4, path="/four"))
+            await tasks.add_checkpoint(conn, key(found), Checkpoint(step=7, path="/seven", manifest={"a": 1}))
+            await tasks.reap(conn)
+        (again,) = await lease(pool, row.id)
+        assert (again.budget_from, again.resume_from, again.budget_to) == (7, "/seven", 10)
+
+    in_store(body)
+
+
+def test_points_delivered_twice_and_out_of_order_give_the_same_curve(in_store: InStore) -> None:
+    async def body(pool: Pool) -> None:
+        decider, row = await study(pool)
+        await decider.decide(row.id, ask=1)
+        (found,) = await lease(pool, row.id)
+        batches = [[(1, {"loss": 3.0}), (2, {"loss": 2.0})], [(3, {"loss": 1.0})]]
+        async with pool.connection() as conn:
+            for points in (batches[1], batches[0], batches[1], batches[0]):
+                await curves.add_points(conn, key(found), points)
+            assert await curves.curve(conn, row.id, 0, "loss") == [(1, 3.0), (2, 2.0), (3, 1.0)]
+
+    in_store(body)
+
+
+def test_only_the_listed_moves_exist_in_postgres_too(in_store: InStore) -> None:
+    async def body(pool: Pool) -> None:
+        decider, row = await study(pool)
+        await decider.decide(row.id, ask=1)
+        for before in TaskState:
+            for after in set(TaskState) - {before}:
+                async with pool.connection() as conn:
+                    await conn.execute("ALTER TABLE task DISABLE TRIGGER task_moves")
+                    ended = "now()" if not NEXT[before] else "NULL"
+                    await conn.execute(f"UPDATE task SET state = '{before}', ended_at = {ended}".encode())
+                    await conn.execute("ALTER TABLE task ENABLE TRIGGER task_moves")
+                epoch = "epoch + 1" if (before, after) == (TaskState.READY, TaskState.LEASED) else "epoch"
+                ended = "now()" if not NEXT[after] else "NULL"
+                move = f"UPDATE task SET state = '{after}', epoch = {epoch}, ended_at = {ended}".encode()
+                if after in NEXT[before]:
+                    async with pool.connection() as conn:
+                        await conn.execute(move)
+                else:
+                    with pytest.raises(psycopg.errors.CheckViolation):
+                        async with pool.connection() as conn:
+                            await conn.execute(move)
+
+    in_store(body)
+
+
+def test_the_ledger_has_no_gap_and_folds_to_the_same_search_in_any_controller(in_store: InStore) -> None:
+    async def body(pool: Pool) -> None:
+        one, row = await study(pool)
+        other = Decider(pool, Bell())
+        finished = 0
+        while True:
+            await asyncio.gather(one.decide(row.id, ask=1), other.decide(row.id, ask=2))
+            found = await lease(pool, row.id, 5)
+            if not found:
+                break
+            for one_lease in found:
+                finished += 1
+                await finish(pool, key(one_lease), done(one_lease.params["x"]))
+        async with pool.connection() as conn:
+            events = await ledger.events(conn, row.id)
+            undecided = await ledger.undecided(conn, row.id)
+        assert [seq for seq, *_ in events] == list(range(1, len(events) + 1)) and not undecided
+        assert sum(kind == "task_done" for _, kind, _, _ in events) == finished
+        fresh = await Decider(pool, Bell()).search(row.id)
+        assert fresh.snapshot() == (await one.search(row.id)).snapshot() == (await other.search(row.id)).snapshot()
+        async with pool.connection() as conn:
+            stored = await studies.by_name(conn, "default", "s")
+        assert stored.reserved == 0 and stored.spent > 0 and stored.state == "idle"
+
+    in_store(body)
+
+
+def test_deepening_loses_nothing_and_a_stopped_study_takes_nothing_more(in_store: InStore) -> None:
+    async def body(pool: Pool) -> None:
+        decider, row = await study(pool)
+        await decider.decide(row.id, ask=3)
+        await decider.decide(row.id, events=[Deepened(max_budget=27)])
+        found = await lease(pool, row.id, 3)
+        assert len(found) == 3
+        await decider.decide(row.id, ask=1, events=[TrialAdded(configuration={"x": 0.5})])
+        await decider.decide(row.id, events=[Stopped(reason="enough")])
+        async with pool.connection() as conn:
+            stored = await studies.by_name(conn, "default", "s")
+            held = await tasks.heartbeat(conn, [key(one) for one in found], ttl=TTL)
+            states = {r["state"] for r in await studies.trials(conn, row.id)}
+        assert (stored.state, stored.reserved, stored.max_budget) == ("stopped", 0, 27)
+        assert set(held.values()) == {TaskState.CANCELLING} and states == {"cancelling", "cancelled"}
+        assert await finish(pool, key(found[0]), Ending(kind="release")) == "accepted"
+        with pytest.raises(WrongState, match="is stopped"):
+            await decider.decide(row.id, events=[Deepened(max_budget=81)])
+
+    in_store(body)
+
+
+def test_the_cap_on_the_budget_is_never_passed_and_stops_the_study(in_store: InStore) -> None:
+    async def body(pool: Pool) -> None:
+        decider, row = await study(pool, limits={"total_budget": 7})
+        while (await decider.decide(row.id, ask=4)).created:
+            for found in await lease(pool, row.id, 9):
+                await finish(pool, key(found), done(found.params["x"]))
+        async with pool.connection() as conn:
+            stored = await studies.by_name(conn, "default", "s")
+        assert stored.state == "stopped" and stored.spent <= 7 and stored.reserved == 0
+
+    in_store(body)
