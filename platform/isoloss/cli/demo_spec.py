@@ -11,9 +11,10 @@ from typing import Any, NamedTuple
 
 
 class Scale(NamedTuple):
-    """How much the demo trains; ``unit`` is the smallest rung, in tokens."""
+    """How much the demo trains; ``unit`` is the smallest rung, in tokens, ``top`` the largest D before the deepening."""
 
     unit: int
+    top: int
     widths: tuple[int, ...]
     target_width: int
     target_units: int
@@ -21,20 +22,24 @@ class Scale(NamedTuple):
     trade_unit: int
 
 
-FULL = Scale(unit=49152, widths=(32, 48, 64), target_width=96, target_units=16, eval_tokens=32768, trade_unit=24576)
-QUICK = Scale(unit=8192, widths=(16, 32, 48), target_width=64, target_units=16, eval_tokens=8192, trade_unit=8192)
+FULL = Scale(
+    unit=49152, top=4, widths=(32, 48, 64), target_width=96, target_units=16, eval_tokens=32768, trade_unit=24576
+)
+QUICK = Scale(
+    unit=12288, top=2, widths=(16, 32, 48), target_width=64, target_units=8, eval_tokens=8192, trade_unit=8192
+)
 BATCHES = (128, 256, 512, 1024)
 NAME = "demo"
 TRADE = "demo-loss-against-cpu"
 
 
 def campaign(scale: Scale) -> dict[str, Any]:
-    """The campaign: rungs of 1, 2, 4 units, deepened by itself to 8, confirmed at the target."""
+    """The campaign: rungs that double, deepened once by itself, confirmed at the target."""
     return {
         "name": NAME,
         "target": {"n_tokens": scale.target_units * scale.unit, "set": {"width": scale.target_width}},
         "sizes": [{"name": f"w{width}", "set": {"width": width}} for width in scale.widths],
-        "tokens": {"min": scale.unit, "max": 4 * scale.unit, "eta": 2, "deepen_to": 8 * scale.unit},
+        "tokens": {"min": scale.unit, "max": scale.top * scale.unit, "eta": 2, "deepen_to": 2 * scale.top * scale.unit},
         "fidelity": {"mode": "branch", "decay": 0.2},
         "space": {
             "lr": {"type": "float", "low": 2**-10, "high": 2**-4.5, "log": True},
@@ -60,7 +65,13 @@ def trade(scale: Scale) -> dict[str, Any]:
             "val_loss": {"shape": "smaller", "target": 2.2, "limit": 3.2},
             "cpu_us_per_token": {"shape": "smaller", "target": 8, "limit": 60, "importance": 0.5},
         },
-        "method": {"name": "idhb", "min_budget": scale.trade_unit, "max_budget": 4 * scale.trade_unit, "eta": 2},
+        "method": {
+            "name": "idhb",
+            "min_budget": scale.trade_unit,
+            "max_budget": 4 * scale.trade_unit,
+            "eta": 2,
+            "brackets": "all",
+        },
         "budget": {"unit": "tokens", "multiple": max(BATCHES)},
         "fidelity": {"mode": "resume"},
         "run": {"gpt": _gpt(scale, scale.trade_unit // 10)},
