@@ -198,6 +198,6 @@ def test_a_tiny_campaign_answers_and_says_that_it_knows_too_little() -> None:
     few = Observations(tuple(row for row in campaign(runs=(3, 2, 1, 1)) if row.n_params < 1e5 and row.n_tokens < 5e5))
     found = fit_campaign(few, bootstrap=40).forecast(3e5, 1e6)
     assert all(np.isfinite([found.lr, found.batch_tokens, *found.lr_interval, *found.batch_tokens_interval]))  # type: ignore[misc]
-    assert sum(warning.startswith("too little data: ") for warning in found.warnings) == 3
+    assert sum(warning.startswith("too little data: ") for warning in found.warnings) == 4
     with pytest.raises(FitFailed, match="needs at least 4"):
         fit_campaign(Observations(few.rows[:3]))
