@@ -23,6 +23,7 @@ NOUNS: Final = {
     "study": ("isoloss.cli.study:app", "Studies: preview, launch, watch, deepen and read them."),
     "campaign": ("isoloss.cli.campaign:app", "Campaigns: sizes to be searched for a target."),
     "worker": ("isoloss.cli.worker:app", "Workers: start, list, drain."),
+    "db": ("isoloss.cli.db:app", "The database: status, migrate, dump, psql."),
     "law": ("isoloss.cli.law:app", "Scaling laws on files: fit, forecast, compare, back-test, report."),
 }
 DEBUG: Final = "--debug"

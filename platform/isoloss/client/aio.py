@@ -276,11 +276,12 @@ class Study:
         except LeaseLost:
             self.client.pulse.drop(trial.key)
             return
-        except BaseException as error:
-            await self.tell_failed(trial, f"{type(error).__name__}: {error}", retryable=isinstance(error, Exception))
-            if not isinstance(error, Exception):
-                raise
+        except Exception as error:  # noqa: BLE001 - whatever the user's function raises is its result
+            await self.tell_failed(trial, f"{type(error).__name__}: {error}")
             return
+        except BaseException:  # Ctrl-C: the trial is given back unharmed
+            await self._tell(trial, Ending(kind="release"))
+            raise
         try:
             await self._tell(trial, ending_of(trial, returned))
         except LeaseLost:

@@ -266,11 +266,12 @@ class Study:
         except LeaseLost:
             self.client.pulse.drop(trial.key)
             return
-        except BaseException as error:
-            self.tell_failed(trial, f"{type(error).__name__}: {error}", retryable=isinstance(error, Exception))
-            if not isinstance(error, Exception):
-                raise
+        except Exception as error:  # noqa: BLE001 - whatever the user's function raises is its result
+            self.tell_failed(trial, f"{type(error).__name__}: {error}")
             return
+        except BaseException:  # Ctrl-C: the trial is given back unharmed
+            self._tell(trial, Ending(kind="release"))
+            raise
         try:
             self._tell(trial, ending_of(trial, returned))
         except LeaseLost:

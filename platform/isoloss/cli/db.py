@@ -1,0 +1,84 @@
+"""``isoloss db``: the database under the controller, with the tools that came with it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import App, Parameter
+
+from isoloss.cli.output import Output, Table, show
+from isoloss.client.locate import find_local
+from isoloss.errors import Unreachable
+
+app = App(name="db", help="The database: status, migrate, dump, psql.")
+Dsn = Annotated[str | None, Parameter(help="The database; otherwise ISOLOSS_DSN, otherwise the running controller's.")]
+
+
+@app.command
+def status(*, dsn: Dsn = None, output: Output = Output()) -> None:  # noqa: B008 - frozen
+    """Show server, size and applied migrations."""
+    value = asyncio.run(_status(_dsn(dsn)))
+    show(output, value, Table(("", ""), list(value.items())))
+
+
+@app.command
+def migrate(*, dsn: Dsn = None, output: Output = Output()) -> None:  # noqa: B008 - frozen
+    """Apply the migrations that are missing; a controller does the same when it starts."""
+    applied = asyncio.run(_migrate(_dsn(dsn)))
+    show(output, {"applied": applied}, ", ".join(applied) or "nothing to apply")
+
+
+@app.command
+def dump(out: Path, *, dsn: Dsn = None, output: Output = Output()) -> None:  # noqa: B008 - frozen
+    """Write everything into one file that `pg_restore` reads."""
+    import subprocess
+
+    command = [str(_tool("pg_dump")), "--format=custom", f"--file={out}", f"--dbname={_dsn(dsn)}"]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    if done.returncode:
+        raise Unreachable(f"pg_dump failed: {done.stderr.strip().splitlines()[-1]}")
+    show(output, {"out": str(out), "bytes": out.stat().st_size}, f"{out.stat().st_size} bytes in {out}")
+
+
+@app.command
+def psql(*, dsn: Dsn = None) -> None:
+    """Open psql on the database."""
+    program = str(_tool("psql"))
+    os.execv(program, [program, _dsn(dsn)])  # noqa: S606
+
+
+def _dsn(stated: str | None) -> str:
+    if found := stated or os.environ.get("ISOLOSS_DSN"):
+        return found
+    if (local := find_local()) is not None:
+        return local.dsn
+    raise Unreachable("No database: no --dsn, no ISOLOSS_DSN, and no controller of yours runs.", hint="`isoloss up`.")
+
+
+def _tool(name: str) -> Path:
+    from isoloss.client.locate import home
+    from isoloss.store.embedded import Embedded
+
+    return Embedded(home=home() / "postgres").binaries() / name
+
+
+async def _status(dsn: str) -> dict[str, Any]:
+    from isoloss.store.migrate import APPLIED
+    from isoloss.store.pool import Pool
+
+    async with Pool(dsn, size=1, name="isoloss db") as pool, pool.connection() as conn:
+        row = await (await conn.execute("SELECT version(), pg_database_size(current_database())")).fetchone()
+        applied = await (await conn.execute(APPLIED)).fetchall()
+    version, size = row or ("", 0)
+    return {"dsn": dsn, "server": version.split(",")[0], "bytes": size, "migrations": [name for _, name, _ in applied]}
+
+
+async def _migrate(dsn: str) -> list[str]:
+    from isoloss.store.migrate import migrate as apply
+    from isoloss.store.pool import Pool
+
+    async with Pool(dsn, size=1, name="isoloss db") as pool:
+        return await apply(pool)
