@@ -96,6 +96,14 @@ JOIN trial ON trial.study_id = task.study_id AND trial.no = task.trial_no
 JOIN metric_chunk AS chunk ON chunk.task_id = task.id
 CROSS JOIN LATERAL unnest(chunk.steps, chunk."values") AS point(step, value);
 
+-- How many points a study has of every metric, without opening the chunks.
+CREATE VIEW dash_metric AS
+SELECT dash_key(study.project, study.name) AS study, chunk.metric,
+       coalesce(chunk.metric = study.spec #>> '{objective,metric}', false) AS objective,
+       sum(cardinality(chunk.steps))::float8 AS points
+FROM study JOIN task ON task.study_id = study.id JOIN metric_chunk AS chunk ON chunk.task_id = task.id
+GROUP BY study.id, chunk.metric;
+
 CREATE VIEW dash_event AS
 SELECT dash_key(study.project, study.name) AS study, event.seq, event.at, event.kind, (event.body - 'kind')::text AS body,
        jsonb_array_length(event.decisions) AS decisions
@@ -199,6 +207,12 @@ FROM (SELECT DISTINCT ON (campaign_id, form) campaign_id, form, at, body FROM fi
 JOIN campaign ON campaign.id = fit.campaign_id
 CROSS JOIN LATERAL jsonb_each(CASE WHEN jsonb_typeof(fit.body -> 'estimates') = 'object' THEN fit.body -> 'estimates'
                                    ELSE '{}'::jsonb END) AS constant(key, value);
+
+-- What the learning-rate/batch basin is drawn from: the newest joint surface with its draws.
+CREATE VIEW dash_basin AS
+SELECT DISTINCT ON (fit.campaign_id) dash_key(campaign.project, campaign.name) AS campaign, fit.observation_hash, fit.body
+FROM fit JOIN campaign ON campaign.id = fit.campaign_id WHERE fit.form = 'lr-batch'
+ORDER BY fit.campaign_id, fit.id DESC;
 
 -- The role dashboards connect as, or become by SET ROLE. Roles belong to the whole server: another database of it may
 -- have made this one, at this very moment too; and where we may not make roles, an administrator does.

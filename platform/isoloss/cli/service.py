@@ -37,6 +37,7 @@ def up(
     lease_seconds
         How long a worker may be silent before its task is leased again.
     """
+    os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")  # nothing forks without exec here; silences gRPC's warning
     from isoloss.controller.server import configure_logs
     from isoloss.controller.settings import load
 

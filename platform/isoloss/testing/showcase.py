@@ -170,7 +170,7 @@ def loss_of(params: dict[str, Any], n_params: float, n_tokens: float) -> float:
     if du - 0.4 * dv > 3.2:
         return math.nan
     least = 1.69 + 406.4 / n_params**0.34 + 410.7 / n_tokens**0.28
-    return float(least * math.exp(TYPICAL.excess(np.float64(du), np.float64(dv))))
+    return float(least * math.exp(TYPICAL.excess(np.array(du), np.array(dv))))
 
 
 def _key(lease: Lease) -> LeaseKey:
