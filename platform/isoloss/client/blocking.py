@@ -140,7 +140,7 @@ class Study:
         self.project = project
         self.name = name
         self._reference = study_pb2.StudyName(project=project, name=name)
-        self._holder = f"{socket.gethostname()}-{os.getpid()}-{new_key()[:8]}"
+        self._holder = f"{socket.gethostname()}-{os.getpid()}"
 
     def info(self) -> StudyInfo:
         """The study as it stands."""
@@ -278,7 +278,10 @@ class Study:
             return
 
     def _ask(self, wait_seconds: float) -> tuple[Trial | None, bool]:
-        request = work_pb2.AskRequest(study=self._reference, holder=self._holder, wait_seconds=wait_seconds)
+        holder = (
+            f"{self._holder}/{new_key()[:12]}"  # one a call: asked again after a lost reply, it gets the same lease
+        )
+        request = work_pb2.AskRequest(study=self._reference, holder=holder, wait_seconds=wait_seconds)
         reply = self.transport.call(self.transport.trials.Ask, request)
         if not reply.HasField("lease"):
             return None, bool(reply.idle)

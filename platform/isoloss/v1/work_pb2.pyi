@@ -28,7 +28,7 @@ class AskRequest(_message.Message):
     HOLDER_FIELD_NUMBER: _builtins.int
     WAIT_SECONDS_FIELD_NUMBER: _builtins.int
     holder: _builtins.str
-    """Who holds the lease; stable over retries of one process."""
+    """Who holds the lease: one name an ask, kept when the call is made again after a lost reply."""
     wait_seconds: _builtins.float
     @_builtins.property
     def study(self) -> _study_pb2.StudyName: ...

@@ -1,0 +1,250 @@
+"""The SDK against a real controller on loopback: what a notebook does, and what it is told when it is wrong."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+import isoloss
+from isoloss import errors
+from isoloss.client.locate import Local
+from isoloss.testing.controller import controller, temporary_home
+
+SPACE = {"lr": isoloss.Float(1e-4, 1e-1, log=True)}
+LOSS = isoloss.minimize("val_loss")
+
+
+@pytest.fixture(scope="module")
+def local() -> Iterator[Local]:
+    with temporary_home(), controller() as found:
+        yield found
+
+
+@pytest.fixture
+def client(local: Local) -> Iterator[isoloss.Client]:
+    with isoloss.connect(local.address, patience=5.0) as found:
+        yield found
+
+
+def loss(lr: float, epoch: int) -> float:
+    return abs(math.log(lr / 3e-3)) + 1 / epoch
+
+
+def train(trial: isoloss.Trial) -> None:
+    for epoch in trial.steps():
+        trial.report(epoch, val_loss=loss(trial.params["lr"], epoch))
+
+
+def test_a_study_is_optimized_deepened_and_answers_in_optunas_words(client: isoloss.Client) -> None:
+    study = client.create_study("words", space=SPACE, objective=LOSS, method=isoloss.IDHB(min_budget=1, max_budget=9))
+    study.optimize(train, n_jobs=2)
+    before = study.trials()
+    assert study.info().state == "idle" and len(before) == 9
+    study.deepen(max_budget=27).optimize(train)
+    after = study.trials()
+    assert [t.params for t in after[:9]] == [t.params for t in before]
+    assert study.best_value == pytest.approx(loss(study.best_params["lr"], study.best_trial.budget))
+    frame = study.trials_dataframe()
+    assert {"number", "value", "params_lr", "state"} <= set(frame.columns) and len(frame) == len(after)
+    assert study.info().reserved == 0
+    rungs = {(r["bracket"], r["level"]): r for r in study.info().rungs}
+    assert all(rung["settled"] and rung["results"] >= rung["quota"] for rung in rungs.values())
+
+
+def test_one_process_or_four_end_with_the_same_settled_rungs(client: isoloss.Client) -> None:
+    def finish(name: str, n_jobs: int) -> set[tuple[float, int]]:
+        study = client.create_study(
+            name, space=SPACE, objective=LOSS, method=isoloss.IDHB(min_budget=1, max_budget=9), seed=3
+        )
+        study.optimize(train, n_jobs=n_jobs)
+        best = sorted(
+            (t.levels[-1].score or math.inf, t.params["lr"]) for t in study.trials() if t.levels[-1].level == 2
+        )
+        return {(lr, 2) for _, lr in best[:1]}
+
+    assert finish("alone", 1) == finish("together", 4)
+
+
+def test_ask_and_tell_hold_a_lease_and_a_nan_is_a_result(client: isoloss.Client) -> None:
+    study = client.create_study("told", space=SPACE, objective=LOSS, method=isoloss.IDHB(min_budget=1, max_budget=9))
+    first, second = study.ask(), study.ask()
+    study.tell(first, val_loss=1.0)
+    second.report(1, val_loss=float("nan"))
+    study.tell(second)
+    with pytest.raises(errors.LeaseLost):
+        study.tell(first, val_loss=2.0)
+    states = {t.number: t.levels[0].state for t in study.trials()}
+    assert states == {0: "ok", 1: "diverged"}
+    assert study.best_trial.number == 0
+
+
+def test_an_exception_is_retried_and_then_named_in_the_logs(client: isoloss.Client) -> None:
+    study = client.create_study(
+        "fails", space=SPACE, objective=LOSS, method=isoloss.Fixed(budget=1), limits={"trials": 1}
+    )
+
+    def explode(trial: isoloss.Trial) -> None:
+        raise RuntimeError("out of cheese")
+
+    study.optimize(explode)
+    (trial,) = study.trials()
+    assert trial.levels[0].state == "failed" and "RuntimeError: out of cheese" in trial.levels[0].message
+    with pytest.raises(errors.NotFound, match="has no result yet"):
+        study.best_params
+
+
+def test_an_enqueued_trial_runs_beside_the_brackets(client: isoloss.Client) -> None:
+    study = client.create_study(
+        "enqueued", space=SPACE, objective=LOSS, method=isoloss.Fixed(budget=3), limits={"trials": 0}
+    )
+    assert study.info().state == "idle"
+    number = study.enqueue_trial({"lr": 3e-3})
+    study.optimize(train)
+    assert study.best_trial.number == number and study.best_value == pytest.approx(1 / 3)
+    with pytest.raises(errors.InvalidSpec, match="lr"):
+        study.enqueue_trial({"lr": 5.0})
+
+
+def test_a_watch_resumes_from_its_cursor_with_nothing_missed(client: isoloss.Client) -> None:
+    study = client.create_study("watched", space=SPACE, objective=LOSS, method=isoloss.IDHB(min_budget=1, max_budget=3))
+    seen: list[dict[str, Any]] = []
+    watcher = threading.Thread(target=lambda: seen.extend(study.watch(until_idle=True)))
+    watcher.start()
+    study.optimize(train)
+    watcher.join(timeout=20)
+    assert [event["seq"] for event in seen] == list(range(1, study.info().seq + 1))
+    assert [event["seq"] for event in study.watch(after=3, until_idle=True)] == [e["seq"] for e in seen[3:]]
+
+
+def test_a_desirability_search_answers_with_the_limiting_objective(client: isoloss.Client) -> None:
+    wishes = {
+        "val_loss": isoloss.Smaller(target=0, limit=5),
+        "seconds": isoloss.Smaller(target=1, limit=10, importance=0.5),
+    }
+    study = client.create_study(
+        "wishes", space=SPACE, desirability=wishes, method=isoloss.IDHB(min_budget=1, max_budget=3)
+    )
+    study.optimize(lambda trial: {"val_loss": loss(trial.params["lr"], 1), "seconds": 2.0})
+    best = study.best_trial
+    assert 0 < best.value <= 1 and set(best.desirability) == set(wishes) and best.limiting in wishes
+
+
+def test_model_based_proposals_are_made_ahead_and_recorded(client: isoloss.Client) -> None:
+    method = isoloss.IDHB(min_budget=1, max_budget=27, sampler="tpe")
+    study = client.create_study("tpe", space=SPACE, objective=LOSS, method=method)
+
+    def slow(trial: isoloss.Trial) -> float:
+        threading.Event().wait(0.15)
+        return loss(trial.params["lr"], trial.budget_to)
+
+    study.optimize(slow)
+    sources = {trial.source for trial in study.trials()}
+    kinds = {event["kind"] for event in study.watch(until_idle=True)}
+    assert "tpe" in sources and "proposed" in kinds
+
+
+def test_pause_and_stop_do_what_they_say(client: isoloss.Client) -> None:
+    study = client.create_study("paused", space=SPACE, objective=LOSS, method=isoloss.IDHB(min_budget=1, max_budget=9))
+    study.pause()
+    with pytest.raises(errors.WrongState, match="nothing|waits"):
+        study.ask()
+    assert "paused" in study.why()[0]
+    study.resume()
+    trial = study.ask()
+    study.stop("enough")
+    with pytest.raises(errors.WrongState, match="is stopped"):
+        study.deepen(max_budget=27)
+    assert study.info().state == "stopped"
+    study.tell(trial, val_loss=1.0)
+    assert study.trials()[0].levels[0].state == "cancelled"
+
+
+BAD = [
+    ({"space": {"lr": {"type": "float", "low": 1, "high": 0}}}, r"space\.lr has low 1 and high 0; accepted is low < high"),
+    ({"space": {"lr": {"type": "float", "low": 0, "high": 1, "log": True}}}, r"space\.lr\.low is 0 with log: true"),
+    ({"space": {"lr": {"type": "float", "low": "a", "high": 1}}}, r"lr\.low|low"),
+    ({"space": {"lr": {"type": "float", "low": 0, "high": 1, "hihg": 2}}}, "unknown key `hihg`"),
+    ({"method": {"min_budget": 1, "max_budget": 9, "eta": 1}}, r"method\.eta"),
+    ({"method": {"min_budget": 1, "max_budget": 9, "eeta": 3}}, r"method: unknown key `eeta`"),
+    ({"method": {"min_budget": 9, "max_budget": 1}}, "accepted is min ≤ max"),
+    ({"method": {"min_budget": 3, "max_budget": 13, "eta": 2}, "budget": {"multiple": 4}}, "nearest"),
+    ({"objective": None}, "neither of objective and desirability"),
+    ({"name": "a/b"}, "name is 'a/b'"),
+    ({"run": {"command": [], "gpus": 1}}, "run.command is empty"),
+    ({"run": {"gpt": {}, "function": "a:b"}}, "run names function, gpt"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("change", "message"), BAD)
+def test_bad_input_is_named_with_its_path_and_nothing_is_created(
+    client: isoloss.Client, change: dict[str, Any], message: str
+) -> None:
+    spec = {"name": "bad", "space": {"lr": {"type": "float", "low": 0.1, "high": 1}}, "objective": {"metric": "loss"},
+            "method": {"min_budget": 1, "max_budget": 9}} | change  # fmt: skip
+    with pytest.raises(errors.InvalidSpec, match=message):
+        client.launch_study(spec)
+    assert "bad" not in {study.name for study in client.studies()}
+
+
+def test_names_are_taken_once_unless_the_spec_is_equal(client: isoloss.Client) -> None:
+    method = isoloss.IDHB(min_budget=1, max_budget=9)
+    client.create_study("taken", space=SPACE, objective=LOSS, method=method)
+    client.create_study("taken", space=SPACE, objective=LOSS, method=method, load_if_exists=True)
+    with pytest.raises(errors.AlreadyExists, match="accepted is a free name"):
+        client.create_study("taken", space=SPACE, objective=LOSS, method=method)
+    with pytest.raises(errors.AlreadyExists, match="another seed"):
+        client.create_study("taken", space=SPACE, objective=LOSS, method=method, seed=9, load_if_exists=True)
+
+
+@pytest.mark.parametrize(("wanted", "message"), [(9, "more|above|9"), (3, "3"), (20, "27 and 81|27")])
+def test_deepening_to_a_smaller_or_unreachable_budget_is_refused(
+    client: isoloss.Client, wanted: int, message: str
+) -> None:
+    study = client.create_study(
+        "deep", space=SPACE, objective=LOSS, method=isoloss.IDHB(min_budget=1, max_budget=9), load_if_exists=True
+    )
+    before = study.info().seq
+    with pytest.raises((errors.InvalidSpec, errors.WrongState), match=message):
+        study.deepen(max_budget=wanted)
+    assert study.info().seq == before
+
+
+def test_unknown_names_and_unreachable_controllers_are_typed(client: isoloss.Client) -> None:
+    with pytest.raises(errors.NotFound, match="There is no study 'nope'"):
+        client.study("nope")
+    with pytest.raises(errors.NotFound, match="There is no campaign 'nope'"):
+        client.campaign("nope")
+    with isoloss.connect("127.0.0.1:1", patience=0.5) as nobody, pytest.raises(errors.Unreachable):
+        nobody.studies()
+
+
+def test_a_call_made_twice_under_one_key_happens_once(client: isoloss.Client) -> None:
+    from isoloss.v1 import common_pb2, study_pb2
+
+    spec = '{"name": "once", "space": {"x": {"type": "float", "low": 0, "high": 1}}, "objective": {"metric": "l"}, "method": {"name": "fixed", "budget": 1}, "limits": {"trials": 0}}'
+    key = common_pb2.Idempotency(key="k1")
+    stub = client.transport.studies
+    first = client.transport.call(stub.CreateStudy, study_pb2.CreateStudyRequest(idempotency=key, spec_json=spec))
+    again = client.transport.call(stub.CreateStudy, study_pb2.CreateStudyRequest(idempotency=key, spec_json=spec))
+    assert first == again
+    with pytest.raises(errors.AlreadyExists, match="was used for another request"):
+        client.transport.call(
+            stub.CreateStudy, study_pb2.CreateStudyRequest(idempotency=key, spec_json=spec.replace("once", "twice"))
+        )
+
+
+def test_the_async_face_has_the_same_names(local: Local) -> None:
+    async def body() -> float:
+        async with await isoloss.aio.connect(local.address) as client:
+            study = await client.create_study(
+                "async", space=SPACE, objective=LOSS, method=isoloss.IDHB(min_budget=1, max_budget=3)
+            )
+            await study.optimize(train, n_jobs=2)
+            return await study.best_value
+
+    assert asyncio.run(body()) < 10
