@@ -172,7 +172,7 @@ BAD = [
     ({"method": {"min_budget": 1, "max_budget": 9, "eta": 1}}, r"method\.eta"),
     ({"method": {"min_budget": 1, "max_budget": 9, "eeta": 3}}, r"method: unknown key `eeta`"),
     ({"method": {"min_budget": 9, "max_budget": 1}}, "accepted is min ≤ max"),
-    ({"method": {"min_budget": 3, "max_budget": 13, "eta": 2}, "budget": {"multiple": 4}}, "nearest"),
+    ({"method": {"min_budget": 2, "max_budget": 9, "eta": 2}, "budget": {"multiple": 4}}, "nearest"),
     ({"objective": None}, "neither of objective and desirability"),
     ({"name": "a/b"}, "name is 'a/b'"),
     ({"run": {"command": [], "gpus": 1}}, "run.command is empty"),
