@@ -8,6 +8,14 @@ $$ SELECT CASE WHEN project = 'default' THEN name ELSE project || '/' || name EN
 CREATE FUNCTION dash_number(value jsonb) RETURNS double precision LANGUAGE sql IMMUTABLE AS
 $$ SELECT CASE WHEN jsonb_typeof(value) = 'number' THEN value::double precision END $$;
 
+-- A count as people say it, three digits and K, M, B or T.
+CREATE FUNCTION dash_short(value double precision) RETURNS text LANGUAGE sql IMMUTABLE AS
+$$ SELECT CASE WHEN value = 0 THEN '0' ELSE
+       trim_scale(round((value / 10 ^ scale)::numeric, greatest(0, 2 - floor(log(abs(value) / 10 ^ scale))::integer)))
+       || CASE scale WHEN 12 THEN 'T' WHEN 9 THEN 'B' WHEN 6 THEN 'M' WHEN 3 THEN 'K' ELSE '' END END
+   FROM (SELECT CASE WHEN abs(value) >= 1e12 THEN 12 WHEN abs(value) >= 1e9 THEN 9 WHEN abs(value) >= 1e6 THEN 6
+                     WHEN abs(value) >= 1e3 THEN 3 ELSE 0 END AS scale) AS said $$;
+
 -- One row a trial and level. `value` is what people read: the objective's metric, or the overall desirability.
 CREATE VIEW dash_task AS
 SELECT task.id AS task_id, dash_key(study.project, study.name) AS study, dash_key(campaign.project, campaign.name) AS campaign,

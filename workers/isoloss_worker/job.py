@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -47,9 +48,54 @@ class Diverged(Exception):  # noqa: N818 - a result, not an error
         self.values = dict(values)
 
 
-class Reporter:
-    """Where a trainable's news goes: metrics at a step, and a folder it has completed."""
+class Preempted(BaseException):
+    """The run ended early because it was asked to; ``saved`` is the step of the state in ``save_to``, if there is one.
 
-    def __init__(self, metrics: Callable[[int, Values], None], checkpoint: Callable[[int], None]) -> None:
+    Not an ``Exception``: a trainer's own ``except Exception`` must not swallow it.
+    """
+
+    def __init__(self, saved: int | None = None) -> None:
+        super().__init__("preempted")
+        self.saved = saved
+
+
+class Failed(Exception):  # noqa: N818 - an outcome that travels to the agent
+    """The trainer failed, and ``retryable`` says whether trying again can help."""
+
+    def __init__(self, message: str, *, retryable: bool) -> None:
+        super().__init__(message)
+        self.retryable = retryable
+
+
+class Stop:
+    """Whether the run was asked to end early (SIGTERM), and what to do at that moment."""
+
+    def __init__(self) -> None:
+        self.asked = False
+        self._then: Callable[[], None] | None = None
+
+    def ask(self) -> None:
+        """Remember it, and do what the running trainable wants done now."""
+        self.asked = True
+        if self._then is not None:
+            self._then()
+
+    @contextmanager
+    def then(self, action: Callable[[], None]) -> Iterator[None]:
+        """Within the block, call ``action`` when the run is asked to end."""
+        self._then = action
+        try:
+            yield
+        finally:
+            self._then = None
+
+
+class Reporter:
+    """Where a trainable's news goes: metrics at a step, and a folder it has completed; ``stop`` is what it may hear."""
+
+    def __init__(
+        self, metrics: Callable[[int, Values], None], checkpoint: Callable[[int], None], stop: Stop | None = None
+    ) -> None:
         self.metrics = metrics
         self.checkpoint = checkpoint
+        self.stop = stop or Stop()

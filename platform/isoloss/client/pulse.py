@@ -51,6 +51,7 @@ class Pulse:
         self._held: dict[int, Held] = {}
         self._ttl = 30.0
         self._lock = threading.Lock()
+        self._delivering = threading.Lock()  # one delivery at a time: what is taken is removed when it was heard
         self._wake = threading.Event()
         self._closed = False
         self._thread = threading.Thread(target=self._run, name="isoloss-pulse", daemon=True)
@@ -72,9 +73,20 @@ class Pulse:
                 if checkpoint is not None:
                     held.checkpoints.append(checkpoint)
 
+    def flush(self, key: LeaseKey) -> bool:
+        """Deliver what is left of this lease, which stays renewed; ``False`` when nobody answers."""
+        while self._waiting(key):
+            if not self._deliver():
+                return not self._waiting(key)
+        return True
+
     def drop(self, key: LeaseKey) -> None:
         """Deliver what is left of this lease and renew it no more."""
-        self._deliver()
+        self.flush(key)
+        self.forget(key)
+
+    def forget(self, key: LeaseKey) -> None:
+        """Renew this lease no more; what was not delivered is dropped."""
         with self._lock:
             held = self._held.get(key.task_id)
             if held is not None and held.key.epoch == key.epoch:
@@ -86,6 +98,12 @@ class Pulse:
         self._wake.set()
         self._thread.join(timeout=5)
         self._channel.close()
+
+    def _waiting(self, key: LeaseKey) -> bool:
+        with self._lock:
+            held = self._held.get(key.task_id)
+            mine = held is not None and held.key.epoch == key.epoch and not held.lost
+            return mine and held is not None and bool(held.points or held.checkpoints)
 
     def _run(self) -> None:
         since_beat = 0.0
@@ -102,6 +120,10 @@ class Pulse:
 
     def _deliver(self) -> bool:
         """Send the waiting points and checkpoints; kept when nobody answers. Returns whether any were sent."""
+        with self._delivering:
+            return self._deliver_one()
+
+    def _deliver_one(self) -> bool:
         with self._lock:
             taken = [
                 (held, held.points[:MOST_POINTS], list(held.checkpoints))

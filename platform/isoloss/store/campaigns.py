@@ -67,7 +67,7 @@ async def by_name(conn: Conn, project: str, name: str) -> CampaignRow:
 
 LOCK: Final[LiteralString] = """
     SELECT id, project, name, spec, state::text, max_tokens, deepened, deepened_tokens, restart_tokens, confirm
-    FROM campaign WHERE id = %(campaign_id)s FOR UPDATE"""
+    FROM campaign WHERE id = %(campaign_id)s FOR NO KEY UPDATE"""
 
 
 async def lock(conn: Conn, campaign_id: CampaignId) -> CampaignRow:

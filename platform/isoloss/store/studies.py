@@ -94,11 +94,14 @@ async def listed(conn: Conn, *, project: str = "", campaign_id: CampaignId | Non
 LOCK: Final[LiteralString] = """
     SELECT id, project, name, campaign_id, size, n_params, spec, trainable, state::text, max_budget, next_seq, cap,
            reserved, spent
-    FROM study WHERE id = %(study_id)s FOR UPDATE"""
+    FROM study WHERE id = %(study_id)s FOR NO KEY UPDATE"""
 
 
 async def lock(conn: Conn, study_id: StudyId) -> StudyRow:
-    """The study's row, locked until the end of the transaction: whoever holds it decides."""
+    """The study's row, locked until the end of the transaction: whoever holds it decides.
+
+    NO KEY: a result that references the study is inserted under its task's row alone and must not wait for the decider.
+    """
     async with conn.cursor(row_factory=class_row(StudyRow)) as cursor:
         await cursor.execute(LOCK, {"study_id": study_id})
         row = await cursor.fetchone()

@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from isoloss.domain.spec import Gpt as GptSpec
 from isoloss.domain.spec import decode
 from isoloss.errors import InvalidSpec, TrainableFailed
-from isoloss_worker.job import Diverged, Job, Reporter, Values
+from isoloss_worker.job import Diverged, Job, Preempted, Reporter, Values
 from isoloss_worker.trainables.gpt import data
 from isoloss_worker.trainables.gpt.model import Gpt, flops_per_token
 
@@ -119,6 +119,8 @@ def train(job: Job, reporter: Reporter) -> Values:
     last = math.nan
     saved = job.decay_from <= run.tokens
     while run.tokens < job.budget_to:
+        if reporter.stop.asked:
+            raise _preempted(run, job, saved=saved)
         if run.tokens >= job.decay_from and not saved:
             run.save(Path(job.save_to))
             reporter.checkpoint(run.tokens)
@@ -139,6 +141,14 @@ def train(job: Job, reporter: Reporter) -> Values:
     values = {"val_loss": run.held_out_loss(), "train_loss": last, **cost}
     reporter.metrics(run.tokens, values)
     return values
+
+
+def _preempted(run: Run, job: Job, *, saved: bool) -> Preempted:
+    """The trunk is saved where it is; a decay under way is dropped, since its fork was saved already."""
+    if saved or run.tokens == job.budget_from:
+        return Preempted()
+    run.save(Path(job.save_to))
+    return Preempted(saved=run.tokens)
 
 
 def spec_of(job: Job) -> GptSpec:
