@@ -1,0 +1,267 @@
+"""The agent: registers, leases a task for every free slot, and tells how each ended.
+
+It outlives its controller: while nobody answers it trains on, keeps its endings, and asks again. It leaves when told to:
+on SIGTERM or SIGINT its trainers are asked to save and their tasks are given back; when the controller drains it, it
+finishes what it holds. Leases are renewed by a thread of their own (``client.pulse``), whatever the loop does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import socket
+import time
+import uuid
+from collections.abc import Callable
+from typing import Any, Final
+
+import structlog
+
+from isoloss.client.pulse import Pulse
+from isoloss.client.transport import AsyncTransport
+from isoloss.domain.lease import Ending
+from isoloss.errors import IsolossError, NotFound, Unreachable
+from isoloss.v1 import common_pb2 as pb
+from isoloss.v1 import work_pb2
+from isoloss.wire.values import from_key, to_ending
+from isoloss_worker import gpus
+from isoloss_worker.allow import AllowList
+from isoloss_worker.attempt import Attempt
+from isoloss_worker.endings import Endings
+from isoloss_worker.energy import Meter
+from isoloss_worker.messages import Measured, Saved
+from isoloss_worker.slots import GRACE_SECONDS, Slot, Stopped
+
+log = structlog.get_logger()
+WAIT_SECONDS: Final = 20.0
+BREATH_SECONDS: Final = 0.5  # between two empty answers that came at once: the controller is ending
+PATIENCE_SECONDS: Final = 900.0  # without a controller and without work
+GOODBYE_SECONDS: Final = GRACE_SECONDS + 5.0
+
+
+class Agent:
+    """One worker process."""
+
+    def __init__(self, address: str, *, name: str, slots: list[Slot], allowed: AllowList) -> None:
+        self._transport = AsyncTransport(address, patience=WAIT_SECONDS)
+        self._address = address
+        self._name = name
+        self._incarnation = uuid.uuid4().hex
+        self._slots = slots
+        self._allowed = allowed
+        self._endings = Endings(self._transport)
+        self._pulse: Pulse | None = None
+        self._holding: dict[int, asyncio.Future[str]] = {}
+        self._freed = asyncio.Event()  # a slot is free, or the worker is to leave
+        self._left = asyncio.Event()
+        self._leaving = ""  # "" | "finish" what is held | "release" it
+        self._gave_up: Unreachable | None = None
+
+    async def run(self) -> None:
+        """Work until told to leave; raises ``Unreachable`` after long without a controller and without work."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self.leave, "release")
+        await self._register()
+        drained = _threadsafe(loop, self.leave, "finish")
+        self._pulse = Pulse(self._address, worker_id=self._name, on_drain=drained)
+        try:
+            async with asyncio.TaskGroup() as group:
+                delivering = group.create_task(self._endings.run(), name="endings")
+                await self._work()
+                delivering.cancel()
+        finally:
+            await asyncio.gather(*(slot.close() for slot in self._slots))
+            await asyncio.to_thread(self._pulse.close)
+            await self._transport.close()
+        log.info("worker.left", worker=self._name)
+        if self._gave_up is not None:
+            raise self._gave_up
+
+    def leave(self, how: str) -> None:
+        """Lease nothing more; ``finish`` or ``release`` what is held."""
+        if how != self._leaving and self._leaving != "release":
+            log.info("worker.leaving", worker=self._name, how=how, held=len(self._holding))
+            self._leaving = how
+            self._left.set()
+            self._freed.set()
+        if how == "release":
+            for stop in self._holding.values():
+                _resolve(stop, "drain")
+
+    async def _work(self) -> None:
+        attempts: set[asyncio.Task[None]] = set()
+        async with asyncio.TaskGroup() as group:
+            await self._warm()
+            while not self._leaving:
+                self._freed.clear()
+                free = [slot for slot in self._slots if not slot.busy]
+                if not free:
+                    await self._freed.wait()
+                    continue
+                for lease in await self._lease(len(free)):
+                    if not free:
+                        await self._give_back(lease)
+                        continue
+                    slot, stop = free.pop(0), asyncio.get_running_loop().create_future()
+                    slot.busy, self._holding[lease.key.task_id] = True, stop
+                    attempts.add(group.create_task(self._attempt(slot, lease, stop), name=f"task {lease.key.task_id}"))
+                attempts = {attempt for attempt in attempts if not attempt.done()}
+            for lost in await self._lost_leases():
+                await self._give_back(lost)
+            await self._farewell(attempts)
+
+    async def _warm(self) -> None:
+        try:
+            await asyncio.gather(*(slot.warm() for slot in self._slots))
+        except OSError as error:
+            log.warning("child.missed", error=str(error))
+
+    async def _farewell(self, attempts: set[asyncio.Task[None]]) -> None:
+        """Until the attempts have ended; when they are to be given back, for so long and no longer."""
+        pending = attempts
+        while pending and self._leaving != "release":
+            self._freed.clear()
+            freed = asyncio.ensure_future(self._freed.wait())
+            await asyncio.wait({*pending, freed}, return_when=asyncio.FIRST_COMPLETED)
+            freed.cancel()
+            pending = {attempt for attempt in pending if not attempt.done()}
+        if pending:
+            _, pending = await asyncio.wait(pending, timeout=GOODBYE_SECONDS)
+        for attempt in pending:
+            attempt.cancel()
+
+    # ---- leases ------------------------------------------------------------------------------------------------
+
+    async def _register(self) -> None:
+        gpu_ids = tuple(gpu for slot in self._slots for gpu in slot.gpu_ids)
+        request = work_pb2.RegisterRequest(
+            worker_id=self._name, incarnation=self._incarnation, host=socket.gethostname(), slots=len(self._slots),
+            device=gpus.describe(gpu_ids), allowed=self._allowed.message(),
+        )  # fmt: skip
+        await self._transport.call(self._transport.workers.Register, request)
+        log.info("worker.registered", worker=self._name, address=self._address, slots=len(self._slots))
+
+    async def _lease(self, slots: int) -> list[pb.Lease]:
+        """Up to so many leases; none when the wait ran out, when told to leave, or when nobody answers for long."""
+        begun = time.monotonic()
+        while not self._leaving:
+            calling = asyncio.ensure_future(self._ask(slots, WAIT_SECONDS))
+            left = asyncio.ensure_future(self._left.wait())
+            await asyncio.wait({calling, left}, return_when=asyncio.FIRST_COMPLETED)
+            left.cancel()
+            if not calling.done():
+                calling.cancel()
+                break
+            try:
+                return await calling
+            except Unreachable as error:
+                log.warning("controller.unreachable", error=error.message)
+                if not self._holding and time.monotonic() - begun > PATIENCE_SECONDS:
+                    self._gave_up = error
+                    self.leave("finish")
+        return []
+
+    async def _ask(self, slots: int, wait_seconds: float) -> list[pb.Lease]:
+        begun = time.monotonic()
+        request = work_pb2.LeaseRequest(
+            worker_id=self._name, incarnation=self._incarnation, slots=slots, wait_seconds=wait_seconds,
+            holding=list(self._holding),
+        )  # fmt: skip
+        try:
+            reply = await self._transport.call(self._transport.workers.Lease, request)
+        except NotFound:
+            await self._register()
+            return []
+        if reply.drain:
+            self.leave("finish")
+        if not reply.leases and wait_seconds and time.monotonic() - begun < BREATH_SECONDS:
+            await asyncio.sleep(BREATH_SECONDS)
+        return list(reply.leases)
+
+    async def _lost_leases(self) -> list[pb.Lease]:
+        """What a call that was broken off may have been granted."""
+        try:
+            async with asyncio.timeout(2.0):
+                return await self._ask(0, 0.0)
+        except (TimeoutError, IsolossError):
+            return []
+
+    async def _give_back(self, lease: pb.Lease) -> None:
+        with contextlib.suppress(TimeoutError, IsolossError):
+            async with asyncio.timeout(2.0):
+                await self._endings.deliver(to_ending(from_key(lease.key), Ending(kind="release")))
+
+    # ---- attempts ----------------------------------------------------------------------------------------------
+
+    async def _attempt(self, slot: Slot, lease: pb.Lease, stop: asyncio.Future[str]) -> None:
+        """Run one leased task in its slot, and tell how it ended."""
+        attempt, key, pulse = Attempt.of(lease), from_key(lease.key), self._pulse
+        assert pulse is not None  # noqa: S101 - it lives as long as the loop that leases
+        structlog.contextvars.bind_contextvars(slot=slot.number, **attempt.identity)
+        begun = time.monotonic()
+        try:
+            pulse.hold(key, lease.ttl_seconds, _threadsafe(asyncio.get_running_loop(), _resolve, stop))
+            ending = await self._train(slot, attempt, stop)
+            verdict = None if ending is None else await self._tell(key, ending)
+            attempt.tidy(ending if verdict in (pb.VERDICT_ACCEPTED, pb.VERDICT_ALREADY_DONE) else None)
+            log.info(
+                "task.ended", how=ending.kind if ending else "lost", verdict=verdict and pb.Verdict.Name(verdict),
+                seconds=round(time.monotonic() - begun, 3), why=ending.message.partition("\n")[0] if ending else "",
+            )  # fmt: skip
+        finally:
+            pulse.forget(key)
+            del self._holding[key.task_id]
+            slot.busy = False
+            self._freed.set()
+
+    async def _train(self, slot: Slot, attempt: Attempt, stop: asyncio.Future[str]) -> Ending | None:
+        """How the attempt ended; ``None`` when its lease is somebody else's, and nothing is to be told."""
+        key, pulse = from_key(attempt.lease.key), self._pulse
+        assert pulse is not None  # noqa: S101
+
+        def listen(message: Measured | Saved) -> None:
+            if isinstance(message, Measured):
+                pulse.report(key, [(message.step, message.values)])
+            elif (saved := attempt.saved(message)) is not None:
+                pulse.report(key, [], saved)
+
+        try:
+            job, run = attempt.job(self._allowed, slot.gpu_ids)
+            log.info("task.started", budget_from=job.budget_from, budget_to=job.budget_to)
+            meter = Meter(slot.gpu_ids)
+            ended = await slot.run(job, listen, stop, run.timeout)
+        except IsolossError as error:
+            return Ending(kind="fail", retryable=False, message=str(error))
+        except OSError as error:
+            return Ending(kind="fail", retryable=True, message=str(error))
+        if isinstance(ended, Stopped):
+            return None if ended.why == "stale" else Ending(kind="release")
+        return attempt.ending(ended, meter.values())
+
+    async def _tell(self, key: Any, ending: Ending) -> pb.Verdict | None:
+        """Deliver what is still to be reported, then the ending; the verdict, or ``None`` when it was refused."""
+        pulse = self._pulse
+        assert pulse is not None  # noqa: S101
+        await asyncio.to_thread(pulse.flush, key)
+        try:
+            return await self._endings.deliver(to_ending(key, ending))
+        except IsolossError as error:
+            log.warning("finish.refused", error=str(error))
+            return None
+
+
+def _threadsafe(loop: asyncio.AbstractEventLoop, function: Callable[..., None], *first: Any) -> Callable[..., None]:
+    """The function, to be called from the pulse's thread."""
+
+    def call(*rest: Any) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop has ended
+            loop.call_soon_threadsafe(function, *first, *rest)
+
+    return call
+
+
+def _resolve(future: asyncio.Future[str], value: str) -> None:
+    if not future.done():
+        future.set_result(value)

@@ -1,0 +1,104 @@
+"""One leased execution of a task: from the lease to a job, from what became of it to the ending that is told."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from isoloss.client.held import describe
+from isoloss.domain.lease import Checkpoint, Ending
+from isoloss.domain.spec import Run, decode
+from isoloss.errors import InvalidSpec
+from isoloss.v1 import common_pb2 as pb
+from isoloss.wire.values import from_key, from_values
+from isoloss_worker import checkpoint
+from isoloss_worker.allow import AllowList
+from isoloss_worker.job import Job
+from isoloss_worker.messages import Ended, Saved
+
+log = structlog.get_logger()
+
+
+@dataclass(slots=True)
+class Attempt:
+    """A lease with its folder; ``registered`` once the controller may know of a checkpoint in it."""
+
+    lease: pb.Lease
+    folder: Path
+    registered: bool = False
+
+    @classmethod
+    def of(cls, lease: pb.Lease) -> Attempt:
+        """The attempt of a lease."""
+        return cls(lease=lease, folder=checkpoint.folder_of(lease))
+
+    def job(self, allowed: AllowList, gpu_ids: tuple[int, ...]) -> tuple[Job, Run]:
+        """What to run; raises ``NotAllowed`` or ``InvalidSpec`` when this worker will not."""
+        lease, mapping = self.lease, describe(self.lease)
+        run = decode(mapping, Run)
+        run.check()
+        allowed.check(run)
+        if run.gpus > len(gpu_ids) > 0:
+            raise InvalidSpec(
+                f"run.gpus is {run.gpus}; accepted on this worker are at most {len(gpu_ids)}, the GPUs of one slot.",
+                hint="Start it with fewer --slots, so that each has more GPUs.",
+            )
+        resume_from = self._resume_from()
+        return Job(
+            study=f"{lease.project}/{lease.study}", trial=lease.trial, level=lease.level, params=from_values(lease.params),
+            budget_from=lease.budget_from if resume_from or not lease.resume_from else 0, decay_from=lease.decay_from,
+            budget_to=lease.budget_to, save_to=str(self.folder), run=_plain(mapping, run), resume_from=resume_from,
+            seed=lease.seed, metrics=tuple(lease.metrics), gpu_ids=gpu_ids,
+        ), run  # fmt: skip
+
+    def _resume_from(self) -> str:
+        """The checkpoint to resume from, unless it is torn: then the trial begins again."""
+        stated = self.lease.resume_from
+        if stated and (flaw := checkpoint.flaw(Path(stated))):
+            log.warning("checkpoint.refused", path=stated, why=flaw, budget_from=0)
+            return ""
+        return stated
+
+    def saved(self, message: Saved) -> Checkpoint | None:
+        """The checkpoint that the trainer completed in mid-run."""
+        found = checkpoint.seal(self.folder, message.step)
+        self.registered |= found is not None
+        return found
+
+    def ending(self, ended: Ended, measured: dict[str, float]) -> Ending:
+        """What to tell of the attempt; ``measured`` is the worker's own metrics, such as energy."""
+        sealed = None if ended.saved is None else checkpoint.seal(self.folder, ended.saved)
+        match ended.kind:
+            case "complete":
+                return Ending(kind="complete", values=measured | ended.values, checkpoint=sealed)
+            case "diverge":
+                return Ending(kind="diverge", step=ended.step, values=measured | ended.values)
+            case "release":
+                return Ending(kind="release", checkpoint=sealed)
+            case "fail":
+                return Ending(kind="fail", retryable=ended.retryable, message=ended.message)
+
+    def tidy(self, ending: Ending | None) -> None:
+        """Remove the folder of an attempt that left no checkpoint; what may be registered stays."""
+        if not self.registered and (ending is None or ending.checkpoint is None):
+            checkpoint.discard(self.folder)
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What every log line of the attempt says."""
+        lease, key = self.lease, from_key(self.lease.key)
+        return {
+            "study": lease.study,
+            "trial": lease.trial,
+            "trial_level": lease.level,
+            "task": key.task_id,
+            "epoch": key.epoch,
+        }
+
+
+def _plain(mapping: dict[str, Any], run: Run) -> dict[str, Any]:
+    """The run section as the child reads it; its folder absolute, since a child is not where its agent is."""
+    return mapping | {"cwd": str(Path(run.cwd or ".").absolute())}

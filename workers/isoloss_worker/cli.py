@@ -1,0 +1,100 @@
+"""``python -m isoloss_worker``: run a worker, or try a spec without any service."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import socket
+import sys
+from collections.abc import Sequence
+
+from isoloss.errors import InvalidSpec, IsolossError
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a worker until it is told to leave; gives the exit code."""
+    words = sys.argv[1:] if arguments is None else list(arguments)
+    try:
+        if words[:1] == ["try"]:
+            from isoloss_worker.rehearsal import rehearse_stdin
+
+            return rehearse_stdin()
+        return _work(_parser().parse_args(words))
+    except IsolossError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="isoloss-worker",
+        description="Runs leased tasks in warm child processes. `isoloss-worker try < spec.json` tries a spec instead.",
+    )
+    add = parser.add_argument
+    add("--address", help="the controller; otherwise ISOLOSS_ADDRESS, otherwise this user's local one")
+    add("--slots", default="auto", help="tasks at once: a number, or auto (the GPUs, else one)")
+    add("--name", help="the worker's name; otherwise host and pid")
+    add("--allow", action="append", default=[], metavar="MODULE:FUNCTION", help="a function it may run")
+    add("--allow-command", action="append", default=[], metavar="PREFIX", help="what commands it may run begin with")
+    add("--allow-everything", action="store_true", help="run whatever this user's own specs name")
+    return parser
+
+
+def _work(flags: argparse.Namespace) -> int:
+    from isoloss.client.locate import find_address
+    from isoloss_worker import gpus
+    from isoloss_worker.agent import Agent
+    from isoloss_worker.allow import AllowList
+    from isoloss_worker.slots import Slot
+
+    configure_logs(json=not sys.stderr.isatty())
+    address, gpu_ids = find_address(flags.address), gpus.visible()
+    slots = [Slot(number, share) for number, share in enumerate(shares(gpu_ids, slots_of(flags.slots, gpu_ids)))]
+    allowed = AllowList(
+        functions=tuple(flags.allow), command_prefixes=tuple(flags.allow_command), everything=flags.allow_everything
+    )
+    name = flags.name or f"{socket.gethostname()}-{os.getpid()}"
+    asyncio.run(_run(lambda: Agent(address, name=name, slots=slots, allowed=allowed)))
+    return 0
+
+
+async def _run(build: object) -> None:
+    assert callable(build)  # noqa: S101 - gRPC wants its channel made inside the loop
+    await build().run()
+
+
+def slots_of(text: str, gpu_ids: tuple[int, ...]) -> int:
+    """How many tasks at once; ``InvalidSpec`` unless it is ``auto`` or a number from 1."""
+    if text == "auto":
+        return max(1, len(gpu_ids))
+    if not text.isdecimal() or int(text) < 1:
+        raise InvalidSpec(f"--slots is {text!r}; accepted is auto or a number from 1.")
+    return int(text)
+
+
+def shares(gpu_ids: tuple[int, ...], slots: int) -> list[tuple[int, ...]]:
+    """The GPUs dealt to the slots, as many to each; with more slots than GPUs they share, and energy is not measured."""
+    each = len(gpu_ids) // slots
+    if gpu_ids and not each:
+        return [(gpu_ids[number % len(gpu_ids)],) for number in range(slots)]
+    return [gpu_ids[number * each : (number + 1) * each] for number in range(slots)]
+
+
+def configure_logs(*, json: bool) -> None:
+    """Structured logs on stderr: JSON in a service, readable at a terminal."""
+    import logging
+
+    import structlog
+
+    renderer = structlog.processors.JSONRenderer() if json else structlog.dev.ConsoleRenderer()
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars, structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True), structlog.processors.format_exc_info, renderer,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )  # fmt: skip

@@ -1,0 +1,23 @@
+"""Joules of an attempt: the difference of the GPUs' own counters, or nothing. Never an estimate.
+
+The counter is a device's, so a slot that shares its GPU with others measures them too; every slot here has its own.
+"""
+
+from __future__ import annotations
+
+from isoloss_worker import gpus
+
+METRIC = "joules"
+
+
+class Meter:
+    """Reads the counters of a slot's GPUs at the start and at the end of an attempt."""
+
+    def __init__(self, gpu_ids: tuple[int, ...]) -> None:
+        self._gpu_ids = gpu_ids
+        self._begun = gpus.millijoules(gpu_ids)
+
+    def values(self) -> dict[str, float]:
+        """``joules`` since the start, where it was measured."""
+        now = gpus.millijoules(self._gpu_ids)
+        return {} if self._begun is None or now is None else {METRIC: (now - self._begun) / 1000}

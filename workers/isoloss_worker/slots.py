@@ -1,0 +1,228 @@
+"""A slot: one warm child process, and one task at a time in it.
+
+The child is replaced when it died, was killed, ran into an exception, or is warm for another module or environment than
+the next task's. Killing takes everything it started with it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+import time
+from asyncio.subprocess import PIPE, Process
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Final
+
+import msgspec
+import structlog
+
+from isoloss_worker.job import Job
+from isoloss_worker.messages import DECODER, STDERR_END, Ended, Measured, Ready, Saved
+from isoloss_worker.processes import kill_tree
+
+log = structlog.get_logger()
+TAIL_LINES: Final = 50
+LINE_LIMIT: Final = 4 << 20
+GRACE_SECONDS: Final = 5.0
+LAST_WORDS_SECONDS: Final = 1.0
+LOOK_SECONDS: Final = 0.5
+FRESH: Final = ""  # a child that has run nothing yet serves any task without an environment of its own
+
+
+@dataclass(frozen=True, slots=True)
+class Stopped:
+    """The run was ended from outside: ``stale``, ``cancelling`` or ``drain``."""
+
+    why: str
+
+
+@dataclass(slots=True)
+class Child:
+    """One process: what it is warm for, the last lines of its stderr, and whether they are all of its job's."""
+
+    process: Process
+    warm_for: str
+    tail: deque[str] = field(default_factory=lambda: deque(maxlen=TAIL_LINES))
+    all_said: asyncio.Event = field(default_factory=asyncio.Event)
+    reader: asyncio.Task[None] | None = None
+
+
+class Slot:
+    """Runs jobs in a child process that it keeps warm."""
+
+    def __init__(self, number: int, gpu_ids: tuple[int, ...] = ()) -> None:
+        self.number = number
+        self.gpu_ids = gpu_ids
+        self.busy = False
+        self._child: Child | None = None
+
+    async def warm(self) -> None:
+        """Start the child before there is a job, so that the first one finds it."""
+        await self._child_for(FRESH, {})
+
+    async def run(
+        self, job: Job, listen: Callable[[Measured | Saved], None], stop: asyncio.Future[str], timeout: float | None
+    ) -> Ended | Stopped:
+        """Run one job to its end, or until ``stop`` or the time limit; raises ``OSError`` when no child can start."""
+        child = await self._child_for(warmth(job), own_environment(job))
+        child.tail.clear()
+        child.all_said.clear()
+        talk = asyncio.create_task(self._talk(child, job, listen))
+        try:
+            await asyncio.wait({talk, stop}, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+            if not talk.done() and stop.done() and stop.result() == "drain":
+                child.process.send_signal(signal.SIGTERM)
+                await asyncio.wait({talk}, timeout=GRACE_SECONDS)
+            if talk.done():
+                return await self._ended(child, talk.result())
+        finally:
+            talk.cancel()
+        await self.close()
+        if stop.done():
+            return Stopped(stop.result())
+        return Ended(kind="fail", message=f"The run took longer than run.timeout, {timeout:g} s.{_quote(child)}")
+
+    async def close(self) -> None:
+        """Kill the child and all it started."""
+        child, self._child = self._child, None
+        if child is not None:
+            kill_tree(child.process.pid)
+            await _gone(child)
+            if child.reader is not None:
+                child.reader.cancel()
+
+    async def _child_for(self, warm_for: str, environment: dict[str, str]) -> Child:
+        child = self._child
+        usable = child is not None and child.process.returncode is None
+        if (
+            usable
+            and child is not None
+            and child.warm_for in (warm_for, FRESH)
+            and not (environment and child.warm_for == FRESH)
+        ):
+            child.warm_for = warm_for
+            return child
+        await self.close()
+        self._child = await self._spawn(warm_for, environment)
+        return self._child
+
+    async def _spawn(self, warm_for: str, environment: dict[str, str]) -> Child:
+        begun = time.monotonic()
+        own = {"CUDA_VISIBLE_DEVICES": ",".join(map(str, self.gpu_ids))} if self.gpu_ids else {}
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "isoloss_worker.child", stdin=PIPE, stdout=PIPE, stderr=PIPE,
+            env={**os.environ, **own, **environment}, limit=LINE_LIMIT, start_new_session=True,
+        )  # fmt: skip
+        child = Child(process=process, warm_for=warm_for)
+        child.reader = asyncio.create_task(_read_stderr(child), name=f"stderr of slot {self.number}")
+        assert process.stdout is not None  # noqa: S101 - PIPE
+        first = await process.stdout.readline()
+        if not first or not isinstance(DECODER.decode(first), Ready):
+            await _gone(child)
+            raise OSError(f"The child process did not start.{_quote(child)}")
+        log.debug("child.started", slot=self.number, pid=process.pid, seconds=time.monotonic() - begun)
+        return child
+
+    async def _talk(self, child: Child, job: Job, listen: Callable[[Measured | Saved], None]) -> Ended | None:
+        """Give the job and hear the child out; ``None`` when it died."""
+        stdin, stdout = child.process.stdin, child.process.stdout
+        assert stdin is not None and stdout is not None  # noqa: S101, PT018 - PIPE
+        stdin.write(msgspec.json.encode(job) + b"\n")
+        with contextlib.suppress(ConnectionError):
+            await stdin.drain()
+        while line := await self._line(child, stdout):
+            try:
+                message = DECODER.decode(line)
+            except msgspec.DecodeError:
+                return None
+            if isinstance(message, Ended):
+                return message
+            if not isinstance(message, Ready):
+                listen(message)
+        return None
+
+    async def _line(self, child: Child, stdout: asyncio.StreamReader) -> bytes:
+        """The next line; nothing once the child is gone, though something it started may still hold the pipe."""
+        reading = asyncio.ensure_future(stdout.readline())
+        try:
+            while True:
+                gone = child.process.returncode is not None
+                await asyncio.wait({reading}, timeout=LOOK_SECONDS)
+                if reading.done():
+                    return reading.result()
+                if gone:
+                    return b""
+        finally:
+            reading.cancel()
+
+    async def _ended(self, child: Child, ended: Ended | None) -> Ended:
+        """What the child said, with the last lines of stderr where it failed; a child that said nothing has died."""
+        if ended is None:
+            await self.close()
+            return Ended(kind="fail", message=f"The child process {_how(child.process.returncode)}.{_quote(child)}")
+        if ended.kind != "fail":
+            return ended
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(child.all_said.wait(), LAST_WORDS_SECONDS)
+        if ended.retryable and job_is_ours(child.warm_for):
+            await self.close()
+        return msgspec.structs.replace(ended, message=ended.message + _quote(child))
+
+
+def warmth(job: Job) -> str:
+    """What a child that runs this job is warm for: the GPT, one study's function with its folder, or any command."""
+    run = job.run
+    if run.get("function") is not None:
+        return f"{job.study} {run['function']} {run.get('cwd')} {run.get('env')}"
+    return f"gpt {run.get('env')}" if run.get("gpt") is not None else "command"
+
+
+def own_environment(job: Job) -> dict[str, str]:
+    """What ``run.env`` adds to the child's environment; a command's program gets it, not the child."""
+    return {} if job.run.get("command") is not None else job.run.get("env") or {}
+
+
+def job_is_ours(warm_for: str) -> bool:
+    """Whether the job ran inside the child, whose state an exception may have spoilt; a command is its own process."""
+    return warm_for != "command"
+
+
+async def _read_stderr(child: Child) -> None:
+    stderr = child.process.stderr
+    assert stderr is not None  # noqa: S101 - PIPE
+    while True:
+        try:
+            line = await stderr.readline()
+        except ValueError:
+            continue  # longer than the limit: dropped
+        if not line:
+            break
+        if line.rstrip() == STDERR_END:
+            child.all_said.set()
+        else:
+            child.tail.append(line.decode(errors="replace").rstrip())
+    child.all_said.set()
+
+
+async def _gone(child: Child) -> None:
+    """Wait until the process was reaped and its last lines were read."""
+    deadline = time.monotonic() + 5
+    while child.process.returncode is None and time.monotonic() < deadline:
+        await asyncio.sleep(0.005)
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(child.all_said.wait(), LAST_WORDS_SECONDS)
+
+
+def _how(code: int | None) -> str:
+    if code is not None and code < 0:
+        return f"was killed by {signal.Signals(-code).name}"
+    return f"ended with exit code {code}"
+
+
+def _quote(child: Child) -> str:
+    return "\n" + "\n".join(child.tail) if child.tail else ""
