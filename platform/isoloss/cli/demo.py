@@ -61,6 +61,7 @@ def demo(
 
 def _run(scale: Scale, folder: Path) -> None:
     begun = time.monotonic()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # both end the demo as Ctrl-C does: cleanly
     with _controller() as local:
         say(f"dashboard {local.dash}   (Ctrl-C stops everything; the next `isoloss demo` goes on from here)")
         from isoloss.client.blocking import connect

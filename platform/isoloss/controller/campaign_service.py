@@ -13,7 +13,15 @@ from isoloss.controller.decider import Decider
 from isoloss.controller.duty import Bell
 from isoloss.controller.fitter import Fitter
 from isoloss.controller.idempotency import once
-from isoloss.domain.campaign import TARGET, CampaignSpec, campaign_mapping, decode_campaign, n_params_of, study_of
+from isoloss.domain.campaign import (
+    TARGET,
+    CampaignSpec,
+    campaign_mapping,
+    decode_campaign,
+    n_params_of,
+    study_of,
+    target_study,
+)
 from isoloss.domain.study import CampaignState, StudyState
 from isoloss.errors import AlreadyExists, FitFailed, NotFound
 from isoloss.laws.campaign import CampaignFit
@@ -45,6 +53,7 @@ class CampaignService(campaign_pb2_grpc.CampaignServiceServicer):
 
         async def effect(conn: Conn) -> pb.Campaign:
             mapping = campaign_mapping(spec)
+            plan_of(target_study(spec))
             top = plan_of(study_of(spec, spec.sizes[0])).ladder
             row = await campaigns.insert(conn, mapping, max_tokens=top.budget(top.top), confirm=spec.confirm)
             if row is None:

@@ -80,7 +80,9 @@ def decode_campaign(source: Mapping[str, Any]) -> CampaignSpec:
     if "lr" not in spec.space:
         raise InvalidSpec(f"space has {', '.join(spec.space) or 'nothing'}; accepted is a space with lr in it.")
     for size in spec.sizes:
+        n_params_of(spec, size, f"sizes.{size.name}")
         study_of(spec, size)
+    n_params_of(spec, spec.target, TARGET)
     target_study(spec)
     return spec
 

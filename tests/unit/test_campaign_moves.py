@@ -1,0 +1,63 @@
+"""A campaign's next moves: launched, deepened, confirmed, finished, each once, whatever the order of news."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from isoloss.laws.plan import (
+    AddTrial,
+    BuyColumn,
+    CampaignView,
+    Deepen,
+    Finish,
+    LaunchStudy,
+    StudyView,
+    confirmation,
+    nearest,
+    next_moves,
+)  # fmt: skip
+
+FORECAST: dict[str, Any] = {"lr": 0.01, "batch_tokens": 300.0}
+
+
+def view(**changes: Any) -> CampaignView:
+    base = CampaignView(
+        studies=[StudyView(size="a", max_tokens=4, idle=True), StudyView(size="b", max_tokens=4, idle=True)],
+        max_tokens=4, eta=2, deepen_to=None, confirm=True,
+    )  # fmt: skip
+    return replace(base, **changes)
+
+
+def test_what_is_not_launched_is_launched_first() -> None:
+    studies = [StudyView(size="a"), StudyView(size="b", max_tokens=4)]
+    assert next_moves(view(studies=studies), None) == (LaunchStudy(size="a"),)
+
+
+def test_a_column_is_bought_only_when_every_study_is_idle() -> None:
+    busy = [StudyView(size="a", max_tokens=4, idle=True), StudyView(size="b", max_tokens=4)]
+    assert next_moves(view(studies=busy, deepen_to=8), None) == ()
+    assert next_moves(view(deepen_to=8), None) == (BuyColumn(max_tokens=8),)
+    assert next_moves(view(deepen_to=7, confirm=False), None) == ()
+
+
+def test_studies_behind_the_campaign_are_deepened_to_it() -> None:
+    assert next_moves(view(max_tokens=8), None) == (Deepen(size="a", max_tokens=8), Deepen(size="b", max_tokens=8))
+
+
+def test_confirmation_waits_for_a_forecast_and_is_made_once() -> None:
+    assert next_moves(view(), None) == ()
+    assert next_moves(view(), FORECAST) == (LaunchStudy(size="target"),)
+    three = next_moves(view(target_trials=0), FORECAST)
+    assert [type(move) for move in three] == [AddTrial] * 3
+    assert next_moves(view(target_trials=1), FORECAST) == three[1:], "a controller died after the first"
+    assert next_moves(view(target_trials=3), FORECAST) == ()
+    assert next_moves(view(target_trials=3, target_idle=True), FORECAST) == (Finish(),)
+
+
+def test_neighbours_stand_on_both_sides_of_the_forecast() -> None:
+    rates = [params["lr"] for params in confirmation(FORECAST)]
+    assert rates == pytest.approx([0.01, 0.005, 0.02])
+    assert nearest(300, [128, 256, 512]) == 256 and nearest(380, [128, 256, 512]) == 512
