@@ -14,13 +14,14 @@ import socket
 import time
 import uuid
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Final
 
 import structlog
 
 from isoloss.client.pulse import Pulse
 from isoloss.client.transport import AsyncTransport
-from isoloss.domain.lease import Ending
+from isoloss.domain.lease import Ending, LeaseKey
 from isoloss.errors import IsolossError, NotFound, Unreachable
 from isoloss.v1 import common_pb2 as pb
 from isoloss.v1 import work_pb2
@@ -81,7 +82,7 @@ class Agent:
 
     def leave(self, how: str) -> None:
         """Lease nothing more; ``finish`` or ``release`` what is held."""
-        if how != self._leaving and self._leaving != "release":
+        if self._leaving not in (how, "release"):
             log.info("worker.leaving", worker=self._name, how=how, held=len(self._holding))
             self._leaving = how
             self._left.set()
@@ -204,12 +205,10 @@ class Agent:
         try:
             pulse.hold(key, lease.ttl_seconds, _threadsafe(asyncio.get_running_loop(), _resolve, stop))
             ending = await self._train(slot, attempt, stop)
-            verdict = None if ending is None else await self._tell(key, ending)
-            attempt.tidy(ending if verdict in (pb.VERDICT_ACCEPTED, pb.VERDICT_ALREADY_DONE) else None)
-            log.info(
-                "task.ended", how=ending.kind if ending else "lost", verdict=verdict and pb.Verdict.Name(verdict),
-                seconds=round(time.monotonic() - begun, 3), why=ending.message.partition("\n")[0] if ending else "",
-            )  # fmt: skip
+            verdict = "" if ending is None else await self._tell(key, ending)
+            attempt.tidy(ending if verdict in ("accepted", "already_done") else None)
+            how, why = (ending.kind, ending.message.partition("\n")[0]) if ending else ("lost", "")
+            log.info("task.ended", how=how, verdict=verdict, seconds=round(time.monotonic() - begun, 3), why=why)
         finally:
             pulse.forget(key)
             del self._holding[key.task_id]
@@ -240,8 +239,8 @@ class Agent:
             return None if ended.why == "stale" else Ending(kind="release")
         return attempt.ending(ended, meter.values())
 
-    async def _tell(self, key: Any, ending: Ending) -> pb.Verdict | None:
-        """Deliver what is still to be reported, then the ending; the verdict, or ``None`` when it was refused."""
+    async def _tell(self, key: LeaseKey, ending: Ending) -> str:
+        """Deliver what is still to be reported, then the ending; the verdict in words."""
         pulse = self._pulse
         assert pulse is not None  # noqa: S101
         await asyncio.to_thread(pulse.flush, key)
@@ -249,7 +248,7 @@ class Agent:
             return await self._endings.deliver(to_ending(key, ending))
         except IsolossError as error:
             log.warning("finish.refused", error=str(error))
-            return None
+            return "refused"
 
 
 def _threadsafe(loop: asyncio.AbstractEventLoop, function: Callable[..., None], *first: Any) -> Callable[..., None]:
@@ -257,7 +256,7 @@ def _threadsafe(loop: asyncio.AbstractEventLoop, function: Callable[..., None], 
 
     def call(*rest: Any) -> None:
         with contextlib.suppress(RuntimeError):  # the loop has ended
-            loop.call_soon_threadsafe(function, *first, *rest)
+            loop.call_soon_threadsafe(partial(function, *first), *rest)
 
     return call
 

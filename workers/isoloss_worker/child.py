@@ -12,6 +12,7 @@ import signal
 import sys
 import threading
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO, Final
 
@@ -62,11 +63,10 @@ def _private_pipes() -> tuple[BinaryIO, BinaryIO]:
     os.close(nothing)
     os.dup2(2, 1)
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # a TextIOWrapper at this point
-    return jobs, news  # type: ignore[return-value]
+    return jobs, news
 
 
-def _reporter(say: object, stop: Stop) -> Reporter:
-    assert callable(say)  # noqa: S101 - for the type checker
+def _reporter(say: Callable[[Message], None], stop: Stop) -> Reporter:
     return Reporter(lambda step, values: say(Measured(step, finite(values))), lambda step: say(Saved(step)), stop)
 
 

@@ -7,9 +7,13 @@ import asyncio
 import os
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from isoloss.errors import InvalidSpec, IsolossError
+
+if TYPE_CHECKING:
+    from isoloss_worker.agent import Agent
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -61,8 +65,8 @@ def _work(flags: argparse.Namespace) -> int:
     return 0
 
 
-async def _run(build: object) -> None:
-    assert callable(build)  # noqa: S101 - gRPC wants its channel made inside the loop
+async def _run(build: Callable[[], Agent]) -> None:
+    """Build the agent inside the loop, where gRPC wants its channel made, and run it."""
     await build().run()
 
 

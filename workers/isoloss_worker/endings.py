@@ -17,7 +17,7 @@ from isoloss.v1 import common_pb2 as pb
 from isoloss.v1 import work_pb2
 
 log = structlog.get_logger()
-Waiting = tuple[pb.Ending, "asyncio.Future[pb.Verdict]"]
+Waiting = tuple[pb.Ending, "asyncio.Future[str]"]
 
 
 class Endings:
@@ -27,9 +27,9 @@ class Endings:
         self._transport = transport
         self._queue: asyncio.Queue[Waiting] = asyncio.Queue()
 
-    async def deliver(self, ending: pb.Ending) -> pb.Verdict:
+    async def deliver(self, ending: pb.Ending) -> str:
         """The controller's verdict on one ending; raises what the controller raised for it."""
-        answer: asyncio.Future[pb.Verdict] = asyncio.get_running_loop().create_future()
+        answer: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self._queue.put_nowait((ending, answer))
         return await answer
 
@@ -54,7 +54,7 @@ class Endings:
                 break
             except Unreachable as error:
                 log.warning("finish.unanswered", endings=len(batch), error=error.message)
-        verdicts = {ack.key.task_id: ack.verdict for ack in reply.acks}
+        verdicts = {ack.key.task_id: said(ack.verdict) for ack in reply.acks}
         for ending, answer in batch:
             if not answer.done():
                 answer.set_result(verdicts[ending.key.task_id])
@@ -65,3 +65,8 @@ class Endings:
         except IsolossError as error:
             if not one[1].done():
                 one[1].set_exception(error)
+
+
+def said(verdict: pb.Verdict) -> str:
+    """The verdict in words: accepted, stale, already_done or cancelling."""
+    return pb.Verdict.Name(verdict).removeprefix("VERDICT_").lower()  # type: ignore[arg-type]  # its stub wants ValueType

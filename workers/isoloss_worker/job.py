@@ -39,7 +39,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
         return Path(self.resume_from) if self.resume_from else None
 
 
-class Diverged(Exception):  # noqa: N818 - a result, not an error
+class Diverged(Exception):
     """Training left the finite world at ``step``; what was last measured is knowledge."""
 
     def __init__(self, step: int, values: Mapping[str, float]) -> None:
@@ -59,7 +59,7 @@ class Preempted(BaseException):
         self.saved = saved
 
 
-class Failed(Exception):  # noqa: N818 - an outcome that travels to the agent
+class Failed(Exception):
     """The trainer failed, and ``retryable`` says whether trying again can help."""
 
     def __init__(self, message: str, *, retryable: bool) -> None:

@@ -66,7 +66,11 @@ class Slot:
         await self._child_for(FRESH, {})
 
     async def run(
-        self, job: Job, listen: Callable[[Measured | Saved], None], stop: asyncio.Future[str], timeout: float | None
+        self,
+        job: Job,
+        listen: Callable[[Measured | Saved], None],
+        stop: asyncio.Future[str],
+        limit: float | None = None,
     ) -> Ended | Stopped:
         """Run one job to its end, or until ``stop`` or the time limit; raises ``OSError`` when no child can start."""
         child = await self._child_for(warmth(job), own_environment(job))
@@ -74,7 +78,7 @@ class Slot:
         child.all_said.clear()
         talk = asyncio.create_task(self._talk(child, job, listen))
         try:
-            await asyncio.wait({talk, stop}, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait([talk, stop], timeout=limit, return_when=asyncio.FIRST_COMPLETED)
             if not talk.done() and stop.done() and stop.result() == "drain":
                 child.process.send_signal(signal.SIGTERM)
                 await asyncio.wait({talk}, timeout=GRACE_SECONDS)
@@ -85,7 +89,7 @@ class Slot:
         await self.close()
         if stop.done():
             return Stopped(stop.result())
-        return Ended(kind="fail", message=f"The run took longer than run.timeout, {timeout:g} s.{_quote(child)}")
+        return Ended(kind="fail", message=f"The run took longer than run.timeout, {limit:g} s.{_quote(child)}")
 
     async def close(self) -> None:
         """Kill the child and all it started."""
@@ -212,8 +216,8 @@ async def _read_stderr(child: Child) -> None:
 async def _gone(child: Child) -> None:
     """Wait until the process was reaped and its last lines were read."""
     deadline = time.monotonic() + 5
-    while child.process.returncode is None and time.monotonic() < deadline:
-        await asyncio.sleep(0.005)
+    while child.process.returncode is None and time.monotonic() < deadline:  # wait() would wait for the pipes too
+        await asyncio.sleep(0.005)  # noqa: ASYNC110 - the transport has no event for it
     with contextlib.suppress(TimeoutError):
         await asyncio.wait_for(child.all_said.wait(), LAST_WORDS_SECONDS)
 

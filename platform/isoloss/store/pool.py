@@ -8,6 +8,7 @@ from typing import Any, Final, Self
 
 import psycopg
 from psycopg import AsyncConnection
+from psycopg.conninfo import conninfo_to_dict
 from psycopg.rows import TupleRow
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
@@ -58,7 +59,7 @@ class Pool:
 def check_dsn(dsn: str) -> None:
     """Raise ``StoreUnavailable`` when the text is no connection string at all."""
     try:
-        parts: dict[str, Any] = psycopg.conninfo.conninfo_to_dict(dsn)
+        parts: dict[str, Any] = conninfo_to_dict(dsn)
     except psycopg.ProgrammingError as error:
         raise StoreUnavailable(
             f"--dsn is {dsn!r}, no connection string ({str(error).strip()}); "

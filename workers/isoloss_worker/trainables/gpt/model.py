@@ -7,7 +7,7 @@ width so that attention means the same at every size. Initial variance is 1 / fa
 from __future__ import annotations
 
 import math
-from typing import Final
+from typing import Final, cast
 
 import torch
 from torch import Tensor, nn
@@ -29,12 +29,14 @@ class Block(nn.Module):
         self.down = nn.Linear(4 * width, width, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Activations in, activations out, (batch, length, width)."""
         batch, length, width = x.shape
         qkv = self.qkv(self.norm_attention(x)).view(batch, length, 3, self.heads, width // self.heads)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)
         mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True)
         x = x + self.out(mixed.transpose(1, 2).reshape(batch, length, width))
-        return x + self.down(F.gelu(self.up(self.norm_mlp(x)), approximate="tanh"))
+        widened: Tensor = F.gelu(self.up(self.norm_mlp(x)), approximate="tanh")
+        return x + cast("Tensor", self.down(widened))
 
 
 class Gpt(nn.Module):

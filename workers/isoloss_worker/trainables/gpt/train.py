@@ -75,7 +75,7 @@ class Run:
     def held_out_loss(self) -> float:
         """The mean loss on the fixed held-out windows."""
         windows = self.corpus.windows(self.spec.eval_tokens, self.spec.context)
-        losses = [float(self.model(part.to(self.device))) * len(part) for part in windows.split(128)]
+        losses = [float(self.model(part.to(self.device))) * len(part) for part in torch.split(windows, 128)]
         return sum(losses) / len(windows)
 
     def save(self, folder: Path) -> None:
