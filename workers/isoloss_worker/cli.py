@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a worker until it is told to leave; gives the exit code."""
     words = sys.argv[1:] if arguments is None else list(arguments)
+    configure_logs(json=not sys.stderr.isatty())
     try:
         if words[:1] == ["try"]:
             from isoloss_worker.rehearsal import rehearse_stdin
@@ -54,7 +55,6 @@ def _work(flags: argparse.Namespace) -> int:
     from isoloss_worker.allow import AllowList
     from isoloss_worker.slots import Slot
 
-    configure_logs(json=not sys.stderr.isatty())
     address, gpu_ids = find_address(flags.address), gpus.visible()
     slots = [Slot(number, share) for number, share in enumerate(shares(gpu_ids, slots_of(flags.slots, gpu_ids)))]
     allowed = AllowList(

@@ -16,7 +16,7 @@ from asyncio.subprocess import PIPE, Process
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 import structlog
@@ -77,8 +77,9 @@ class Slot:
         child.tail.clear()
         child.all_said.clear()
         talk = asyncio.create_task(self._talk(child, job, listen))
+        either: tuple[asyncio.Future[Any], ...] = (talk, stop)
         try:
-            await asyncio.wait([talk, stop], timeout=limit, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(either, timeout=limit, return_when=asyncio.FIRST_COMPLETED)
             if not talk.done() and stop.done() and stop.result() == "drain":
                 child.process.send_signal(signal.SIGTERM)
                 await asyncio.wait({talk}, timeout=GRACE_SECONDS)
@@ -216,8 +217,8 @@ async def _read_stderr(child: Child) -> None:
 async def _gone(child: Child) -> None:
     """Wait until the process was reaped and its last lines were read."""
     deadline = time.monotonic() + 5
-    while child.process.returncode is None and time.monotonic() < deadline:  # wait() would wait for the pipes too
-        await asyncio.sleep(0.005)  # noqa: ASYNC110 - the transport has no event for it
+    while child.process.returncode is None and time.monotonic() < deadline:  # noqa: ASYNC110 - wait() waits for the pipes too
+        await asyncio.sleep(0.005)
     with contextlib.suppress(TimeoutError):
         await asyncio.wait_for(child.all_said.wait(), LAST_WORDS_SECONDS)
 

@@ -156,8 +156,9 @@ class Showcase:
         async with self.pool.connection() as conn:
             for name, host in (("gpu-0", "node-a"), ("gpu-1", "node-b"), ("gpu-2", "node-c")):
                 await workers.register(
-                    conn, worker_id=name, incarnation="1", host=host, slots=2, device="H100", allowed={}
+                    conn, worker_id=name, incarnation="1", host=host, slots=4, device="H100", allowed={}
                 )
+            await conn.execute("UPDATE worker SET seen_at = now() + interval '1 hour'")  # they stay for as long as it is shown
             await conn.execute("UPDATE worker SET seen_at = now() - interval '9 minutes' WHERE id = 'gpu-2'")
 
 

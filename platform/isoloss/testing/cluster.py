@@ -1,0 +1,172 @@
+"""A whole isoloss of one's own for a test: a real controller with its Postgres, and real workers, as processes.
+
+with Cluster() as cluster, cluster.client() as client:
+    cluster.worker(allow=("train:main",), cwd=folder)
+    study = client.launch_study(spec)
+    wait_until(lambda: study.info().state == "idle", 30)
+
+Everything lives below a temporary ``ISOLOSS_HOME`` and ends with the block, whatever was killed in it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Final, Self
+
+if TYPE_CHECKING:
+    from isoloss.client.blocking import Client
+
+START_SECONDS: Final = 60.0
+END_SECONDS: Final = 20.0
+
+
+@dataclass(slots=True)
+class WorkerProcess:
+    """A worker that a test may kill."""
+
+    name: str
+    process: subprocess.Popen[bytes]
+    log: Path
+
+    def kill(self) -> None:
+        """End it as a power cut would (-9)."""
+        self.process.kill()
+        self.process.wait(END_SECONDS)
+
+    def terminate(self) -> int:
+        """Ask it to leave; its exit code."""
+        self.process.terminate()
+        return self.process.wait(END_SECONDS)
+
+    @property
+    def said(self) -> str:
+        """Its log so far."""
+        return self.log.read_text(errors="replace")
+
+
+class Cluster:
+    """A controller at a fixed address, which may be killed and started again, and its workers."""
+
+    def __init__(self, *, lease_seconds: float = 30.0, environment: Mapping[str, str] | None = None) -> None:
+        self.lease_seconds = lease_seconds
+        self.home = Path()
+        self.address = f"127.0.0.1:{_free_port()}"
+        self.workers: list[WorkerProcess] = []
+        self._environment = dict(environment or {})
+        self._controller: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Self:
+        self.home = Path(tempfile.mkdtemp(prefix="isoloss-cluster-"))
+        self.home.chmod(0o711)  # Postgres does not run as root: its own user has to pass
+        try:
+            self.start_controller()
+        except BaseException:
+            shutil.rmtree(self.home, ignore_errors=True)
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for worker in self.workers:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                worker.terminate()
+            worker.process.kill()
+        if self._controller is None:
+            self.start_controller()  # only a controller stops the Postgres that a killed one left behind
+        self.stop_controller()
+        shutil.rmtree(self.home, ignore_errors=True)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What its processes run with; for a process of the test's own that shall belong to it."""
+        own = {"ISOLOSS_HOME": str(self.home), "ISOLOSS_FSYNC": "false", "ISOLOSS_ADDRESS": self.address}
+        return {**os.environ, **own, **self._environment}
+
+    def client(self, *, patience: float = 30.0) -> Client:
+        """A blocking client."""
+        from isoloss.client.blocking import connect
+
+        return connect(self.address, start=False, patience=patience)
+
+    def start_controller(self) -> None:
+        """Start the controller (again), and wait until it serves."""
+        from isoloss.client.transport import wait_until_serving
+
+        listen = ("--listen", self.address, "--dash", "127.0.0.1:0", "--lease-seconds", f"{self.lease_seconds:g}")
+        log = self.home / "controller.log"
+        with log.open("ab") as sink:
+            self._controller = subprocess.Popen(
+                [sys.executable, "-m", "isoloss.cli", "up", *listen],
+                env=self.environment, stdin=subprocess.DEVNULL, stdout=sink, stderr=sink,
+            )  # fmt: skip
+        if not wait_until_serving(self.address, START_SECONDS):
+            raise AssertionError(f"The controller did not start:\n{log.read_text(errors='replace')[-4000:]}")
+
+    def stop_controller(self) -> None:
+        """End the controller cleanly, and its Postgres with it."""
+        self._end_controller(signal.SIGTERM)
+
+    def kill_controller(self) -> None:
+        """End the controller as a power cut would; Postgres goes on."""
+        self._end_controller(signal.SIGKILL)
+
+    def _end_controller(self, number: signal.Signals) -> None:
+        controller, self._controller = self._controller, None
+        assert controller is not None, "no controller runs"  # noqa: S101
+        controller.send_signal(number)
+        controller.wait(END_SECONDS)
+
+    def worker(
+        self,
+        name: str = "worker",
+        *,
+        slots: int = 1,
+        allow: Sequence[str] = (),
+        allow_command: Sequence[str] = (),
+        everything: bool = False,
+        cwd: Path | None = None,
+        environment: Mapping[str, str] | None = None,
+    ) -> WorkerProcess:
+        """Start a worker; it leases as soon as it is up."""
+        flags = ["--address", self.address, "--name", name, "--slots", str(slots)]
+        flags += [word for function in allow for word in ("--allow", function)]
+        flags += [word for prefix in allow_command for word in ("--allow-command", prefix)]
+        flags += ["--allow-everything"] if everything else []
+        log = self.home / f"{name}.log"
+        with log.open("ab") as sink:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "isoloss_worker", *flags], env={**self.environment, **(environment or {})},
+                cwd=cwd or self.home, stdin=subprocess.DEVNULL, stdout=sink, stderr=sink,
+            )  # fmt: skip
+        worker = WorkerProcess(name=name, process=process, log=log)
+        self.workers.append(worker)
+        return worker
+
+
+def wait_until(condition: Callable[[], Any], seconds: float, *, what: str = "") -> Any:
+    """What ``condition`` answers once it is true; ``AssertionError`` when that takes too long."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if answer := condition():
+            return answer
+        time.sleep(0.05)
+    raise AssertionError(f"{what or 'The condition'} did not come true within {seconds:g} s.")
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
