@@ -119,7 +119,7 @@ FROM event JOIN study ON study.id = event.study_id;
 
 CREATE VIEW dash_worker AS
 SELECT worker.id AS worker, worker.host, worker.device, worker.slots::float8 AS slots, held.n AS leases, worker.seen_at,
-       extract(epoch FROM now() - worker.seen_at)::float8 AS silent_seconds,
+       greatest(extract(epoch FROM now() - worker.seen_at), 0)::float8 AS silent_seconds,
        CASE WHEN worker.draining THEN 'draining' WHEN worker.seen_at < now() - interval '60 seconds' THEN 'silent'
             WHEN held.n > 0 THEN 'busy' ELSE 'waiting' END AS state
 FROM worker

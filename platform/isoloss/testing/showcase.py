@@ -158,7 +158,9 @@ class Showcase:
                 await workers.register(
                     conn, worker_id=name, incarnation="1", host=host, slots=4, device="H100", allowed={}
                 )
-            await conn.execute("UPDATE worker SET seen_at = now() + interval '1 hour'")  # they stay for as long as it is shown
+            await conn.execute(
+                "UPDATE worker SET seen_at = now() + interval '1 hour'"
+            )  # they stay for as long as it is shown
             await conn.execute("UPDATE worker SET seen_at = now() - interval '9 minutes' WHERE id = 'gpu-2'")
 
 

@@ -1,0 +1,107 @@
+"""The dashboard of one study: its curves by level, its rungs, its best trials, its ledger."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from isoloss.dash.panels import STUDY, Board, Panel
+
+NONE: Final = "no task done yet"
+
+STATS: Final = (
+    Panel(
+        id="best", title="Best", kind="stat", span=4, height=3, unit="none", empty=NONE,
+        sql="""SELECT best, metric || ', ' || goal AS said FROM dash_study
+            WHERE study = ${study:sqlstring} AND best IS NOT NULL""",
+    ),
+    Panel(
+        id="trials", title="Trials", kind="stat", span=4, height=3,
+        sql="SELECT trials, state FROM dash_study WHERE study = ${study:sqlstring}",
+    ),
+    Panel(
+        id="done", title="Tasks done", kind="stat", span=4, height=3,
+        sql="""SELECT done, CASE WHEN failed + diverged > 0 THEN diverged || ' diverged, ' || failed || ' failed'
+                ELSE 'none diverged or failed' END AS said FROM dash_study WHERE study = ${study:sqlstring}""",
+    ),
+    Panel(
+        id="running", title="Running", kind="stat", span=4, height=3,
+        sql="SELECT running, waiting || ' waiting' AS said FROM dash_study WHERE study = ${study:sqlstring}",
+    ),
+    Panel(
+        id="spent", title="Budget spent", kind="stat", span=4, height=3,
+        sql="SELECT spent, unit FROM dash_study WHERE study = ${study:sqlstring}",
+    ),
+    Panel(
+        id="max_budget", title="Maximum budget", kind="stat", span=4, height=3,
+        sql="SELECT max_budget, unit FROM dash_study WHERE study = ${study:sqlstring}",
+    ),
+)  # fmt: skip
+
+CURVES: Final = Panel(
+    id="curves", title="Curves by level", kind="xy", span=14, height=11, unit="none", log_x=True,
+    x_title="budget", y_title="metric", units={"x": "short"}, empty="no curve yet",
+    about="The metric with the most points, of the sixty trials that went furthest or do best.",
+    sql="""WITH chosen AS (
+            SELECT trial FROM dash_task WHERE study = ${study:sqlstring}
+            GROUP BY trial ORDER BY max(level) DESC, min(score) NULLS LAST LIMIT 60),
+        shown AS (
+            SELECT metric FROM dash_metric WHERE study = ${study:sqlstring} ORDER BY points DESC, objective DESC LIMIT 1),
+        points AS (
+            SELECT curve.trial, curve.level, curve.epoch, curve.metric, step, value,
+                   row_number() OVER run AS place, count(*) OVER (PARTITION BY curve.trial, curve.level, curve.epoch) AS n
+            FROM dash_curve AS curve JOIN chosen USING (trial) JOIN shown USING (metric)
+            WHERE study = ${study:sqlstring} AND step > 0
+            WINDOW run AS (PARTITION BY curve.trial, curve.level, curve.epoch ORDER BY step))
+        SELECT metric || ' · level ' || level AS series, step AS x, value AS y, NULL::float8 AS low, NULL::float8 AS high,
+               trial || '@' || level || '.' || epoch AS line
+        FROM points WHERE place % greatest(1, n / 80) = 0 OR place = n
+        ORDER BY level, trial, epoch, step""",
+)  # fmt: skip
+
+RUNGS: Final = Panel(
+    id="rungs", title="Brackets and rungs", kind="table", span=10, height=11, unit="short", empty="no trial yet",
+    about="A bracket starts at its own level and sends its best on; bracket -1 holds trials that were added.",
+    units={"best": "none", "bracket": "none", "level": "none"},
+    sql="""SELECT bracket, level, budget, tasks, done, running, waiting, diverged, failed, best FROM dash_rung
+        WHERE study = ${study:sqlstring} ORDER BY bracket, level""",
+)  # fmt: skip
+
+RESULTS: Final = (
+    Panel(
+        id="values", title="Results and the best so far", kind="timeseries", span=12, height=9, unit="none", empty=NONE,
+        dots=("result",), steps=("best",),
+        sql="""SELECT received_at AS time, task.value AS result,
+                      CASE WHEN study.goal = 'minimize' THEN min(task.value) OVER so_far ELSE max(task.value) OVER so_far END AS best
+            FROM dash_task AS task JOIN dash_study AS study USING (study)
+            WHERE study = ${study:sqlstring} AND task.value IS NOT NULL AND task.status = 'ok' AND $__timeFilter(received_at)
+            WINDOW so_far AS (ORDER BY received_at, task_id ROWS UNBOUNDED PRECEDING) ORDER BY time""",
+    ),
+    Panel(
+        id="parameters", title="Parameters of every trial", kind="parallel", span=12, height=9, unit="none", empty=NONE,
+        about="One line a trial, at the highest level it was measured at; the best are bright.",
+        sql="""SELECT * FROM (SELECT DISTINCT ON (trial) trial, level, value, params FROM dash_task
+                WHERE study = ${study:sqlstring} AND value IS NOT NULL AND status = 'ok'
+                ORDER BY trial, level DESC) AS newest ORDER BY trial DESC LIMIT 400""",
+    ),
+    Panel(
+        id="best_trials", title="Best trials", kind="table", span=14, height=10, unit="none", empty=NONE,
+        units={"budget": "short"},
+        sql="""SELECT trial, bracket, level, budget, value, params AS parameters, source FROM dash_task
+            WHERE study = ${study:sqlstring} AND score IS NOT NULL ORDER BY score, level DESC, trial LIMIT 30""",
+    ),
+    Panel(
+        id="ledger", title="Ledger", kind="table", span=10, height=10, unit="none", empty="nothing happened yet",
+        about="The study's newest events: the only truth its search sees.",
+        sql="""SELECT seq, kind, decisions, left(translate(body, '{}"', ''), 120) AS body, at FROM dash_event
+            WHERE study = ${study:sqlstring} ORDER BY seq DESC LIMIT 40""",
+    ),
+)  # fmt: skip
+
+BOARD: Final = Board(
+    id="studies",
+    title="Studies",
+    about="One study: curves, rungs, trials.",
+    variables=(STUDY,),
+    span="SELECT created_at, last_at, state = 'active' FROM dash_study WHERE study = ${study:sqlstring}",
+    panels=(*STATS, CURVES, RUNGS, *RESULTS),
+)
