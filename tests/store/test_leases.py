@@ -49,7 +49,7 @@ async def lease(pool: Pool, study_id: Any, n: int = 1, *, worker: str = "w", ttl
 
 
 def key(found: Lease, **changes: Any) -> LeaseKey:
-    given = {"task_id": found.task_id, "epoch": found.epoch, "secret": found.secret} | changes
+    given: dict[str, Any] = {"task_id": found.task_id, "epoch": found.epoch, "secret": found.secret} | changes
     return LeaseKey(**given)
 
 
@@ -127,7 +127,7 @@ def test_a_lost_lease_reply_is_sent_again_under_a_new_secret(in_store: InStore) 
         await decider.decide(row.id, ask=1)
         (lost,) = await lease(pool, row.id)
         async with pool.connection() as conn:
-            who = {"worker_id": "w", "incarnation": "i", "ttl": TTL}
+            who: dict[str, Any] = {"worker_id": "w", "incarnation": "i", "ttl": TTL}
             assert await tasks.reclaim(conn, [row.id], holding=[lost.task_id], **who) == []
             (again,) = await tasks.reclaim(conn, [row.id], holding=[], **who)
         assert (again.task_id, again.epoch) == (lost.task_id, lost.epoch) and again.secret != lost.secret

@@ -42,7 +42,7 @@ def campaign(scale: Scale) -> dict[str, Any]:
         "tokens": {"min": scale.unit, "max": scale.top * scale.unit, "eta": 2, "deepen_to": 2 * scale.top * scale.unit},
         "fidelity": {"mode": "branch", "decay": 0.2},
         "space": {
-            "lr": {"type": "float", "low": 2**-10, "high": 2**-4.5, "log": True},
+            "lr": {"type": "float", "low": 2**-9.5, "high": 2**-5, "log": True},
             "batch_tokens": {"type": "ordinal", "choices": list(BATCHES)},
         },
         "recipe": {"parameterization": "sp", "optimizer": "adamw", "schedule": "wsd", "data": "python-stdlib"},

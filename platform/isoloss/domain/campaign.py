@@ -97,7 +97,7 @@ def n_params_of(spec: CampaignSpec, size: Size | Goal, field: str) -> float:
 
 
 def study_of(spec: CampaignSpec, size: Size) -> StudySpec:
-    """The study of one size."""
+    """The study of one size; each size has a seed of its own, so that together they see more of the space."""
     method = {
         "name": "idhb", "min_budget": spec.tokens.min, "max_budget": spec.tokens.max, "eta": spec.tokens.eta,
         "brackets": "all", "sampler": spec.sampler,
@@ -115,6 +115,7 @@ def _study(
     spec: CampaignSpec, name: str, size: Size | Goal, *, method: Mapping[str, Any], limits: Mapping[str, Any], gpus: int
 ) -> StudySpec:
     run, fixed = encode(spec.run), dict(spec.fixed)
+    place = spec.sizes.index(size) if isinstance(size, Size) else len(spec.sizes)
     if spec.run.gpt is not None:
         run["gpt"] = encode(_gpt(spec.run.gpt, size.set, name))
     else:
@@ -125,7 +126,8 @@ def _study(
         {
             "name": name, "project": spec.project, "space": encode(spec.space), "objective": encode(spec.objective),
             "method": dict(method), "budget": {"unit": "tokens", "multiple": _multiple(spec)},
-            "fidelity": encode(spec.fidelity), "fixed": fixed, "run": run, "limits": dict(limits), "seed": spec.seed,
+            "fidelity": encode(spec.fidelity), "fixed": fixed, "run": run, "limits": dict(limits),
+            "seed": 1009 * spec.seed + place,
         }
     )  # fmt: skip
 

@@ -101,6 +101,15 @@ class Cluster:
 
         return connect(self.address, start=False, patience=patience)
 
+    def rows(self, query: str, *values: Any) -> list[tuple[Any, ...]]:
+        """What the cluster's own Postgres answers, for what no call says."""
+        import psycopg
+
+        from isoloss.store.embedded import Embedded
+
+        with psycopg.connect(Embedded(home=self.home / "postgres").dsn, autocommit=True) as conn:
+            return conn.execute(query.encode(), values or None).fetchall()
+
     def start_controller(self) -> None:
         """Start the controller (again), and wait until it serves."""
         from isoloss.client.transport import wait_until_serving
