@@ -44,7 +44,15 @@ REPORT = """
 
 
 def test_every_word_of_the_contract_is_replaced_in_a_command(tmp_path: Path) -> None:
-    words = ["--lr={lr}", "{batch}", "{name}", "{nesterov}", "{budget_from}-{decay_from}-{budget_to}", "{seed}", "{gpus}"]
+    words = [
+        "--lr={lr}",
+        "{batch}",
+        "{name}",
+        "{nesterov}",
+        "{budget_from}-{decay_from}-{budget_to}",
+        "{seed}",
+        "{gpus}",
+    ]
     filled = fill([*words, "{resume_from}", "{save_to}", '{{"a": 1}}'], job(tmp_path, run={"gpus": 8}), tmp_path)
     assert filled[:7] == ["--lr=1e-05", "16", "adam w", "true", "3-8-9", "5", "8"]
     assert filled[7:] == [str(tmp_path / "resume"), str(tmp_path / "save"), '{"a": 1}']
@@ -56,12 +64,15 @@ def test_an_unknown_placeholder_is_refused_with_those_there_are(tmp_path: Path) 
 
 
 def test_a_program_reads_the_same_from_files_and_environment(tmp_path: Path) -> None:
-    code = REPORT + """
+    code = (
+        REPORT
+        + """
     import shutil, sys
     shutil.copy(sys.argv[1], "seen.json"); shutil.copy(sys.argv[2], "seen.yaml")
     json.dump({k: v for k, v in os.environ.items() if k.startswith(("ISOLOSS_", "OWN"))}, open("env.json", "w"))
     report(step=9, val_loss=1.5)
     """
+    )
     command = [sys.executable, "-c", textwrap.dedent(code), "{params_file}", "{params_file:yaml}"]
     news = News()
     values = run_command(job(tmp_path, command=command, run={"cwd": str(tmp_path), "env": {"OWN": "1"}}), news.reporter)
@@ -76,11 +87,14 @@ def test_a_program_reads_the_same_from_files_and_environment(tmp_path: Path) -> 
 
 
 def test_reports_arrive_while_it_runs_under_our_names(tmp_path: Path) -> None:
-    code = REPORT + """
+    code = (
+        REPORT
+        + """
     report(step=4, **{"eval/loss": 2.0, "note": "text is no metric"})
     open(os.environ["ISOLOSS_METRICS"], "a").write("no json\\n")
     report(step=9, **{"eval/loss": 1.0, "extra": 7})
     """
+    )
     news = News()
     values = run_command(job(tmp_path, code, run={"metrics": {"val_loss": "eval/loss"}}), news.reporter)
     assert news.points == [(4, {"val_loss": 2.0}), (9, {"val_loss": 1.0, "extra": 7.0})]
@@ -88,12 +102,15 @@ def test_reports_arrive_while_it_runs_under_our_names(tmp_path: Path) -> None:
 
 
 def test_done_registers_the_trunk_before_the_program_ends(tmp_path: Path) -> None:
-    code = REPORT + """
+    code = (
+        REPORT
+        + """
     import pathlib, time
     save = pathlib.Path(os.environ["ISOLOSS_SAVE_TO"]); (save / "state").write_text("x"); (save / "DONE").touch()
     time.sleep(0.5)
     report(step=9, val_loss=1.0)
     """
+    )
     news = News()
     run_command(job(tmp_path, code), news.reporter)
     assert news.saved == [8]
@@ -112,11 +129,14 @@ def test_a_program_that_a_signal_killed_is_said_to_be(tmp_path: Path) -> None:
 
 
 def test_75_is_preempted_and_saved_at_the_last_report(tmp_path: Path) -> None:
-    code = REPORT + """
+    code = (
+        REPORT
+        + """
     report(step=6, val_loss=2.0)
     open(os.path.join(os.environ["ISOLOSS_SAVE_TO"], "state"), "w").write("x")
     raise SystemExit(75)
     """
+    )
     with pytest.raises(Preempted) as caught:
         run_command(job(tmp_path, code), News().reporter)
     assert caught.value.saved == 6
@@ -139,11 +159,14 @@ def test_75_without_anything_saved_is_a_failure_and_no_endless_loop(tmp_path: Pa
 
 
 def test_a_nan_objective_ends_the_program_and_is_a_divergence(tmp_path: Path) -> None:
-    code = REPORT + """
+    code = (
+        REPORT
+        + """
     import time
     report(step=4, val_loss=2.0, other=1.0); report(step=5, val_loss=float("nan"))
     time.sleep(60)
     """
+    )
     with pytest.raises(Diverged) as caught:
         run_command(job(tmp_path, code), News().reporter)
     assert caught.value.step == 5
@@ -167,15 +190,20 @@ def test_what_cannot_run_here_is_refused_and_not_tried_again(
 def test_python_is_the_workers_own_where_the_path_has_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     code = textwrap.dedent(REPORT) + "report(step=9, val_loss=1.0)"
-    assert run_command(job(tmp_path, command=["python", "-c", textwrap.dedent(code)]), News().reporter) == {"val_loss": 1.0}
+    assert run_command(job(tmp_path, command=["python", "-c", textwrap.dedent(code)]), News().reporter) == {
+        "val_loss": 1.0
+    }
 
 
 def test_what_a_program_leaves_running_ends_with_it(tmp_path: Path) -> None:
-    code = REPORT + """
+    code = (
+        REPORT
+        + """
     import subprocess, sys
     left = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
     report(step=9, val_loss=1.0, pid=left.pid)
     """
+    )
     pid = int(run_command(job(tmp_path, code), News().reporter)["pid"])
     status = Path(f"/proc/{pid}/stat")
     assert not status.exists() or status.read_text().split()[2] in ("Z", "X")

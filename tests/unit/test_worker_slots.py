@@ -180,7 +180,7 @@ def test_an_unknown_function_is_refused_and_not_tried_again(folder: Path, functi
 
 
 def test_run_env_reaches_a_function_before_its_imports_do(folder: Path) -> None:
-    warm, own = run_all(job(folder, "number"), job(folder, "environment", run={"env": {"OWN": "7"}}))
+    _, own = run_all(job(folder, "number"), job(folder, "environment", run={"env": {"OWN": "7"}}))
     assert isinstance(own, Ended)
     assert own.values == {"val_loss": 7.0}
 

@@ -51,6 +51,8 @@ class Agent:
         self._incarnation = uuid.uuid4().hex
         self._slots = slots
         self._allowed = allowed
+        used = [gpu for slot in slots for gpu in slot.gpu_ids]
+        self._metered = len(set(used)) == len(used)  # a counter is a device's: shared, it measures the other slot too
         self._endings = Endings(self._transport)
         self._pulse: Pulse | None = None
         self._holding: dict[int, asyncio.Future[str]] = {}
@@ -229,15 +231,16 @@ class Agent:
         try:
             job, run = attempt.job(self._allowed, slot.gpu_ids)
             log.info("task.started", budget_from=job.budget_from, budget_to=job.budget_to)
-            meter = Meter(slot.gpu_ids)
+            meter = Meter(slot.gpu_ids if self._metered else ())
             ended = await slot.run(job, listen, stop, run.timeout)
+            measured = meter.values()
         except IsolossError as error:
             return Ending(kind="fail", retryable=False, message=str(error))
         except OSError as error:
             return Ending(kind="fail", retryable=True, message=str(error))
         if isinstance(ended, Stopped):
             return None if ended.why == "stale" else Ending(kind="release")
-        return attempt.ending(ended, meter.values())
+        return attempt.ending(ended, measured)
 
     async def _tell(self, key: LeaseKey, ending: Ending) -> str:
         """Deliver what is still to be reported, then the ending; the verdict in words."""

@@ -41,7 +41,7 @@ class Attempt:
         run = decode(mapping, Run)
         run.check()
         allowed.check(run)
-        if run.gpus > len(gpu_ids) > 0:
+        if run.gpus > len(gpu_ids):
             raise InvalidSpec(
                 f"run.gpus is {run.gpus}; accepted on this worker are at most {len(gpu_ids)}, the GPUs of one slot.",
                 hint="Start it with fewer --slots, so that each has more GPUs.",

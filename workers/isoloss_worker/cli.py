@@ -80,7 +80,7 @@ def slots_of(text: str, gpu_ids: tuple[int, ...]) -> int:
 
 
 def shares(gpu_ids: tuple[int, ...], slots: int) -> list[tuple[int, ...]]:
-    """The GPUs dealt to the slots, as many to each; with more slots than GPUs they share, and energy is not measured."""
+    """The GPUs dealt to the slots, as many to each; with more slots than GPUs they share."""
     each = len(gpu_ids) // slots
     if gpu_ids and not each:
         return [(gpu_ids[number % len(gpu_ids)],) for number in range(slots)]

@@ -1,6 +1,6 @@
 """Joules of an attempt: the difference of the GPUs' own counters, or nothing. Never an estimate.
 
-The counter is a device's, so a slot that shares its GPU with others measures them too; every slot here has its own.
+The counter is a device's, so it is read only where every slot has GPUs of its own.
 """
 
 from __future__ import annotations

@@ -136,6 +136,6 @@ def to_lease(lease: Lease, ttl: timedelta) -> pb.Lease:
         key=to_key(key), study=lease.study, project=lease.project, trial=lease.trial_no, level=lease.level,
         budget_from=lease.budget_from, decay_from=lease.decay_from, budget_to=lease.budget_to,
         params=to_values(spec.fixed | lease.params), resume_from=lease.resume_from,
-        seed=spec.seed * 1_000_003 + lease.trial_no, run_json=msgspec.json.encode(run).decode() if run else "",
+        seed=spec.seed, run_json=msgspec.json.encode(run).decode() if run else "",
         metrics=spec.metrics, ttl_seconds=ttl.total_seconds(),
     )  # fmt: skip
