@@ -1,0 +1,129 @@
+"""The command line as a user types it: JSON, exit codes, one sentence for an error, never a traceback."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from isoloss.client.locate import Local
+from isoloss.testing.controller import controller, temporary_home
+
+SPEC = """
+name: {name}
+space: {{lr: {{type: float, low: 1e-4, high: 1e-1, log: true}}}}
+objective: {{metric: val_loss}}
+method: {{name: idhb, min_budget: 1, max_budget: 81, brackets: all}}
+budget: {{unit: epochs}}
+"""
+
+
+@pytest.fixture(scope="module")
+def local() -> Iterator[Local]:
+    with temporary_home(), controller() as found:
+        yield found
+
+
+def run(*words: str, address: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
+    env = {**os.environ, **environment} | ({"ISOLOSS_ADDRESS": address} if address else {})
+    return subprocess.run(
+        [sys.executable, "-m", "isoloss.cli", *words], check=False, capture_output=True, text=True, env=env
+    )
+
+
+def answer(*words: str, address: str = "") -> Any:
+    done = run(*words, "--json", address=address)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+@pytest.fixture
+def spec(tmp_path: Path) -> Path:
+    file = tmp_path / "spec.yaml"
+    file.write_text(SPEC.format(name=tmp_path.name))
+    return file
+
+
+def test_preview_needs_no_service_and_gives_the_published_figures(spec: Path) -> None:
+    told = answer("study", "preview", str(spec), "--deepen", "243")
+    assert [b["rungs"][0]["configurations"] for b in told["brackets"]] == [243, 98, 41, 18, 9, 6]
+    assert (told["tasks"], told["total_budget"], told["resumed_budget"]) == (611, 8457, 6831)
+    assert (told["added_tasks"], told["added_resumed_budget"], told["restart_resumed_budget"]) == (405, 5250, 8412)
+
+
+def test_a_study_is_launched_shown_deepened_and_stopped(local: Local, spec: Path) -> None:
+    name = spec.parent.name
+    assert answer("study", "launch", str(spec), address=local.address)["state"] == "active"
+    assert answer("study", "show", name, address=local.address)["next_deepening"]["max_budget"] == 243
+    assert "deepen" in run("study", "show", name, address=local.address).stdout
+    assert answer("study", "deepen", name, "--max-budget", "243", address=local.address)["max_budget"] == 243
+    assert "ask" in answer("study", "why", name, address=local.address)["sentences"][0]
+    assert name in [s["name"] for s in answer("study", "ls", address=local.address)["studies"]]
+    assert answer("study", "replay", name, address=local.address)["same"]
+    assert answer("study", "stop", name, address=local.address)["state"] == "stopped"
+    refused = run("study", "deepen", name, "--max-budget", "729", address=local.address)
+    assert refused.returncode == 4 and "is stopped" in refused.stderr and "Traceback" not in refused.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (("study", "show", "nope"), 3, "There is no study 'nope'"),
+        (("campaign", "show", "nope"), 3, "There is no campaign 'nope'"),
+        (("study", "best", "nope"), 3, "There is no study"),
+        (("worker", "drain", "nope"), 3, "There is no worker 'nope'"),
+        (("study", "deepen", "nope", "--max-budget", "many"), 3, "nope"),
+        (("study", "shwo"), 2, "shwo"),
+        (("study", "launch", "/no/such/file.yaml"), 3, "file.yaml"),
+    ],
+)  # fmt: skip
+def test_an_error_is_one_sentence_with_its_exit_code_and_stdout_stays_empty(
+    local: Local, words: tuple[str, ...], code: int, said: str
+) -> None:
+    done = run(*words, "--json", address=local.address)
+    assert (done.returncode, done.stdout) == (code, ""), done.stderr
+    assert said in done.stderr and "Traceback" not in done.stderr
+
+
+def test_without_a_controller_it_says_how_to_get_one(tmp_path: Path) -> None:
+    done = run("study", "ls", ISOLOSS_HOME=str(tmp_path))
+    assert done.returncode == 5 and "`isoloss up` starts one" in done.stderr
+
+
+def test_a_stated_port_in_use_is_an_error_and_so_is_the_open_network(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        done = run("up", "--listen", f"127.0.0.1:{taken.getsockname()[1]}", ISOLOSS_HOME=str(tmp_path))
+    assert done.returncode == 2 and "a port in use; accepted is a free port" in done.stderr
+    done = run("up", "--listen", "0.0.0.0:7070", ISOLOSS_HOME=str(tmp_path))
+    assert done.returncode == 2 and "no TLS and no tokens" in done.stderr
+    done = run(
+        "up", "--dsn", "nonsense here", "--listen", "127.0.0.1:0", "--dash", "127.0.0.1:0", ISOLOSS_HOME=str(tmp_path)
+    )
+    assert done.returncode == 5 and "no connection string" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_watch_prints_one_object_a_line(local: Local, spec: Path) -> None:
+    name = spec.parent.name
+    answer(
+        "study",
+        "launch",
+        str(spec),
+        "--set",
+        "limits.trials=0",
+        "--set",
+        "method.brackets=first:1",
+        address=local.address,
+    )
+    answer("study", "deepen", name, "--max-budget", "243", address=local.address)
+    done = run("study", "watch", name, "--until-idle", "--json", address=local.address)
+    events = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [event["kind"] for event in events] == ["deepened"]
