@@ -267,3 +267,14 @@ def test_the_child_of_a_killed_agent_dies_with_it_and_takes_its_program_along(fo
     while Path(f"/proc/{pid}").exists() and Path(f"/proc/{pid}/stat").read_text().split()[2] not in "ZX":
         assert time.monotonic() < deadline, "the program outlived its worker"
         time.sleep(0.02)
+
+
+def test_a_run_that_is_drained_before_it_begins_is_given_back(folder: Path) -> None:
+    async def body(slot: Slot) -> Any:
+        stop = never()
+        stop.set_result("drain")
+        return await slot.run(job(folder, "sleeps"), ignore, stop)
+
+    begun = time.monotonic()
+    assert in_slot(body) == Ended(kind="release")
+    assert time.monotonic() - begun < 3

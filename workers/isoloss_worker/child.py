@@ -30,28 +30,20 @@ def main() -> None:
     """Serve jobs until stdin ends."""
     die_with_parent()
     jobs, news = _private_pipes()
-    lock, stop, idle = threading.Lock(), Stop(), threading.Event()
+    lock, stop = threading.Lock(), Stop()
 
     def say(message: Message) -> None:
         with lock:
             news.write(line(message))
 
-    def asked(*_: object) -> None:
-        if idle.is_set():
-            os._exit(0)
-        stop.ask()
-
-    signal.signal(signal.SIGTERM, asked)
-    idle.set()
+    signal.signal(signal.SIGTERM, lambda *_: stop.ask())  # also before a job is read: then it ends as it begins
     say(Ready())
     for text in jobs:
-        stop.asked = False
-        idle.clear()
         ended = execute(msgspec.json.decode(text, type=Job), _reporter(say, stop))
         sys.stdout.flush()
         sys.stderr.flush()
         os.write(2, STDERR_END + b"\n")
-        idle.set()
+        stop.asked = False
         say(ended)
 
 

@@ -82,9 +82,11 @@ class Stop:
 
     @contextmanager
     def then(self, action: Callable[[], None]) -> Iterator[None]:
-        """Within the block, call ``action`` when the run is asked to end."""
+        """Within the block, call ``action`` when the run is asked to end; at once if it was asked already."""
         self._then = action
         try:
+            if self.asked:
+                action()
             yield
         finally:
             self._then = None

@@ -24,6 +24,15 @@ log = structlog.get_logger()
 BEATS: Final = 5  # per lease: four may be lost
 REPORT_SECONDS: Final = 1.0
 MOST_POINTS: Final = 1000
+TRANSIENT: Final = frozenset(
+    (
+        grpc.StatusCode.UNAVAILABLE,
+        grpc.StatusCode.DEADLINE_EXCEEDED,
+        grpc.StatusCode.RESOURCE_EXHAUSTED,
+        grpc.StatusCode.CANCELLED,
+        grpc.StatusCode.ABORTED,
+    )
+)
 
 Point = tuple[int, dict[str, float]]
 
@@ -169,8 +178,12 @@ class Pulse:
         try:
             return method(request, timeout=max(1.0, self._ttl / 2))
         except grpc.RpcError as error:
-            log.debug("pulse.missed", error=str(error))
-            return None
+            code = error.code()
+            if code in TRANSIENT:
+                log.debug("pulse.missed", error=str(error))
+                return None
+            log.warning("pulse.refused", code=code.name, error=error.details())
+            return work_pb2.AckReply()  # said again it would be refused again: what it carried is given up
 
     def _hear(self, reply: work_pb2.AckReply) -> None:
         for ack in reply.acks:

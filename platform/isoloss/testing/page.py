@@ -1,0 +1,67 @@
+"""The built-in page beside a test: an embedded Postgres, and the page over one of its databases in a thread."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import shutil
+import tempfile
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Final
+
+import uvicorn
+
+from isoloss.dash.page import build
+from isoloss.store.embedded import Embedded
+
+# For a headless Chromium that calls nobody.
+CHROMIUM_FLAGS: Final[Sequence[str]] = (
+    "--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking", "--disable-component-update",
+    "--disable-sync",
+)  # fmt: skip
+START_SECONDS: Final = 20.0
+
+
+@contextlib.contextmanager
+def postgres() -> Iterator[str]:
+    """A fresh embedded Postgres; yields its connection string."""
+    folder = Path(tempfile.mkdtemp(prefix="isoloss-page-"))
+    folder.chmod(0o711)
+    embedded = Embedded(home=folder / "postgres", fsync=False)
+    keeper = embedded.start()
+    try:
+        yield embedded.dsn
+    finally:
+        embedded.stop(keeper)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def serving(dsn: str) -> Iterator[str]:
+    """The page over a database, on a free port, for as long as the block lasts; yields its address."""
+    started, found = threading.Event(), {}
+
+    async def serve() -> None:
+        async with build(dsn) as app:
+            config = uvicorn.Config(app, port=0, log_config=None, lifespan="off", timeout_graceful_shutdown=1)
+            server = uvicorn.Server(config)
+            found["loop"], found["server"] = asyncio.get_running_loop(), server
+            task = asyncio.create_task(server.serve())
+            while not server.started and not task.done():
+                await asyncio.sleep(0.01)
+            found["port"] = server.servers[0].sockets[0].getsockname()[1]
+            started.set()
+            await task
+
+    thread = threading.Thread(target=asyncio.run, args=(serve(),), name="page")
+    thread.start()
+    try:
+        if not started.wait(START_SECONDS):
+            raise TimeoutError(f"the page did not start within {START_SECONDS:.0f} s")
+        yield f"http://127.0.0.1:{found['port']}"
+    finally:
+        if "server" in found:
+            found["server"].should_exit = True
+        thread.join(START_SECONDS)

@@ -1,0 +1,227 @@
+"""Whole studies with a real controller, real Postgres and real workers: how tasks end, and who may leave when."""
+
+from __future__ import annotations
+
+import os
+import signal
+import textwrap
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from isoloss.client.blocking import Client, Study
+from isoloss.files.spec import load_spec
+from isoloss.testing.cluster import Cluster, wait_until
+
+EXAMPLES = Path(__file__).parents[2] / "platform" / "examples"
+TRAINERS = """
+    import math, os, sys, time
+    def fine(trial):
+        for step in trial.steps():
+            trial.report(step, val_loss=(math.log10(trial.params["lr"]) + 2) ** 2 + 1 / step)
+        (trial.save_to / "state").write_text(str(trial.budget_to))
+    def slow(trial):
+        for step in trial.steps():
+            time.sleep(0.3)
+            trial.report(step, val_loss=trial.params["lr"])
+    def sleeps(trial):
+        trial.report(1, val_loss=1.0)
+        time.sleep(60)
+    def crashes(trial):
+        if trial.number == 0: os._exit(139)
+        return 1.0
+    def nan(trial): trial.report(2, val_loss=float("nan"))
+    def silent(trial): return {"accuracy": 1.0}
+"""
+PROGRAM = """
+    import json, os, pathlib, sys
+    save, resume = pathlib.Path(os.environ["ISOLOSS_SAVE_TO"]), os.environ["ISOLOSS_RESUME_FROM"]
+    def report(step):
+        with open(os.environ["ISOLOSS_METRICS"], "a") as file:
+            file.write(json.dumps({"step": step, "val_loss": 1 / step}) + "\\n")
+    if sys.argv[1] == "fails":
+        print("the last words", file=sys.stderr); sys.exit(3)
+    if sys.argv[1] == "mute": sys.exit(0)
+    if sys.argv[1] == "preempted" and not resume:
+        report(1); (save / "state").write_text("1"); sys.exit(75)
+    start = int((pathlib.Path(resume) / "state").read_text()) if resume else 0
+    assert start == int(os.environ["ISOLOSS_BUDGET_FROM"])
+    for step in range(start + 1, int(os.environ["ISOLOSS_BUDGET_TO"]) + 1): report(step)
+    (save / "state").write_text(os.environ["ISOLOSS_BUDGET_TO"])
+"""
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    with Cluster(lease_seconds=3) as cluster:
+        (cluster.home / "trainers.py").write_text(textwrap.dedent(TRAINERS))
+        (cluster.home / "program.py").write_text(textwrap.dedent(PROGRAM))
+        yield cluster
+
+
+@pytest.fixture
+def client(cluster: Cluster) -> Iterator[Client]:
+    with cluster.client() as client:
+        yield client
+    for worker in cluster.workers:
+        worker.process.kill()
+        worker.process.wait(10)
+    cluster.workers.clear()
+
+
+def one(client: Client, name: str, run: Mapping[str, Any], *, trials: int = 1, budget: int = 3) -> Study:
+    """A study of so many trials at one budget."""
+    return client.launch_study(
+        {
+            "name": name, "space": {"lr": {"type": "float", "low": 1e-4, "high": 1e-1, "log": True}},
+            "objective": {"metric": "val_loss"}, "method": {"name": "fixed", "budget": budget}, "run": dict(run),
+            "limits": {"trials": trials},
+        }
+    )  # fmt: skip
+
+
+def idle(study: Study, seconds: float = 30) -> None:
+    wait_until(lambda: study.info().state == "idle", seconds, what=f"{study.name} idle ({study.why()})")
+
+
+def levels(study: Study) -> list[tuple[str, dict[str, float], str]]:
+    return [(level.state, dict(level.values), level.message) for trial in study.trials() for level in trial.levels]
+
+
+def attempts(cluster: Cluster, study: str) -> list[str]:
+    """How the attempts of a study ended, in order."""
+    query = """SELECT attempt.outcome::text FROM attempt JOIN task ON task.id = attempt.task_id
+               JOIN study ON study.id = task.study_id WHERE study.name = %s ORDER BY attempt.task_id, attempt.epoch"""
+    return [row[0] for row in cluster.rows(query, study)]
+
+
+def test_what_no_worker_allows_is_not_run_and_the_study_says_so(cluster: Cluster, client: Client) -> None:
+    # the first test: a worker that was killed counts as there for a minute
+    study = one(client, "forbidden", {"function": "trainers:fine"})
+    cluster.worker("strict", allow=("trainers:other",), allow_command=("python other.py",))
+    wait_until(lambda: any("none of them allows 'function:trainers:fine'" in why for why in study.why()), 10)
+    assert attempts(cluster, "forbidden") == []
+    study.stop()
+
+
+def test_the_function_example_runs_deepens_and_finds_a_good_rate(cluster: Cluster, client: Client) -> None:
+    cluster.worker("example", slots=2, allow=("train:main",), cwd=EXAMPLES)
+    study = client.launch_study(load_spec(EXAMPLES / "tiny_lr.yaml"))
+    idle(study)
+    before = {trial.number: trial.levels for trial in study.trials()}
+    study.deepen(27)
+    idle(study)
+    after = {trial.number: trial.levels for trial in study.trials()}
+    assert all(after[number][: len(had)] == had for number, had in before.items()), "nothing that ran is run again"
+    assert max(level.budget for had in after.values() for level in had) == 27
+    assert study.best_value < 0.1
+    assert set(attempts(cluster, "tiny-lr")) == {"ok"}
+
+
+def test_how_programs_and_functions_end_is_what_their_tasks_become(cluster: Cluster, client: Client) -> None:
+    studies = {
+        name: one(client, name, {"command": ["python", "program.py", name]})
+        for name in ("succeeds", "preempted", "mute", "fails")
+    }
+    studies |= {
+        name: one(client, name, {"function": f"trainers:{name}"}, trials=2 if name == "crashes" else 1)
+        for name in ("nan", "silent", "crashes")
+    }
+    cluster.worker("endings", slots=2, everything=True)
+    for study in studies.values():
+        idle(study)
+
+    ((state, values, _),) = levels(studies["succeeds"])
+    assert (state, values["val_loss"]) == ("ok", 1 / 3)
+    assert attempts(cluster, "succeeds") == ["ok"]
+
+    ((state, values, _),) = levels(studies["preempted"])
+    assert (state, values["val_loss"]) == ("ok", 1 / 3)
+    assert attempts(cluster, "preempted") == ["released", "ok"]
+
+    ((state, _, message),) = levels(studies["mute"])
+    assert state == "failed"
+    assert message.startswith("The trainer ended without its metric val_loss (it reported no metric)")
+
+    ((state, _, message),) = levels(studies["fails"])
+    assert (state, message) == ("failed", "The command exited with 3.\nthe last words")
+    assert attempts(cluster, "fails") == ["failed"] * 3
+
+    ((state, _, _),) = levels(studies["nan"])
+    assert state == "diverged"
+
+    ((state, _, message),) = levels(studies["silent"])
+    assert state == "failed" and "without its metric val_loss (it reported accuracy)" in message
+
+    first, second = levels(studies["crashes"])
+    assert (first[0], first[2]) == ("failed", "The child process ended with exit code 139.")
+    assert second[0] == "ok", "the study goes on"
+    assert attempts(cluster, "crashes") == ["failed", "failed", "failed", "ok"]
+
+
+def test_a_terminated_worker_gives_its_task_back_and_another_goes_on(cluster: Cluster, client: Client) -> None:
+    study = one(client, "given-back", {"function": "trainers:sleeps"})
+    leaving = cluster.worker("leaving", everything=True)
+    wait_until(lambda: study.info().tasks.get("leased"), 20)
+    begun = time.monotonic()
+    assert leaving.terminate() == 0
+    assert time.monotonic() - begun < 6
+    assert attempts(cluster, "given-back") == ["released"]
+    assert study.info().tasks == {"ready": 1}
+    study.stop()
+
+
+def test_a_drained_worker_finishes_what_it_holds_and_leaves(cluster: Cluster, client: Client) -> None:
+    study = one(client, "drained", {"function": "trainers:slow"}, trials=3, budget=5)
+    worker = cluster.worker("drained", everything=True)
+    wait_until(lambda: study.info().tasks.get("leased"), 20)
+    client.drain_worker("drained")
+    assert worker.process.wait(15) == 0
+    assert attempts(cluster, "drained") == ["ok"]
+    study.stop()
+
+
+def test_a_stopped_study_ends_what_runs_within_a_heartbeat_and_the_slot_serves_others(
+    cluster: Cluster, client: Client
+) -> None:
+    study = one(client, "stopped", {"function": "trainers:sleeps"})
+    cluster.worker("busy", everything=True)
+    wait_until(lambda: study.info().tasks.get("leased"), 20)
+    study.stop()
+    wait_until(lambda: attempts(cluster, "stopped") == ["cancelled"], 5)
+    other = one(client, "after-the-stop", {"function": "trainers:fine"})
+    idle(other)
+    assert attempts(cluster, "after-the-stop") == ["ok"]
+
+
+def test_a_controller_killed_and_started_again_under_a_worker_loses_nothing(cluster: Cluster, client: Client) -> None:
+    study = one(client, "outage", {"function": "trainers:slow"}, trials=4, budget=6)
+    cluster.worker("patient", slots=2, everything=True)
+    wait_until(lambda: study.info().tasks.get("leased") == 2, 20)
+    cluster.kill_controller()
+    time.sleep(2.5)  # the tasks end in the meantime, with nobody to tell
+    cluster.start_controller()
+    idle(study)
+    assert attempts(cluster, "outage") == ["ok"] * 4
+    curve = """SELECT count(*) FROM metric_chunk, unnest(steps) AS step, task, study
+               WHERE metric_chunk.task_id = task.id AND study.id = task.study_id AND study.name = %s"""
+    assert cluster.rows(curve, "outage") == [(24,)], "every point of every curve"
+
+
+def test_a_frozen_worker_that_lost_its_lease_reports_nothing_and_drops_the_task(
+    cluster: Cluster, client: Client
+) -> None:
+    study = one(client, "frozen", {"function": "trainers:slow"}, budget=10)
+    frozen = cluster.worker("frozen", everything=True)
+    wait_until(lambda: study.info().tasks.get("leased"), 20)
+    os.kill(frozen.process.pid, signal.SIGSTOP)
+    wait_until(lambda: attempts(cluster, "frozen")[:1] == ["expired"], 15)
+    cluster.worker("awake", everything=True)
+    wait_until(lambda: len(attempts(cluster, "frozen")) == 2, 10)
+    os.kill(frozen.process.pid, signal.SIGCONT)
+    wait_until(lambda: '"how": "lost"' in frozen.said or '"verdict": "stale"' in frozen.said, 10)
+    idle(study)
+    assert attempts(cluster, "frozen") == ["expired", "ok"]

@@ -1,0 +1,139 @@
+"""The agent's own judgements, without a controller: what is allowed, what is resumed from, what is kept."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from isoloss.domain.lease import Ending
+from isoloss.domain.spec import Run, decode
+from isoloss.errors import InvalidSpec, NotAllowed
+from isoloss.v1 import common_pb2 as pb
+from isoloss_worker import checkpoint, gpus
+from isoloss_worker.allow import AllowList
+from isoloss_worker.attempt import Attempt
+from isoloss_worker.cli import main, shares, slots_of
+from isoloss_worker.messages import Ended, Saved
+
+EVERYTHING = AllowList(everything=True)
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("ISOLOSS_HOME", str(tmp_path / "home"))
+    return tmp_path / "home"
+
+
+def lease(run: dict[str, Any] | None = None, **changes: Any) -> pb.Lease:
+    values: dict[str, Any] = {
+        "key": pb.LeaseKey(task_id=7, epoch=2), "study": "s", "project": "p", "trial": 3, "level": 1,
+        "budget_from": 4, "decay_from": 8, "budget_to": 10, "metrics": ["val_loss"], "ttl_seconds": 30.0,
+        "run_json": json.dumps(run or {"function": "train:main"}),
+    }  # fmt: skip
+    return pb.Lease(**(values | changes))
+
+
+def saved(folder: Path, **files: str) -> Path:
+    folder.mkdir(parents=True)
+    for name, text in files.items():
+        (folder / name).write_text(text)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("run", "allowed", "sentence"),
+    [
+        ({"function": "train:main"}, AllowList(functions=("train:other",)), "run.function is 'train:main'; accepted on this worker: train:other"),
+        ({"function": "train:main"}, AllowList(), "accepted on this worker: none"),
+        ({"command": ["python", "train.py"]}, AllowList(command_prefixes=("python train",)), "commands that begin with: 'python train'"),
+        ({"command": ["python train.py"]}, AllowList(command_prefixes=("python",)), "run.command is"),
+    ],
+)  # fmt: skip
+def test_what_is_not_allowed_is_refused_with_what_is(run: dict[str, Any], allowed: AllowList, sentence: str) -> None:
+    with pytest.raises(NotAllowed, match=sentence):
+        allowed.check(decode(run, Run))
+
+
+def test_what_is_allowed_passes() -> None:
+    AllowList(functions=("train:main",)).check(decode({"function": "train:main"}, Run))
+    AllowList(command_prefixes=("python train.py",)).check(decode({"command": ["python", "train.py", "--lr"]}, Run))
+    AllowList().check(decode({"gpt": {}}, Run))
+    EVERYTHING.check(decode({"command": ["rm"]}, Run))
+
+
+def test_a_whole_checkpoint_is_resumed_from(tmp_path: Path) -> None:
+    folder = saved(tmp_path / "c", state="abc")
+    assert checkpoint.seal(folder, 4) is not None
+    job, _ = Attempt.of(lease(resume_from=str(folder))).job(EVERYTHING, ())
+    assert (job.budget_from, job.resume_from) == (4, str(folder))
+
+
+@pytest.mark.parametrize("damage", ["shorter", "gone", "empty"])
+def test_a_torn_or_missing_checkpoint_begins_the_trial_again(tmp_path: Path, damage: str) -> None:
+    folder = saved(tmp_path / "c", state="abc", other="x")
+    checkpoint.seal(folder, 4)
+    if damage == "shorter":
+        (folder / "state").write_text("ab")
+    elif damage == "gone":
+        (folder / "state").unlink()
+    else:
+        checkpoint.discard(folder)
+    job, _ = Attempt.of(lease(resume_from=str(folder))).job(EVERYTHING, ())
+    assert (job.budget_from, job.resume_from) == (0, "")
+
+
+def test_every_attempt_saves_to_a_folder_of_its_own(home: Path) -> None:
+    folders = {Attempt.of(lease(key=pb.LeaseKey(task_id=7, epoch=epoch))).folder for epoch in (1, 2)}
+    assert len(folders) == 2
+    assert all(folder.is_relative_to(home / "checkpoints" / "p" / "s" / "3") for folder in folders)
+
+
+def test_a_failed_attempt_leaves_nothing_and_a_registered_checkpoint_stays() -> None:
+    failed, kept = Attempt.of(lease()), Attempt.of(lease(key=pb.LeaseKey(task_id=8, epoch=1)))
+    for attempt in (failed, kept):
+        saved(attempt.folder, state="abc")
+    assert kept.saved(Saved(8)) is not None
+    for attempt in (failed, kept):
+        attempt.tidy(attempt.ending(Ended(kind="fail", message="x"), {}))
+        attempt.tidy(None)
+    assert not failed.folder.exists() and not checkpoint.beside(failed.folder).exists()
+    assert kept.folder.exists() and checkpoint.beside(kept.folder).exists()
+
+
+def test_a_complete_attempt_tells_its_values_energy_and_checkpoint() -> None:
+    attempt = Attempt.of(lease())
+    saved(attempt.folder, state="abc")
+    ending = attempt.ending(Ended(kind="complete", values={"val_loss": 1.0}, saved=8), {"joules": 3.0})
+    assert (ending.kind, ending.values) == ("complete", {"joules": 3.0, "val_loss": 1.0})
+    assert ending.checkpoint is not None
+    assert (ending.checkpoint.step, ending.checkpoint.manifest) == (8, {"state": 3})
+
+
+def test_a_release_of_nothing_saved_has_no_checkpoint() -> None:
+    assert Attempt.of(lease()).ending(Ended(kind="release"), {}) == Ending(kind="release")
+
+
+@pytest.mark.parametrize("gpu_ids", [(0,), ()])
+def test_a_run_that_wants_more_gpus_than_a_slot_has_is_refused(gpu_ids: tuple[int, ...]) -> None:
+    with pytest.raises(InvalidSpec, match=r"run\.gpus is 8; accepted on this worker are at most"):
+        Attempt.of(lease({"function": "a:b", "gpus": 8})).job(EVERYTHING, gpu_ids)
+
+
+def test_gpus_are_dealt_to_slots() -> None:
+    assert shares((0, 1, 2, 3), 2) == [(0, 1), (2, 3)]
+    assert shares((), 2) == [(), ()]
+    assert shares((5,), 2) == [(5,), (5,)]
+    assert slots_of("auto", ()) == 1 and slots_of("auto", (0, 1)) == 2
+
+
+def test_without_a_gpu_there_is_no_energy_and_no_estimate() -> None:
+    assert gpus.millijoules(()) is None
+    assert gpus.describe(()) == "cpu"
+
+
+def test_wrong_usage_is_a_sentence_and_exit_code_2(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--address", "127.0.0.1:1", "--slots", "none"]) == 2
+    assert "--slots is 'none'; accepted is auto or a number from 1." in capsys.readouterr().err
