@@ -9,6 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
+    from isoloss import aio, errors, search
     from isoloss.client.blocking import Campaign, Client, Study, connect
     from isoloss.client.current import current_trial, report
     from isoloss.client.held import Trial
@@ -32,19 +33,50 @@ WHERE: Final = {
     **dict.fromkeys(("current_trial", "report"), "isoloss.client.current"),
     "Trial": "isoloss.client.held",
     **dict.fromkeys(
-        ("IDHB", "Categorical", "Fixed", "Float", "Int", "Larger", "Ordinal", "Smaller", "Target", "maximize", "minimize"),
+        (
+            "IDHB",
+            "Categorical",
+            "Fixed",
+            "Float",
+            "Int",
+            "Larger",
+            "Ordinal",
+            "Smaller",
+            "Target",
+            "maximize",
+            "minimize",
+        ),
         "isoloss.client.words",
     ),
 }
 __all__ = [
-    "IDHB", "Campaign", "Categorical", "Client", "Fixed", "Float", "Int", "Larger", "Ordinal", "Smaller", "Study",
-    "Target", "Trial", "connect", "current_trial", "maximize", "minimize", "report",
+    "IDHB",
+    "Campaign",
+    "Categorical",
+    "Client",
+    "Fixed",
+    "Float",
+    "Int",
+    "Larger",
+    "Ordinal",
+    "Smaller",
+    "Study",
+    "Target",
+    "Trial",
+    "aio",
+    "connect",
+    "current_trial",
+    "errors",
+    "maximize",
+    "minimize",
+    "report",
+    "search",
 ]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:
     if name in WHERE:
         return getattr(importlib.import_module(WHERE[name]), name)
-    if name in ("aio", "search", "errors"):
+    if name in ("aio", "errors", "search"):
         return importlib.import_module(f"isoloss.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

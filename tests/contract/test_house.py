@@ -73,8 +73,7 @@ def test_every_statement_fits_the_schema(cluster: Any) -> None:
     assert len(found) > 40
     with psycopg.connect(cluster.dsn, autocommit=True) as conn:
         for where, statement in found.items():
-            names: dict[str, int] = {}
-            numbered = re.sub(r"%\((\w+)\)s", lambda m: f"${names.setdefault(m[1], len(names) + 1)}", statement)
+            numbered = _numbered(statement)
             try:
                 conn.execute(f"PREPARE probe AS {numbered}".encode(), prepare=False)
             except psycopg.errors.IndeterminateDatatype:
@@ -82,6 +81,12 @@ def test_every_statement_fits_the_schema(cluster: Any) -> None:
             except psycopg.Error as error:
                 pytest.fail(f"{where}: {error}")
             conn.execute("DEALLOCATE probe")
+
+
+def _numbered(statement: str) -> str:
+    """``%(name)s`` as ``$1``: what PREPARE reads."""
+    names: dict[str, int] = {}
+    return re.sub(r"%\((\w+)\)s", lambda m: f"${names.setdefault(m[1], len(names) + 1)}", statement)
 
 
 def _classes(root: type[IsolossError]) -> list[type[IsolossError]]:

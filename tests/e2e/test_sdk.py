@@ -95,7 +95,7 @@ def test_an_exception_is_retried_and_then_named_in_the_logs(client: isoloss.Clie
     (trial,) = study.trials()
     assert trial.levels[0].state == "failed" and "RuntimeError: out of cheese" in trial.levels[0].message
     with pytest.raises(errors.NotFound, match="has no result yet"):
-        study.best_params
+        assert study.best_params
 
 
 def test_an_enqueued_trial_runs_beside_the_brackets(client: isoloss.Client) -> None:

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from isoloss.domain.campaign import campaign_mapping, decode_campaign, n_params_of, study_of, target_study
 from isoloss.domain.lease import Ending, judge
 from isoloss.domain.quantity import format_count, parse_count, parse_duration
-from isoloss.domain.space import Categorical, Float, Int, Ordinal, check_configuration, configuration_at
-from isoloss.domain.spec import decode_study, encode
+from isoloss.domain.space import AnyParameter, Categorical, Float, Int, Ordinal, check_configuration, configuration_at
+from isoloss.domain.spec import Seconds, decode_study, encode
 from isoloss.domain.task import MAX_FAILURES, MAX_INFRA_FAILURES, NEXT, TERMINAL, TaskState, check_move
 from isoloss.errors import InvalidSpec, WrongState
 
@@ -40,7 +40,7 @@ def test_durations() -> None:
     assert [parse_duration(t, "x") for t in ("90s", "5m", "2h", "3d", "10")] == [90, 300, 7200, 259200, 10]
 
 
-SPACE = {
+SPACE: dict[str, AnyParameter] = {
     "lr": Float(low=1e-4, high=1e-1, log=True), "step": Float(low=0, high=1, step=0.25), "n": Int(low=2, high=8),
     "m": Int(low=1, high=1000, log=True), "c": Categorical(choices=("a", "b")), "o": Ordinal(choices=(1, 2, 4)),
 }  # fmt: skip
@@ -77,7 +77,7 @@ def test_a_study_spec_survives_its_own_encoding() -> None:
          "run": {"command": ["python", "t.py"], "timeout": "2h"}, "fidelity": {"mode": "branch"}}
     )  # fmt: skip
     assert decode_study(encode(spec)) == spec
-    assert spec.fidelity.decay_fraction == 0.2 and spec.run is not None and spec.run.timeout == 7200
+    assert spec.fidelity.decay_fraction == 0.2 and spec.run is not None and spec.run.timeout == Seconds(7200)
 
 
 kinds = st.sampled_from(["complete", "diverge", "fail", "release", "expire"])

@@ -98,7 +98,8 @@ def sweep_flops(info: dict[str, Any]) -> float:
     spec = decode_campaign(info["spec"])
     plan = preview(study_of(spec, spec.sizes[0]), _maxima(info))
     stretch = float(spec.target.n_tokens) / info["max_tokens"]
-    return 6 * n_params_of(spec, spec.target, TARGET) * float(plan["billed_budget"]) * stretch
+    tokens: float = plan["billed_budget"] * stretch
+    return 6 * n_params_of(spec, spec.target, TARGET) * tokens
 
 
 def story(result: dict[str, Any]) -> list[str]:
