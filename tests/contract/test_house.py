@@ -7,7 +7,6 @@ import pkgutil
 import re
 import subprocess
 import sys
-import time
 from collections.abc import Awaitable, Callable
 from enum import StrEnum
 from pathlib import Path
@@ -143,6 +142,4 @@ def test_migrations_apply_once_whoever_starts_first_and_are_never_edited(in_stor
 
 def test_public_names_are_all_there() -> None:
     assert all(getattr(isoloss, name) is not None for name in isoloss.__all__)
-    begun = time.monotonic()
-    assert isoloss.aio.connect is not isoloss.connect
-    assert time.monotonic() - begun < 30
+    assert set(isoloss.aio.__all__) <= set(isoloss.__all__)

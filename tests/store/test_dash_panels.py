@@ -116,7 +116,7 @@ def test_the_reader_is_the_dashboards_role_and_can_neither_write_nor_see_a_table
     async def body(sql: str) -> None:
         async with Reader(full) as reader:
             assert (await reader.run("SELECT current_user")).rows == [["isoloss_dash"]]
-            await reader.run("SET default_transaction_read_only = off")
+            await reader.run("SELECT set_config('default_transaction_read_only', 'off', false)")
             await reader.run(sql)
 
     for sql in ("DELETE FROM campaign", "UPDATE task SET epoch = 7", "SELECT * FROM lease", "CREATE TABLE mine (a int)"):
@@ -130,7 +130,7 @@ def test_a_query_without_end_is_cut_off(full: str) -> None:
     async def body() -> None:
         async with Reader(full) as reader:
             assert (await reader.run("SHOW statement_timeout")).rows == [["5s"]]
-            await reader.run("SET statement_timeout = '50ms'")
+            await reader.run("SELECT set_config('statement_timeout', '50ms', false)")
             with pytest.raises(psycopg.errors.QueryCanceled):
                 await reader.run("SELECT pg_sleep(2)")
             assert (await reader.run("SELECT 1")).rows == [[1]]  # the connection goes on

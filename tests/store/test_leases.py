@@ -32,7 +32,8 @@ def spec(**changes: Any) -> dict[str, Any]:
         "name": "s", "space": {"x": {"type": "float", "low": 0, "high": 1}}, "objective": {"metric": "loss"},
         "method": {"min_budget": 1, "max_budget": 9},
     }  # fmt: skip
-    return encode(decode_study(base | changes))
+    whole: dict[str, Any] = encode(decode_study(base | changes))
+    return whole
 
 
 async def study(pool: Pool, **changes: Any) -> tuple[Decider, Any]:

@@ -34,6 +34,8 @@ REMEMBERED: Final = 12  # channels kept after their last viewer left
 NEWEST: Final = """SELECT observation_hash FROM dash_basin WHERE campaign = ${campaign:sqlstring}"""
 BASIN: Final = """SELECT body, target_params, target_tokens FROM dash_basin JOIN dash_campaign USING (campaign)
     WHERE campaign = ${campaign:sqlstring} AND target_params IS NOT NULL"""
+BOX: Final = """SELECT lr_low, lr_high, batch_low, batch_high FROM dash_forecast
+    WHERE campaign = ${campaign:sqlstring} ORDER BY no DESC LIMIT 1"""
 COLUMN: Final = """SELECT n_params, n_tokens FROM dash_cell WHERE campaign = ${campaign:sqlstring}
     AND n_tokens = (SELECT max(n_tokens) FROM dash_cell WHERE campaign = ${campaign:sqlstring}) ORDER BY n_params"""
 
@@ -183,9 +185,15 @@ class Feed:
             body = body_of(panel.id, table)
             if panel.kind == "basin":
                 body["picture"] = await self._picture(variables)
+                body["box"] = await self._box(variables)
         except (psycopg.Error, IsolossError, ValueError) as error:
             return {"id": panel.id, "error": said(error)}
         return body
+
+    async def _box(self, variables: Mapping[str, str]) -> list[list[float]] | None:
+        """The forecast's intervals of learning rate and batch."""
+        rows = (await self.reader.run(expand(BOX, variables, Window(0.0, 0.0)))).rows
+        return [rows[0][:2], rows[0][2:]] if rows and None not in rows[0] else None
 
     async def _picture(self, variables: Mapping[str, str]) -> dict[str, Any] | None:
         """The basin of the newest fit, computed once for the observations it saw."""
