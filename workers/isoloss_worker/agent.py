@@ -246,8 +246,8 @@ class Agent:
         """Deliver what is still to be reported, then the ending; the verdict in words."""
         pulse = self._pulse
         assert pulse is not None  # noqa: S101
-        while not await asyncio.to_thread(pulse.flush, key):
-            await asyncio.sleep(BREATH_SECONDS)  # noqa: ASYNC110 - nobody answers: there is no event to wait for
+        while not await asyncio.to_thread(pulse.flush, key):  # noqa: ASYNC110 - nobody answers: there is no event
+            await asyncio.sleep(BREATH_SECONDS)
         try:
             return await self._endings.deliver(to_ending(key, ending))
         except IsolossError as error:

@@ -24,6 +24,7 @@ log = structlog.get_logger()
 BEATS: Final = 5  # per lease: four may be lost
 REPORT_SECONDS: Final = 1.0
 MOST_POINTS: Final = 1000
+MOST_WAITING: Final = 50_000
 TRANSIENT: Final = frozenset(
     (
         grpc.StatusCode.UNAVAILABLE,
@@ -79,6 +80,8 @@ class Pulse:
             held = self._held.get(key.task_id)
             if held is not None and held.key.epoch == key.epoch:
                 held.points += points
+                if len(held.points) > MOST_WAITING:  # a long outage costs resolution, never memory without bound
+                    held.points[MOST_POINTS:] = held.points[MOST_POINTS::2]  # the first may be on their way
                 if checkpoint is not None:
                     held.checkpoints.append(checkpoint)
 

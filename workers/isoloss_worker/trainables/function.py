@@ -40,14 +40,8 @@ class Trial:
         self.resume_from = job.resume_folder
         self.seed = job.seed
         self.metrics = job.metrics
-        self._save_to = Path(job.save_to)
+        self.save_to = Path(job.save_to)  # a folder of this attempt's own: what it holds at the end is the checkpoint
         self._measured = measured
-
-    @property
-    def save_to(self) -> Path:
-        """A folder of this attempt's own; what it holds at the end is the checkpoint later rungs resume from."""
-        self._save_to.mkdir(parents=True, exist_ok=True)
-        return self._save_to
 
     def steps(self) -> Iterator[int]:
         """The steps this rung still has to run: ``budget_from + 1`` to ``budget_to``."""
@@ -64,6 +58,7 @@ def run_function(job: Job, reporter: Reporter) -> Values:
     """Run one task; returns the final metrics. Raises ``Diverged``, ``Preempted``, ``InvalidSpec`` or the user's own."""
     with tempfile.TemporaryDirectory(prefix="isoloss-") as scratch, _inside(job, Path(scratch)):
         function = load(job.run["function"])
+        Path(job.save_to).mkdir(parents=True, exist_ok=True)
         measured = Measured(job, reporter)
         file = MetricsFile(Path(scratch) / METRICS_FILE, measured)
         with reporter.stop.then(_raise_preempted), _following(file):
