@@ -23,12 +23,12 @@ class Scale(NamedTuple):
 
 
 FULL = Scale(
-    unit=49152, top=4, widths=(32, 48, 64), target_width=96, target_units=16, eval_tokens=32768, trade_unit=24576
+    unit=40960, top=4, widths=(32, 48, 64), target_width=96, target_units=16, eval_tokens=32768, trade_unit=20480
 )
 QUICK = Scale(
     unit=12288, top=2, widths=(16, 32, 48), target_width=64, target_units=8, eval_tokens=8192, trade_unit=8192
 )
-BATCHES = (128, 256, 512, 1024)
+BATCHES = (64, 128, 256, 512)
 NAME = "demo"
 TRADE = "demo-loss-against-cpu"
 
@@ -42,7 +42,7 @@ def campaign(scale: Scale) -> dict[str, Any]:
         "tokens": {"min": scale.unit, "max": scale.top * scale.unit, "eta": 2, "deepen_to": 2 * scale.top * scale.unit},
         "fidelity": {"mode": "branch", "decay": 0.2},
         "space": {
-            "lr": {"type": "float", "low": 2**-9.5, "high": 2**-5, "log": True},
+            "lr": {"type": "float", "low": 2**-10.5, "high": 2**-5.5, "log": True},
             "batch_tokens": {"type": "ordinal", "choices": list(BATCHES)},
         },
         "recipe": {"parameterization": "sp", "optimizer": "adamw", "schedule": "wsd", "data": "python-stdlib"},

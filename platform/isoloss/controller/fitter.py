@@ -22,6 +22,7 @@ from isoloss.store.pool import Pool
 
 log = structlog.get_logger()
 EVERY_SECONDS: Final = 5.0
+SHARE: Final = 0.1  # of one core: a fit that took long is not made again soon
 LEAST: Final = 8  # observations before the first fit: fewer say nothing
 FORM: Final = "campaign"  # the joint fit, under which a campaign's newest evidence is kept
 
@@ -36,15 +37,14 @@ class Fitter:
         self.pool = pool
         self.bell = bell
         self.executor = executor
-        self._fitted: dict[CampaignId, tuple[float, str]] = {}
+        self._fitted: dict[CampaignId, tuple[float, str]] = {}  # when to look again, what was seen
 
     async def once(self) -> int:
         """Refit the campaigns whose observations changed; always 0, so that the loop rests in between."""
         async with self.pool.connection() as conn:
             rows = await campaigns.listed(conn, live=True)
         for row in rows:
-            fitted_at, _ = self._fitted.get(row.id, (0.0, ""))
-            if time.monotonic() - fitted_at >= EVERY_SECONDS:
+            if time.monotonic() >= self._fitted.get(row.id, (0.0, ""))[0]:
                 await self.refit(row)
         return 0
 
@@ -55,14 +55,16 @@ class Fitter:
         key = hashlib.sha256(msgspec.json.encode(observed)).hexdigest()
         if len(observed) < LEAST or self._fitted.get(row.id, (0.0, ""))[1] == key:
             return False
+        begun = time.monotonic()
         try:
             fitted = await asyncio.get_running_loop().run_in_executor(self.executor, fit, row.spec, observed)
         except FitFailed as error:
             log.info("law.not_fitted", campaign=row.name, reason=error.message)
-            self._fitted[row.id] = (time.monotonic(), key)
+            self._fitted[row.id] = (begun + EVERY_SECONDS, key)
             return False
         await self._save(row, fitted)
-        self._fitted[row.id] = (time.monotonic(), key)
+        took = time.monotonic() - begun
+        self._fitted[row.id] = (begun + max(EVERY_SECONDS, took / SHARE), key)
         log.info("law.fitted", campaign=row.name, observations=len(observed))
         self.bell.ring()
         return True
