@@ -122,6 +122,11 @@ def test_a_run_that_wants_more_gpus_than_a_slot_has_is_refused(gpu_ids: tuple[in
         Attempt.of(lease({"function": "a:b", "gpus": 8})).job(EVERYTHING, gpu_ids)
 
 
+def test_a_duration_of_the_spec_is_the_time_limit_in_seconds() -> None:
+    _, run = Attempt.of(lease({"function": "a:b", "timeout": "5m"})).job(EVERYTHING, ())
+    assert float(run.timeout or 0) == 300.0
+
+
 def test_gpus_are_dealt_to_slots() -> None:
     assert shares((0, 1, 2, 3), 2) == [(0, 1), (2, 3)]
     assert shares((), 2) == [(), ()]

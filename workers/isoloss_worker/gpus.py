@@ -5,16 +5,15 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 
 def visible(environment: Mapping[str, str] = os.environ) -> tuple[int, ...]:
-    """The GPUs this worker may use, by NVML's numbers; none where there is no NVML or no GPU."""
+    """The GPUs this worker may use, by NVML's numbers (without NVML, by those of the devices there are)."""
     with _nvml() as nvml:
-        if nvml is None:
-            return ()
-        count = int(nvml.nvmlDeviceGetCount())
+        count = int(nvml.nvmlDeviceGetCount()) if nvml else len(list(Path("/dev").glob("nvidia[0-9]*")))
     stated = environment.get("CUDA_VISIBLE_DEVICES")
     if stated is None:
         return tuple(range(count))
@@ -23,9 +22,11 @@ def visible(environment: Mapping[str, str] = os.environ) -> tuple[int, ...]:
 
 def describe(gpu_ids: tuple[int, ...]) -> str:
     """The device as people name it: ``2 × NVIDIA H200``, or ``cpu``."""
+    if not gpu_ids:
+        return "cpu"
     with _nvml() as nvml:
-        if nvml is None or not gpu_ids:
-            return "cpu"
+        if nvml is None:
+            return f"{len(gpu_ids)} × GPU"
         names = [_text(nvml.nvmlDeviceGetName(nvml.nvmlDeviceGetHandleByIndex(gpu))) for gpu in gpu_ids]
     kinds = sorted(set(names))
     return ", ".join(kind if names.count(kind) == 1 else f"{names.count(kind)} × {kind}" for kind in kinds)

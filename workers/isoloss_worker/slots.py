@@ -174,7 +174,7 @@ class Slot:
             return ended
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(child.all_said.wait(), LAST_WORDS_SECONDS)
-        if ended.retryable and job_is_ours(child.warm_for):
+        if ended.retryable and runs_inside(child.warm_for):
             await self.close()
         return msgspec.structs.replace(ended, message=ended.message + _quote(child))
 
@@ -192,7 +192,7 @@ def own_environment(job: Job) -> dict[str, str]:
     return {} if job.run.get("command") is not None else job.run.get("env") or {}
 
 
-def job_is_ours(warm_for: str) -> bool:
+def runs_inside(warm_for: str) -> bool:
     """Whether the job ran inside the child, whose state an exception may have spoilt; a command is its own process."""
     return warm_for != "command"
 
