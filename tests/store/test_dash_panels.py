@@ -119,7 +119,12 @@ def test_the_reader_is_the_dashboards_role_and_can_neither_write_nor_see_a_table
             await reader.run("SELECT set_config('default_transaction_read_only', 'off', false)")
             await reader.run(sql)
 
-    for sql in ("DELETE FROM campaign", "UPDATE task SET epoch = 7", "SELECT * FROM lease", "CREATE TABLE mine (a int)"):
+    for sql in (
+        "DELETE FROM campaign",
+        "UPDATE task SET epoch = 7",
+        "SELECT * FROM lease",
+        "CREATE TABLE mine (a int)",
+    ):
         with pytest.raises(psycopg.errors.InsufficientPrivilege):
             asyncio.run(body(sql))
     with pytest.raises(psycopg.errors.ReadOnlySqlTransaction):

@@ -164,6 +164,7 @@ async def _page(listen: socket.socket, dsn: str) -> AsyncIterator[str]:
         try:
             yield f"http://{host}:{port}"
         finally:
+            app.state.close()
             server.should_exit = True
             await serving
 

@@ -39,8 +39,8 @@ STATS: Final = (
     Panel(
         id="regret", title="Expected regret", kind="stat", span=3, height=3, unit="percent", empty="no forecast yet",
         about="What training at the forecast instead of at the true optimum is expected to cost, in percent of the loss.",
-        sql="""SELECT 100 * expected_regret AS regret, 'N × ' || to_char(beyond_params, 'FM99990.0') || ', D × '
-                   || to_char(beyond_tokens, 'FM99990.0') || ' beyond the data' AS beyond
+        sql="""SELECT 100 * expected_regret AS regret, 'N ×' || to_char(beyond_params, 'FM99990.0') || ', D ×'
+                   || to_char(beyond_tokens, 'FM99990.0') || ' beyond data' AS beyond
             FROM dash_forecast WHERE campaign = ${campaign:sqlstring} ORDER BY no DESC LIMIT 1""",
     ),
     Panel(
@@ -125,7 +125,7 @@ CELLS: Final = (
     Panel(
         id="lr_by_tokens", title="Best learning rate of every cell", kind="xy", span=8, height=9, unit="sci",
         log_x=True, log_y=True, x_title="D, tokens", y_title="learning rate", empty="the first cell is being run",
-        about="The best run's learning rate in every cell, and the forecast for the target's.", units={"x": "short"},
+        about="The best run's, and the forecast.", units={"x": "short"},
         sql="""SELECT series, x, y, low, high, line FROM (
             SELECT size AS series, n_tokens AS x, lr AS y, NULL::float8 AS low, NULL::float8 AS high, size AS line, n_params
             FROM dash_cell WHERE campaign = ${campaign:sqlstring} AND loss IS NOT NULL AND lr IS NOT NULL
@@ -136,7 +136,7 @@ CELLS: Final = (
     Panel(
         id="batch_by_tokens", title="Best batch of every cell", kind="xy", span=8, height=9, unit="short",
         log_x=True, log_y=True, x_title="D, tokens", y_title="batch, tokens", empty="the first cell is being run",
-        about="The best run's batch in every cell, and the forecast for the target's.", units={"x": "short"},
+        about="The best run's, and the forecast.", units={"x": "short"},
         sql="""SELECT series, x, y, low, high, line FROM (
             SELECT size AS series, n_tokens AS x, batch_tokens AS y, NULL::float8 AS low, NULL::float8 AS high, size AS line, n_params
             FROM dash_cell WHERE campaign = ${campaign:sqlstring} AND loss IS NOT NULL AND batch_tokens IS NOT NULL

@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import secrets
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -71,7 +71,8 @@ class Feed:
         self.version = 0
         self.rounds = 0
         self._channels: dict[Key, Channel] = {}
-        self._changed = asyncio.Condition()
+        self._closed = False
+        self._changed = asyncio.Event()
         self._watched = asyncio.Event()
         self._arrived = asyncio.Event()
         self._pictures: dict[str, tuple[str, dict[str, Any]]] = {}
@@ -96,10 +97,18 @@ class Feed:
         for channel in [channel for channel in self._channels.values() if channel.viewers]:
             await self._fill(channel)
         self.rounds += 1
-        async with self._changed:
-            self._changed.notify_all()
+        self._ring()
 
-    async def stream(self, board: str, wanted: Mapping[str, str], last_id: str) -> AsyncIterator[bytes]:
+    def close(self) -> None:
+        """End every stream now; the page goes."""
+        self._closed = True
+        self._ring()
+
+    def _ring(self) -> None:
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    async def stream(self, board: str, wanted: Mapping[str, str], last_id: str) -> AsyncGenerator[bytes]:
         """The event stream of one viewer."""
         key = (board, tuple(sorted(wanted.items())))
         channel = self._channels.setdefault(key, Channel(BY_ID[board], dict(wanted)))
@@ -110,7 +119,7 @@ class Feed:
         self._arrived.set()
         try:
             yield b"retry: 2000\n\n"
-            while True:
+            while not self._closed:
                 fresh = sorted((m for m in channel.messages.values() if m.version > seen), key=lambda m: m.version)
                 for message in fresh:
                     yield self._frame(message)
@@ -122,7 +131,7 @@ class Feed:
 
     async def _wait(self) -> bool:
         try:
-            async with asyncio.timeout(HEARTBEAT_SECONDS), self._changed:
+            async with asyncio.timeout(HEARTBEAT_SECONDS):
                 await self._changed.wait()
         except TimeoutError:
             return False

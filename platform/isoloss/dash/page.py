@@ -38,7 +38,10 @@ HEADERS: Final = {
 
 @contextlib.asynccontextmanager
 async def build(dsn: str) -> AsyncIterator[Starlette]:
-    """The page's application over a database; its loop rests until somebody looks."""
+    """The page's application over a database; its loop rests until somebody looks.
+
+    ``app.state.close()`` ends the viewers' streams, so that a server that stops need not wait for them.
+    """
     async with Reader(dsn) as reader, asyncio.TaskGroup() as group:
         feed = Feed(reader)
         loop = group.create_task(feed.run(), name="dash")
@@ -79,13 +82,15 @@ def app(feed: Feed) -> Starlette:
     async def favicon(_: Request) -> Response:
         return FileResponse(STATIC / "favicon.svg", media_type="image/svg+xml")
 
-    return Starlette(
+    made = Starlette(
         routes=[
             Route("/", index), Route("/boards", boards), Route("/stream", stream), Route("/healthz", healthz),
             Route("/favicon.ico", favicon), Mount("/static", StaticFiles(directory=STATIC)),
         ],
         middleware=[Middleware(Guard)],
     )  # fmt: skip
+    made.state.close = feed.close
+    return made
 
 
 class Guard:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import shutil
+import socket
 import tempfile
 import threading
 from collections.abc import Iterator, Sequence
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Final
 
 import uvicorn
+from starlette.applications import Starlette
 
 from isoloss.dash.page import build
 from isoloss.store.embedded import Embedded
@@ -41,27 +43,25 @@ def postgres() -> Iterator[str]:
 @contextlib.contextmanager
 def serving(dsn: str) -> Iterator[str]:
     """The page over a database, on a free port, for as long as the block lasts; yields its address."""
-    started, found = threading.Event(), {}
+    started = threading.Event()
+    running: list[tuple[uvicorn.Server, Starlette, asyncio.AbstractEventLoop]] = []
 
-    async def serve() -> None:
+    async def serve(listen: socket.socket) -> None:
         async with build(dsn) as app:
-            config = uvicorn.Config(app, port=0, log_config=None, lifespan="off", timeout_graceful_shutdown=1)
-            server = uvicorn.Server(config)
-            found["loop"], found["server"] = asyncio.get_running_loop(), server
-            task = asyncio.create_task(server.serve())
-            while not server.started and not task.done():
-                await asyncio.sleep(0.01)
-            found["port"] = server.servers[0].sockets[0].getsockname()[1]
+            config = uvicorn.Config(app, log_config=None, lifespan="off", timeout_graceful_shutdown=1)
+            running.append((uvicorn.Server(config), app, asyncio.get_running_loop()))
             started.set()
-            await task
+            await running[0][0].serve(sockets=[listen])
 
-    thread = threading.Thread(target=asyncio.run, args=(serve(),), name="page")
-    thread.start()
-    try:
-        if not started.wait(START_SECONDS):
-            raise TimeoutError(f"the page did not start within {START_SECONDS:.0f} s")
-        yield f"http://127.0.0.1:{found['port']}"
-    finally:
-        if "server" in found:
-            found["server"].should_exit = True
-        thread.join(START_SECONDS)
+    with socket.create_server(("127.0.0.1", 0)) as listen:
+        thread = threading.Thread(target=asyncio.run, args=(serve(listen),), name="page")
+        thread.start()
+        try:
+            if not started.wait(START_SECONDS):
+                raise TimeoutError(f"the page did not start within {START_SECONDS:.0f} s")
+            yield f"http://127.0.0.1:{listen.getsockname()[1]}"
+        finally:
+            for server, app, loop in running:
+                loop.call_soon_threadsafe(app.state.close)
+                server.should_exit = True
+            thread.join(START_SECONDS)

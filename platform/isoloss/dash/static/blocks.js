@@ -56,7 +56,7 @@ Isoloss.heat = (panel, rows) => {
     if (!found) return el("td", { style: { background: "rgba(204,212,230,.03)" } }, "");
     const part = high > low ? (high - found[2]) / (high - low) : 1;
     const colour = `color-mix(in oklab, #4aa8a6 ${Math.round(100 * part)}%, #17263a)`;
-    return el("td", { style: { background: colour, color: part > 0.75 ? "#06181a" : "#e4e7ee" } }, Isoloss.number(found[2], panel.unit));
+    return el("td", { style: { background: colour, color: part > 0.9 ? "#06181a" : "#e4e7ee" } }, Isoloss.number(found[2], panel.unit));
   })))), el("tfoot", {}, el("tr", {}, el("th", {}, ""), ...across.map((column) => el("th", { style: { textAlign: "center" } }, column)))));
   return el("div", { class: "heat" }, table);
 };
