@@ -77,7 +77,7 @@ BASIN: Final = Panel(
     sql="""(SELECT size AS series, lr, batch_tokens, loss FROM dash_observation
         WHERE campaign = ${campaign:sqlstring} AND loss IS NOT NULL AND lr IS NOT NULL AND batch_tokens IS NOT NULL
           AND n_tokens = (SELECT max(n_tokens) FROM dash_observation WHERE campaign = ${campaign:sqlstring} AND loss IS NOT NULL)
-        ORDER BY n_params, loss)
+        ORDER BY n_params, loss LIMIT 2000)
         UNION ALL (SELECT 'forecast', lr, batch_tokens, loss FROM dash_forecast
             WHERE campaign = ${campaign:sqlstring} AND lr IS NOT NULL AND batch_tokens IS NOT NULL ORDER BY no DESC LIMIT 1)
         UNION ALL SELECT 'outcome', lr, batch_tokens, loss FROM dash_outcome
@@ -158,8 +158,8 @@ CELLS: Final = (
     ),
     Panel(
         id="tokens", title="Tokens trained", kind="timeseries", span=8, height=7, unit="short", empty="no task done yet",
-        sql="""SELECT at AS time, tokens FROM dash_progress
-            WHERE campaign = ${campaign:sqlstring} AND $__timeFilter(at) ORDER BY time""",
+        sql="""SELECT $__timeGroupAlias(at,$__interval), max(tokens) AS tokens FROM dash_progress
+            WHERE campaign = ${campaign:sqlstring} AND $__timeFilter(at) GROUP BY 1 ORDER BY 1""",
     ),
 )  # fmt: skip
 

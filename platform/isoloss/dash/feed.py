@@ -97,7 +97,6 @@ class Feed:
         for channel in [channel for channel in self._channels.values() if channel.viewers]:
             await self._fill(channel)
         self.rounds += 1
-        self._ring()
 
     def close(self) -> None:
         """End every stream now; the page goes."""
@@ -157,6 +156,7 @@ class Feed:
         if before is None or before.data != data:
             self.version += 1
             channel.messages[place] = Message(self.version, name, data)
+            self._ring()
 
     async def _fill(self, channel: Channel) -> None:
         """One round of a channel: its choices, its window, its panels."""

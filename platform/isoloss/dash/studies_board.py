@@ -70,11 +70,13 @@ RESULTS: Final = (
     Panel(
         id="values", title="Results and the best so far", kind="timeseries", span=12, height=9, unit="none", empty=NONE,
         dots=("result",), steps=("best",),
-        sql="""SELECT received_at AS time, task.value AS result,
+        about="The newest four thousand.",
+        sql="""SELECT time, result, best FROM (SELECT received_at AS time, task.value AS result,
                       CASE WHEN study.goal = 'minimize' THEN min(task.value) OVER so_far ELSE max(task.value) OVER so_far END AS best
             FROM dash_task AS task JOIN dash_study AS study USING (study)
             WHERE study = ${study:sqlstring} AND task.value IS NOT NULL AND task.status = 'ok' AND $__timeFilter(received_at)
-            WINDOW so_far AS (ORDER BY received_at, task_id ROWS UNBOUNDED PRECEDING) ORDER BY time""",
+            WINDOW so_far AS (ORDER BY received_at, task_id ROWS UNBOUNDED PRECEDING) ORDER BY time DESC LIMIT 4000) AS newest
+            ORDER BY time""",
     ),
     Panel(
         id="parameters", title="Parameters of every trial", kind="parallel", span=12, height=9, unit="none", empty=NONE,
