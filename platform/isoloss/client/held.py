@@ -33,7 +33,7 @@ class Trial:
         self.seed = int(lease.seed)
         self.metrics = tuple(lease.metrics)
         self.resume_from = Path(lease.resume_from) if lease.resume_from else None
-        self._folder = checkpoint_folder(home(), lease)
+        self._folder = checkpoint_folder(home().absolute(), lease)
         self._pulse = pulse
         self._lost = ""
         self.last: dict[str, float] = {}
