@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import subprocess
+import os
 import sys
 from typing import Annotated
 
@@ -30,19 +30,14 @@ def start(
     allow_command: AllowCommand = (),
     allow_everything: Annotated[bool, Parameter(negative="", help="Run whatever this user's own specs name.")] = False,
     address: Address = None,
-) -> int:
+) -> None:
     """Run a worker here until Ctrl-C or SIGTERM, which let its tasks be given back. The built-in GPT is always allowed."""
     command = [sys.executable, "-m", "isoloss_worker", "--address", find_address(address), "--slots", slots]
     command += ["--name", name] if name else []
     command += [word for function in allow for word in ("--allow", function)]
     command += [word for prefix in allow_command for word in ("--allow-command", prefix)]
     command += ["--allow-everything"] if allow_everything else []
-    process = subprocess.Popen(command)
-    while True:
-        try:
-            return process.wait()
-        except KeyboardInterrupt:
-            continue  # the worker heard it too, and drains
+    os.execv(sys.executable, command)  # noqa: S606 - from here on this process is the worker
 
 
 @app.command(name="ls")

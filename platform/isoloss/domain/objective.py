@@ -30,10 +30,6 @@ class Desirability(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
     importance: Annotated[float, msgspec.Meta(gt=0)] = 1.0
 
-    def check(self, path: str) -> None:
-        """Raise ``InvalidSpec`` naming ``path`` when limits and targets are out of order."""
-        raise NotImplementedError
-
 
 class OneSided(Desirability, frozen=True, kw_only=True):
     """A ramp between the limit, where d = 0, and the target, where d = 1; ``scale`` bends it."""
@@ -47,6 +43,7 @@ class Larger(OneSided, frozen=True, kw_only=True, tag="larger"):
     """The more the better: limit < target."""
 
     def check(self, path: str) -> None:
+        """Raise ``InvalidSpec`` naming ``path`` when limits and targets are out of order."""
         check_order(path, limit=self.limit, target=self.target)
 
 
@@ -54,6 +51,7 @@ class Smaller(OneSided, frozen=True, kw_only=True, tag="smaller"):
     """The less the better: target < limit."""
 
     def check(self, path: str) -> None:
+        """Raise ``InvalidSpec`` naming ``path`` when limits and targets are out of order."""
         check_order(path, target=self.target, limit=self.limit)
 
 
@@ -67,6 +65,7 @@ class Target(Desirability, frozen=True, kw_only=True, tag="target"):
     scale_high: Annotated[float, msgspec.Meta(gt=0)] = 1.0
 
     def check(self, path: str) -> None:
+        """Raise ``InvalidSpec`` naming ``path`` when limits and targets are out of order."""
         check_order(path, low=self.low, target=self.target, high=self.high)
 
 

@@ -20,23 +20,7 @@ Configuration = Mapping[str, Scalar]
 
 
 class Parameter(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="type"):
-    """One dimension of a space."""
-
-    def check(self, path: str) -> None:
-        """Raise ``InvalidSpec`` naming ``path`` when the range is empty, inverted or impossible."""
-        raise NotImplementedError
-
-    def at(self, u: float) -> Scalar:
-        """The value at ``u`` in [0, 1)."""
-        raise NotImplementedError
-
-    def contains(self, value: object) -> bool:
-        """Whether ``value`` is one this parameter can take."""
-        raise NotImplementedError
-
-    def describe(self) -> str:
-        """What is accepted, in words for an error message."""
-        raise NotImplementedError
+    """One dimension of a space: every kind can ``check`` itself, is ``at`` a point, ``contains`` values and can ``describe`` them."""
 
 
 class Range(Parameter, frozen=True, kw_only=True):
@@ -48,6 +32,7 @@ class Range(Parameter, frozen=True, kw_only=True):
     step: float | None = None
 
     def check(self, path: str) -> None:
+        """Raise ``InvalidSpec`` naming ``path`` when the parameter cannot be searched."""
         if not (math.isfinite(self.low) and math.isfinite(self.high)):
             raise InvalidSpec(f"{path} has low {self.low:g} and high {self.high:g}; accepted are finite numbers.")
         if self.low >= self.high:
@@ -69,9 +54,11 @@ class Range(Parameter, frozen=True, kw_only=True):
         return self.low + u * (self.high - self.low)
 
     def contains(self, value: object) -> bool:
+        """Whether ``value`` is one this parameter can take."""
         return isinstance(value, int | float) and not isinstance(value, bool) and self.low <= value <= self.high
 
     def describe(self) -> str:
+        """What is accepted, in words for an error message."""
         return f"a number from {self.low:g} to {self.high:g}"
 
 
@@ -79,6 +66,7 @@ class Float(Range, frozen=True, kw_only=True, tag="float"):
     """A real number in [low, high]."""
 
     def at(self, u: float) -> float:
+        """The value at ``u`` in [0, 1)."""
         return min(self.high, max(self.low, self.scaled(u)))
 
 
@@ -86,6 +74,7 @@ class Int(Range, frozen=True, kw_only=True, tag="int"):
     """A whole number in [low, high], both ends included."""
 
     def check(self, path: str) -> None:
+        """Raise ``InvalidSpec`` naming ``path`` when the parameter cannot be searched."""
         super().check(path)
         for name in ("low", "high", "step"):
             value = getattr(self, name)
@@ -93,6 +82,7 @@ class Int(Range, frozen=True, kw_only=True, tag="int"):
                 raise InvalidSpec(f"{path}.{name} is {value:g}; accepted is a whole number.")
 
     def at(self, u: float) -> int:
+        """The value at ``u`` in [0, 1)."""
         if self.log:
             low, high = math.log(self.low - 0.5), math.log(self.high + 0.5)
             return int(min(self.high, max(self.low, round(math.exp(low + u * (high - low))))))
@@ -101,6 +91,7 @@ class Int(Range, frozen=True, kw_only=True, tag="int"):
         return int(self.low + min(self.high - self.low, math.floor(u * (self.high - self.low + 1))))
 
     def contains(self, value: object) -> bool:
+        """Whether ``value`` is one this parameter can take."""
         return super().contains(value) and float(value) == int(value)  # type: ignore[arg-type, call-overload]
 
 
@@ -110,18 +101,22 @@ class Choice(Parameter, frozen=True, kw_only=True):
     choices: tuple[Scalar, ...]
 
     def check(self, path: str) -> None:
+        """Raise ``InvalidSpec`` naming ``path`` when the parameter cannot be searched."""
         if not self.choices:
             raise InvalidSpec(f"{path}.choices is empty; accepted is at least one value.")
         if len(set(map(repr, self.choices))) != len(self.choices):
             raise InvalidSpec(f"{path}.choices is {list(self.choices)}; accepted are different values.")
 
     def at(self, u: float) -> Scalar:
+        """The value at ``u`` in [0, 1)."""
         return self.choices[min(len(self.choices) - 1, int(u * len(self.choices)))]
 
     def contains(self, value: object) -> bool:
+        """Whether ``value`` is one this parameter can take."""
         return value in self.choices
 
     def describe(self) -> str:
+        """What is accepted, in words for an error message."""
         return "one of " + ", ".join(map(str, self.choices))
 
 
@@ -133,6 +128,7 @@ class Ordinal(Choice, frozen=True, kw_only=True, tag="ordinal"):
     """One of several values in the order given."""
 
     def check(self, path: str) -> None:
+        """Raise ``InvalidSpec`` naming ``path`` when the parameter cannot be searched."""
         super().check(path)
         numbers = [c for c in self.choices if isinstance(c, int | float)]
         if len(numbers) == len(self.choices) and numbers != sorted(numbers):

@@ -14,10 +14,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Final, assert_never
 
+import isoloss.search.events as ledger
 from isoloss.domain.space import Scalar, check_configuration
 from isoloss.domain.spec import StudySpec
 from isoloss.errors import InvalidSpec, WrongState
-from isoloss.search import events as ledger
 from isoloss.search.answers import Incumbent, ProposalRequest, Result, RungSummary, Trial
 from isoloss.search.deepening import Bracket, Candidate
 from isoloss.search.geometry import Ladder, Plan, plan_of

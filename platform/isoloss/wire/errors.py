@@ -8,22 +8,33 @@ import grpc
 from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
-from isoloss import errors
-from isoloss.errors import IsolossError
+from isoloss.errors import (
+    AlreadyExists,
+    FitFailed,
+    InvalidSpec,
+    IsolossError,
+    LeaseLost,
+    NotAllowed,
+    NotFound,
+    StoreUnavailable,
+    TrainableFailed,
+    Unreachable,
+    WrongState,
+)
 
 DOMAIN: Final = "isoloss"
 CODES: Final[dict[type[IsolossError], grpc.StatusCode]] = {
-    errors.NotFound: grpc.StatusCode.NOT_FOUND,
-    errors.AlreadyExists: grpc.StatusCode.ALREADY_EXISTS,
-    errors.InvalidSpec: grpc.StatusCode.INVALID_ARGUMENT,
-    errors.WrongState: grpc.StatusCode.FAILED_PRECONDITION,
-    errors.LeaseLost: grpc.StatusCode.ABORTED,
-    errors.NotAllowed: grpc.StatusCode.PERMISSION_DENIED,
-    errors.TrainableFailed: grpc.StatusCode.FAILED_PRECONDITION,
-    errors.FitFailed: grpc.StatusCode.FAILED_PRECONDITION,
-    errors.StoreUnavailable: grpc.StatusCode.UNAVAILABLE,
-    errors.Unreachable: grpc.StatusCode.UNAVAILABLE,
-    errors.IsolossError: grpc.StatusCode.UNKNOWN,
+    NotFound: grpc.StatusCode.NOT_FOUND,
+    AlreadyExists: grpc.StatusCode.ALREADY_EXISTS,
+    InvalidSpec: grpc.StatusCode.INVALID_ARGUMENT,
+    WrongState: grpc.StatusCode.FAILED_PRECONDITION,
+    LeaseLost: grpc.StatusCode.ABORTED,
+    NotAllowed: grpc.StatusCode.PERMISSION_DENIED,
+    TrainableFailed: grpc.StatusCode.FAILED_PRECONDITION,
+    FitFailed: grpc.StatusCode.FAILED_PRECONDITION,
+    StoreUnavailable: grpc.StatusCode.UNAVAILABLE,
+    Unreachable: grpc.StatusCode.UNAVAILABLE,
+    IsolossError: grpc.StatusCode.UNKNOWN,
 }
 CLASSES: Final = {kind.reason: kind for kind in CODES}
 
@@ -44,5 +55,5 @@ def from_rpc_error(error: grpc.aio.AioRpcError) -> IsolossError:
         if detail.Unpack(info) and info.domain == DOMAIN and info.reason in CLASSES:
             return CLASSES[info.reason](status.message, hint=info.metadata.get("hint", ""))
     if error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
-        return errors.Unreachable(f"The controller does not answer ({error.details()}).")
+        return Unreachable(f"The controller does not answer ({error.details()}).")
     return IsolossError(f"The controller answered {error.code().name}: {error.details()}")
