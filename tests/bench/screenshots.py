@@ -1,4 +1,4 @@
-"""The pictures of README and guide: `python tests/bench/screenshots.py [--dash URL] [--report FILE] [--out FOLDER]`.
+"""The pictures of README and guide: `python tests/bench/screenshots.py [--dash URL --report FILE] [--study NAME]`.
 
 Both come from what ran: the page of a running controller, and a report that `isoloss campaign report` or the demo
 wrote. Without them the showcase campaign is put into a fresh database and shown instead.
@@ -56,11 +56,11 @@ def sources(dash: str | None, report: Path | None) -> Iterator[tuple[str, Path]]
             yield dash or address, report or made
 
 
-def take(browser: Any, dash: str, report: Path, out: Path) -> None:
+def take(browser: Any, dash: str, report: Path, study: str, out: Path) -> None:
     """Dashboards as they fill a screen, and the basin of the report alone."""
     for board in ("campaign", "studies", "workers"):
         page = browser.new_page(viewport={"width": 1600, "height": 1290}, device_scale_factor=1)
-        page.goto(f"{dash}/#board={board}")
+        page.goto(f"{dash}/#board={board}&study={study}")
         page.locator("section.panel[data-ready]").first.wait_for(state="attached")
         page.locator("section.panel:not([data-ready])").first.wait_for(state="detached")
         page.screenshot(path=out / ("dashboard.png" if board == "campaign" else f"{board}.png"))
@@ -77,12 +77,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--dash", help="address of a running controller's page")
     parser.add_argument("--report", type=Path, help="a report's HTML file")
+    parser.add_argument("--study", default="our-1b-120m", help="the study to show; the newest if there is none of it")
     parser.add_argument("--out", type=Path, default=IMAGES)
     given = parser.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
     with sources(given.dash, given.report) as (dash, report), sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=list(CHROMIUM_FLAGS))
-        take(browser, dash.rstrip("/"), report, given.out)
+        take(browser, dash.rstrip("/"), report, given.study, given.out)
         browser.close()
 
 

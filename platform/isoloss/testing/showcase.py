@@ -143,12 +143,9 @@ class Showcase:
             last *= math.exp(NOISE * self.rng.standard_normal())
             ends = np.linspace(lease.budget_from, lease.budget_to, POINTS + 1)[1 : int(POINTS * upto) + 1]
             falling = (lease.budget_to / ends) ** 0.08 * np.exp(0.004 * self.rng.standard_normal(len(ends)))
-            points = [
-                (int(step), {"val_loss": float(last * part)})
-                for step, part in zip(ends, falling, strict=True)
-                if math.isfinite(last)
-            ]
-            await curves.add_points(conn, _key(lease), points)
+            if math.isfinite(last):
+                points = {int(step): float(last * part) for step, part in zip(ends, falling, strict=True) if step >= 1}
+                await curves.add_points(conn, _key(lease), [(step, {"val_loss": y}) for step, y in points.items()])
         return last
 
     async def workers(self) -> None:

@@ -105,8 +105,9 @@ Isoloss.xy = (panel, rows) => {
     const bars = group.points.filter((p) => p.low !== null && p.high !== null);
     if (bars.length) series.push(Isoloss.errorBars(group.name, bars, colour));
     if (curves) {
-      const joined = [];
-      for (const line of group.lines.values()) joined.push(...line, [null, null]);
+      const joined = [], single = [];
+      for (const line of group.lines.values()) if (line.length > 1) joined.push(...line, [null, null]); else single.push(line[0]);
+      if (single.length) series.push({ type: "scatter", name: group.name, data: single, symbolSize: 4, silent: true, color: colour, itemStyle: { opacity: 0.8 }, z: 2 });
       series.push({ type: "line", name: group.name, data: joined, showSymbol: false, symbol: "none", connectNulls: false, silent: true,
                     lineStyle: { width: 1.1, opacity: 0.62 }, color: colour, z: 2 });
     } else {
@@ -137,7 +138,8 @@ Isoloss.parallel = (panel, rows) => {
                    axisLabel: { color: Isoloss.ink.muted, fontSize: 10.5 } };
     if (seen.some((v) => typeof v !== "number")) return { ...axis, type: "category", data: [...new Set(seen.map(String))] };
     const [from, to] = [Math.min(...seen), Math.max(...seen)];
-    const log = from > 0 && to / from > 8, whole = seen.every(Number.isInteger) && to - from < 30;
+    const middle = [...seen].sort((a, b) => a - b)[seen.length >> 1];
+    const log = from > 0 && to / from > 4 && middle < from + 0.3 * (to - from), whole = seen.every(Number.isInteger) && to - from < 30;
     const [min, max] = Isoloss.range(seen, log, 0.03);
     return { ...axis, type: log ? "log" : "value", min, max,
              axisLabel: { ...axis.axisLabel, formatter: (v) => Isoloss.tick(v, log || to >= 1e4 ? "short" : "none"), ...(log ? { customValues: Isoloss.ticks(min, max) } : { showMinLabel: false, showMaxLabel: false, ...(whole && !log ? { customValues: [...new Set(seen)] } : {}) }) } };
