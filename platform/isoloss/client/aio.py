@@ -288,7 +288,9 @@ class Study:
             return
 
     async def _ask(self, wait_seconds: float) -> tuple[Trial | None, bool]:
-        holder = f"{self._holder}/{new_key()[:12]}"  # one a call: asked again after a lost reply, it gets the same lease
+        holder = (
+            f"{self._holder}/{new_key()[:12]}"  # one a call: asked again after a lost reply, it gets the same lease
+        )
         request = work_pb2.AskRequest(study=self._reference, holder=holder, wait_seconds=wait_seconds)
         reply = await self.transport.call(self.transport.trials.Ask, request)
         if not reply.HasField("lease"):
