@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from isoloss.cli.output import number
-from isoloss.domain.campaign import TARGET, decode_campaign, n_params_of, study_of
+from isoloss.domain.campaign import TARGET, decode_campaign, deepenings, n_params_of, study_of
 from isoloss.domain.quantity import format_count
 from isoloss.search.preview import preview
 
@@ -20,7 +20,7 @@ def progress(info: dict[str, Any], trades: StudyInfo, seconds: float) -> tuple[A
     from rich.table import Table
 
     planned = {
-        size.name: preview(study_of(spec, size), _maxima(info))["tasks"]
+        size.name: preview(study_of(spec, size), deepenings(spec, info["max_tokens"]))["tasks"]
         for spec in [decode_campaign(info["spec"])]
         for size in spec.sizes
     }
@@ -42,16 +42,6 @@ def progress(info: dict[str, Any], trades: StudyInfo, seconds: float) -> tuple[A
         low, high = found["loss_interval"]
         table.caption = f"forecast: lr {number(found['lr'], 3)} · batch {number(found['batch_tokens'])} · loss {number(found['loss'])} [{number(low)}, {number(high)}]"
     return table, f"{_phase(info)} · {done + traded} runs done · {info['observations']} observations"
-
-
-def _maxima(info: dict[str, Any]) -> list[float]:
-    """The deepenings that led from the spec's largest D to the campaign's present one."""
-    spec = info["spec"]["tokens"]
-    maxima, at = [], spec["max"]
-    while at * spec["eta"] <= info["max_tokens"]:
-        at *= spec["eta"]
-        maxima.append(at)
-    return maxima
 
 
 def _phase(info: dict[str, Any]) -> str:
@@ -96,7 +86,7 @@ def summary(
 def sweep_flops(info: dict[str, Any]) -> float:
     """What one size's search would cost at the target's size, its top rung at the target's D (6ND)."""
     spec = decode_campaign(info["spec"])
-    plan = preview(study_of(spec, spec.sizes[0]), _maxima(info))
+    plan = preview(study_of(spec, spec.sizes[0]), deepenings(spec, info["max_tokens"]))
     stretch = float(spec.target.n_tokens) / info["max_tokens"]
     tokens: float = plan["billed_budget"] * stretch
     return 6 * n_params_of(spec, spec.target, TARGET) * tokens

@@ -11,7 +11,15 @@ from isoloss.controller import decider as deciding
 from isoloss.controller.decider import Decider
 from isoloss.controller.duty import Bell
 from isoloss.controller.fitter import Fitter
-from isoloss.domain.campaign import TARGET, CampaignSpec, decode_campaign, n_params_of, study_of, target_study
+from isoloss.domain.campaign import (
+    TARGET,
+    CampaignSpec,
+    decode_campaign,
+    deepenings,
+    n_params_of,
+    study_of,
+    target_study,
+)
 from isoloss.domain.ids import CampaignId
 from isoloss.domain.space import Choice, Range, Scalar
 from isoloss.domain.spec import encode
@@ -30,6 +38,7 @@ from isoloss.laws.plan import (
     next_moves,
 )  # fmt: skip
 from isoloss.search.events import Deepened, TrialAdded
+from isoloss.search.geometry import plan_of
 from isoloss.search.preview import preview
 from isoloss.store import campaigns, studies
 from isoloss.store.campaigns import CampaignRow
@@ -111,15 +120,17 @@ async def buy_column(conn: Conn, spec: CampaignSpec, row: CampaignRow, max_token
         raise WrongState(f"Campaign {row.name!r} is {row.state}; accepted is one that is not stopped.")
     if max_tokens <= row.max_tokens:
         raise WrongState(f"max_tokens is {max_tokens} and the campaign is at {row.max_tokens}; accepted is more.")
-    maxima = [float(max_tokens)]
-    while maxima[0] / spec.tokens.eta > spec.tokens.max:
-        maxima.insert(0, maxima[0] / spec.tokens.eta)
+    maxima = deepenings(spec, max_tokens)
+    plan = plan_of(study_of(spec, spec.sizes[0]))
+    for maximum in [*maxima[:-1], float(max_tokens)]:
+        plan = plan.deepened(maximum)
     added = restart = 0.0
     for size in spec.sizes:
-        plan = preview(study_of(spec, size), maxima)
-        added += plan["added_resumed_budget"]
-        restart += plan["resumed_budget"]
-    await campaigns.set_deepened(conn, row.id, max_tokens=max_tokens, added=added, restart=restart)
+        cost = preview(study_of(spec, size), maxima)
+        added += cost["added_resumed_budget"]
+        restart += cost["resumed_budget"]
+    top = plan.ladder.budget(plan.ladder.top)
+    await campaigns.set_deepened(conn, row.id, max_tokens=top, added=added, restart=restart)
 
 
 async def _view(conn: Conn, spec: CampaignSpec, row: CampaignRow, rows: Sequence[StudyRow]) -> CampaignView:

@@ -7,6 +7,7 @@ configurations that were not selected at a smaller D. In ``branch`` mode the res
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Annotated, Any, Final, Literal
 
@@ -109,6 +110,12 @@ def target_study(spec: CampaignSpec) -> StudySpec:
     """The study of the target's own cell: no sweep, only the runs that are added to it."""
     method = {"name": "fixed", "budget": spec.target.n_tokens}
     return _study(spec, f"{spec.name}-{TARGET}", spec.target, method=method, limits={"trials": 0}, gpus=0)
+
+
+def deepenings(spec: CampaignSpec, max_tokens: float) -> list[float]:
+    """The largest D of every deepening on the way from the spec's own to ``max_tokens``."""
+    count = round(math.log(max_tokens / spec.tokens.max) / math.log(spec.tokens.eta))
+    return [float(spec.tokens.max) * spec.tokens.eta**k for k in range(1, count + 1)]
 
 
 def _study(

@@ -69,14 +69,16 @@ class Ladder:
     def deepened(self, max_budget: float) -> Ladder:
         """The ladder with levels added up to ``max_budget``, which must be a power of eta times the maximum.
 
-        Another maximum would move every level, and old results at the top could not be compared with new ones:
-        ``InvalidSpec`` names the two nearest that keep them.
+        The maximum may be named as it was stated or as it was rounded to the multiple. Another one would move every
+        level, and old results at the top could not be compared with new ones: ``InvalidSpec`` names the two nearest
+        that keep them.
         """
         wanted, top = exact(max_budget, "max_budget"), self.resources[-1]
         levels, reached = 0, top
-        while float(reached * self.eta) <= float(wanted):
+        while float(reached * self.eta) <= float(wanted) * (1 + 1e-3):
             levels, reached = levels + 1, reached * self.eta
-        if levels == 0 or float(reached) != float(wanted):
+        accepted = {float(reached), float(self.budgets[-1] * self.eta**levels), _rounded(reached, self.multiple)}
+        if levels == 0 or float(wanted) not in accepted:
             near = top * self.eta ** max(1, levels)
             why = f" is not above the maximum {said(top)}" if wanted <= top else " is not on the ladder"
             raise InvalidSpec(
