@@ -23,7 +23,7 @@ class Scale(NamedTuple):
 
 
 FULL = Scale(
-    unit=40960, top=4, widths=(32, 48, 64), target_width=96, target_units=16, eval_tokens=32768, trade_unit=20480
+    unit=30720, top=4, widths=(32, 48, 64), target_width=96, target_units=16, eval_tokens=32768, trade_unit=15360
 )
 QUICK = Scale(
     unit=12288, top=2, widths=(16, 32, 48), target_width=64, target_units=8, eval_tokens=8192, trade_unit=8192
