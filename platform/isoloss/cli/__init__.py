@@ -45,6 +45,7 @@ def build() -> App:
         version=_version,
         suppress_keyboard_interrupt=False,
     )
+    app.register_install_completion_command(help="Install completion for bash, zsh or fish.")
     for name, (target, purpose) in NOUNS.items():
         app.command(target, name=name, help=purpose)
     return app
