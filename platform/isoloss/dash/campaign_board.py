@@ -51,12 +51,13 @@ STATS: Final = (
     ),
     Panel(
         id="cost", title="Searching cost", kind="stat", span=3, height=3, unit="percent",
-        about="FLOPs spent, in percent of sweeping as many configurations at the target's size and tokens.",
-        sql="""SELECT 100 * searched_flops / nullif(6 * target_params * target_tokens * tried.n, 0) AS cost,
+        about="FLOPs spent on all sizes, in percent of one such search at the target's size, topped at its tokens.",
+        sql="""SELECT 100 * searched_flops * max_tokens * sizes.n
+                      / nullif(6 * target_params * searched_tokens * target_tokens, 0) AS cost,
                       to_char(100 * searched_flops / nullif(6 * target_params * target_tokens, 0), 'FM999990.0')
                       || ' % of one target run' AS said
             FROM dash_campaign,
-                 (SELECT sum(trials) AS n FROM dash_study WHERE campaign = ${campaign:sqlstring} AND size <> 'target') AS tried
+                 (SELECT count(*) AS n FROM dash_study WHERE campaign = ${campaign:sqlstring} AND size <> 'target') AS sizes
             WHERE campaign = ${campaign:sqlstring} AND target_params IS NOT NULL""",
         empty="no forecast yet",
     ),
