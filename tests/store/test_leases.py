@@ -319,3 +319,27 @@ def test_the_cap_on_the_budget_is_never_passed_and_stops_the_study(in_store: InS
         assert stored.state == "stopped" and stored.spent <= 7 and stored.reserved == 0
 
     in_store(body)
+
+
+def test_a_longer_repetition_of_a_batch_brings_its_new_points(in_store: InStore) -> None:
+    async def body(pool: Pool) -> None:
+        decider, row = await study(pool)
+        await decider.decide(row.id, ask=1)
+        (found,) = await lease(pool, row.id)
+        points = [(step, {"loss": float(step)}) for step in range(1, 6)]
+        async with pool.connection() as conn:
+            for batch in (points[:3], points, points[:3]):  # the first reply was lost, more had come in between
+                await curves.add_points(conn, key(found), batch)
+            assert await curves.curve(conn, row.id, 0, "loss") == [(s, float(s)) for s in range(1, 6)]
+
+    in_store(body)
+
+
+def test_an_added_trial_that_does_not_fit_below_the_cap_is_refused_in_words(in_store: InStore) -> None:
+    async def body(pool: Pool) -> None:
+        decider, row = await study(pool, limits={"total_budget": 5})
+        with pytest.raises(WrongState, match="a trial that fits below it"):
+            await decider.decide(row.id, events=[TrialAdded(configuration={"x": 0.5})])
+        assert (await decider.decide(row.id, ask=1)).created == 1
+
+    in_store(body)

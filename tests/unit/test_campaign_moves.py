@@ -40,7 +40,9 @@ def test_a_column_is_bought_only_when_every_study_is_idle() -> None:
     busy = [StudyView(size="a", max_tokens=4, idle=True), StudyView(size="b", max_tokens=4)]
     assert next_moves(view(studies=busy, deepen_to=8), None) == ()
     assert next_moves(view(deepen_to=8), None) == (BuyColumn(max_tokens=8),)
-    assert next_moves(view(deepen_to=7, confirm=False), None) == ()
+    rounded = [StudyView(size="a", max_tokens=7, idle=True)]
+    assert next_moves(view(deepen_to=8, max_tokens=7, studies=rounded), None) == (), "8 was reached, in whole batches"
+    assert next_moves(view(confirm=False), None) == (Finish(),), "a campaign that confirms nothing ends with its search"
 
 
 def test_studies_behind_the_campaign_are_deepened_to_it() -> None:
@@ -61,3 +63,10 @@ def test_neighbours_stand_on_both_sides_of_the_forecast() -> None:
     rates = [params["lr"] for params in confirmation(FORECAST)]
     assert rates == pytest.approx([0.01, 0.005, 0.02])
     assert nearest(300, [128, 256, 512]) == 256 and nearest(380, [128, 256, 512]) == 512
+
+
+def test_a_diverged_neighbour_is_told_as_such_and_never_as_a_win() -> None:
+    from isoloss.cli.story import _compared
+
+    assert _compared({"loss": None, "status": "diverged"}, 2.0) == "diverged"
+    assert _compared({"loss": 2.1, "status": "ok"}, 2.0) == "+5.0 %"

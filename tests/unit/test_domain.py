@@ -142,6 +142,8 @@ def test_each_size_of_a_campaign_is_a_study_with_all_brackets_in_branch_mode() -
         ({"run": {"command": ["x"]}}, r"n_params is missing"),
         ({"sizes": [{"name": "a", "set": {"wdith": 3}}]}, "wdith"),
         ({"targt": 1}, "unknown key `targt`"),
+        ({"objective": {"metric": "acc", "goal": "maximize"}}, "accepted is minimize"),
+        ({"tokens": {"min": 8192, "max": 32768, "deepen_to": 65537}}, "times a power of eta 2"),
     ],
 )
 def test_a_campaign_that_cannot_be_is_refused_with_its_path(change: dict[str, Any], message: str) -> None:

@@ -55,7 +55,8 @@ def summary(
     info: dict[str, Any], best: BestTrial, *, trials: int, seconds: float, dashboard: str, report: str
 ) -> dict[str, Any]:
     """What `demo --json` answers."""
-    found, (outcome, *neighbours) = info["forecast"], info["outcomes"]
+    found, outcomes = info["forecast"], {outcome["index"]: outcome for outcome in info["outcomes"]}
+    outcome, neighbours = outcomes[0], [outcomes[index] for index in sorted(outcomes) if index]
     low, high = found["loss_interval"]
     keys = (
         "n_params",
@@ -76,7 +77,7 @@ def summary(
         "added_budget": info["deepened_tokens"], "restart_budget": info["restart_tokens"],
         "sweep_flops": sweep_flops(info),
         "forecast": {key: found[key] for key in keys},
-        "outcome": {"loss": outcome["loss"], "lr": outcome["lr"], "batch_tokens": outcome["batch_tokens"], "inside_interval": low <= outcome["loss"] <= high},
+        "outcome": {"loss": outcome["loss"], "lr": outcome["lr"], "batch_tokens": outcome["batch_tokens"], "inside_interval": outcome["loss"] is not None and low <= outcome["loss"] <= high},
         "neighbours": [{"lr": n["lr"], "batch_tokens": n["batch_tokens"], "loss": n["loss"], "status": n["status"]} for n in neighbours],
         "desirability": {"overall": best.value, "limiting": best.limiting, "params": dict(best.params)},
         "dashboard": dashboard, "report": report,
@@ -92,6 +93,13 @@ def sweep_flops(info: dict[str, Any]) -> float:
     return 6 * n_params_of(spec, spec.target, TARGET) * tokens
 
 
+def _compared(neighbour: dict[str, Any], outcome: float | None) -> str:
+    """A neighbour's loss over the outcome's; in a word when one of the two did not finish."""
+    if neighbour["loss"] is None or outcome is None:
+        return str(neighbour["status"])
+    return f"{100 * (neighbour['loss'] / outcome - 1):+.1f} %"
+
+
 def story(result: dict[str, Any]) -> list[str]:
     """The demo in its last lines."""
     told, info = result["summary"], result["campaign"]
@@ -99,9 +107,7 @@ def story(result: dict[str, Any]) -> list[str]:
     low, high = found["loss_interval"]
     percent = f"{100 * found['level']:.0f} %"
     sizes = [study for study in info["studies"] if study["size"] != TARGET]
-    worse = ", ".join(
-        f"{100 * (n['loss'] / outcome['loss'] - 1):+.1f} % at lr {number(n['lr'], 3)}" for n in told["neighbours"]
-    )
+    worse = ", ".join(f"{_compared(n, outcome['loss'])} at lr {number(n['lr'], 3)}" for n in told["neighbours"])
     lines = [
         f"searched {len(sizes)} sizes ({', '.join(format_count(s['n_params']) for s in sizes)} parameters), {told['trials']} trials, {info['observations']} finished cells in {told['seconds']:.0f} s",
         f"deepened {len(sizes)} studies: +{format_count(told['added_budget'])} tokens; starting again would have cost {format_count(told['restart_budget'])}",

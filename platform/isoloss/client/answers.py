@@ -139,7 +139,7 @@ def campaign(message: campaign_pb2.Campaign) -> dict[str, Any]:
             for s in message.studies
         ],
         "outcomes": [
-            {"index": o.index, "loss": o.loss, "status": o.status, **from_values(o.params)}
+            {"index": o.index, "loss": o.loss if o.HasField("loss") else None, "status": o.status, **from_values(o.params)}
             for o in sorted(message.outcomes, key=lambda o: o.index)
         ],
     }  # fmt: skip

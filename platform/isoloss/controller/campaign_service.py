@@ -23,7 +23,7 @@ from isoloss.domain.campaign import (
     target_study,
 )
 from isoloss.domain.study import CampaignState, StudyState
-from isoloss.errors import AlreadyExists, FitFailed, NotFound
+from isoloss.errors import AlreadyExists, FitFailed, NotFound, WrongState
 from isoloss.laws.campaign import CampaignFit
 from isoloss.search.events import Stopped
 from isoloss.search.geometry import plan_of
@@ -89,7 +89,9 @@ class CampaignService(campaign_pb2_grpc.CampaignServiceServicer):
     async def ConfirmCampaign(self, request: pb.CampaignName, context: Context) -> pb.Campaign:
         async with self.pool.connection() as conn:
             row = await campaigns.lock(conn, (await campaigns.by_name(conn, request.project, request.name)).id)
-            if row.state == CampaignState.SEARCHING:
+            if row.state == CampaignState.STOPPED:
+                raise WrongState(f"Campaign {row.name!r} is stopped, which is final; accepted is one that is not.")
+            if row.state != CampaignState.CONFIRMING:
                 await campaigns.set_state(conn, row.id, CampaignState.SEARCHING, confirm=True)
             reply = await describe(conn, await campaigns.by_name(conn, request.project, request.name))
         self.bell.ring()
@@ -198,11 +200,7 @@ async def describe(conn: Conn, row: CampaignRow) -> pb.Campaign:
 
 async def _study(conn: Conn, study: StudyRow, spec: CampaignSpec, results: list[dict[str, Any]]) -> pb.CampaignStudy:
     trials, counted = await studies.counts(conn, study.id)
-    losses = [
-        r["values"][spec.objective.metric]
-        for r in results
-        if r["size"] == study.size and spec.objective.metric in r["values"]
-    ]
+    losses = [r["values"][spec.objective.metric] for r in results if r["size"] == study.size and r["status"] == "ok"]
     return pb.CampaignStudy(
         name=study.name, size=study.size or "", n_params=study.n_params or 0.0, state=study.state, trials=trials,
         tasks_done=sum(counted.get(state, 0) for state in ("done", "failed", "cancelled")),
@@ -213,6 +211,7 @@ async def _study(conn: Conn, study: StudyRow, spec: CampaignSpec, results: list[
 
 def _outcome(result: dict[str, Any], spec: CampaignSpec) -> pb.Outcome:
     return pb.Outcome(
-        params=to_values(result["params"]), loss=result["values"].get(spec.objective.metric, 0.0), status=result["status"],
+        params=to_values(result["params"]), status=result["status"],
+        loss=result["values"].get(spec.objective.metric) if result["status"] == "ok" else None,
         index=result["index"],
     )  # fmt: skip

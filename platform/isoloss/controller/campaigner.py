@@ -24,7 +24,7 @@ from isoloss.domain.ids import CampaignId
 from isoloss.domain.space import Choice, Range, Scalar
 from isoloss.domain.spec import encode
 from isoloss.domain.study import CampaignState, StudyState
-from isoloss.errors import AlreadyExists, WrongState
+from isoloss.errors import AlreadyExists, IsolossError, WrongState
 from isoloss.laws.plan import (
     AddTrial,
     BuyColumn,
@@ -66,11 +66,15 @@ class Campaigner:
             rows = await campaigns.listed(conn, live=True)
         made = 0
         for row in rows:
-            made += await self.advance(row.id)
+            try:
+                made += await self.advance(row.id)
+            except IsolossError as error:  # one campaign's trouble is not the others'
+                log.warning("campaign.not_moved", campaign=row.name, error=error.message)
         return made
 
     async def advance(self, campaign_id: CampaignId) -> int:
-        """The due moves of one campaign, made under its lock."""
+        """The due moves of one campaign, made under its lock; a fit they need is made before it."""
+        await self._refit_if_idle(campaign_id)
         async with self.pool.connection() as conn:
             row = await campaigns.lock(conn, campaign_id)
             if row.state not in (CampaignState.SEARCHING, CampaignState.CONFIRMING):
@@ -78,21 +82,20 @@ class Campaigner:
             spec = decode_campaign(row.spec)
             rows = await studies.listed(conn, campaign_id=row.id)
             view = await _view(conn, spec, row, rows)
-            ready = view.confirm and all(study.idle for study in view.studies)
-            forecast = await self._forecast(conn, spec, row) if ready else None
-            moves = next_moves(view, forecast)
+            moves = next_moves(view, await _forecast(conn, spec, row))
             for move in moves:
                 await self._make(conn, spec, row, rows, move)
         if moves:
             self.bell.ring()
         return len(moves)
 
-    async def _forecast(self, conn: Conn, spec: CampaignSpec, row: CampaignRow) -> Mapping[str, Any] | None:
-        """The target's forecast, once it has seen everything that was observed."""
-        await self.fitter.refit(row)
-        target = n_params_of(spec, spec.target, TARGET), float(spec.target.n_tokens)
-        found = await campaigns.newest_forecast(conn, row.id, *target)
-        return found[0] if found else None
+    async def _refit_if_idle(self, campaign_id: CampaignId) -> None:
+        """Once nothing runs, the forecast must have seen everything that was observed."""
+        async with self.pool.connection() as conn:
+            row = await campaigns.lock(conn, campaign_id)
+            sizes = [study for study in await studies.listed(conn, campaign_id=row.id) if study.size != TARGET]
+        if sizes and all(study.state == StudyState.IDLE for study in sizes):
+            await self.fitter.refit(row)
 
     async def _make(
         self, conn: Conn, spec: CampaignSpec, row: CampaignRow, rows: Sequence[StudyRow], move: Move
@@ -112,6 +115,13 @@ class Campaigner:
             case Finish():
                 await campaigns.set_state(conn, row.id, CampaignState.DONE)
         log.info("campaign.moved", campaign=row.name, move=type(move).__name__)
+
+
+async def _forecast(conn: Conn, spec: CampaignSpec, row: CampaignRow) -> Mapping[str, Any] | None:
+    """The newest forecast for the target."""
+    target = n_params_of(spec, spec.target, TARGET), float(spec.target.n_tokens)
+    found = await campaigns.newest_forecast(conn, row.id, *target)
+    return found[0] if found else None
 
 
 async def buy_column(conn: Conn, spec: CampaignSpec, row: CampaignRow, max_tokens: int) -> None:

@@ -13,6 +13,7 @@ import math
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate
 from typing import Any, Final
 
 import structlog
@@ -21,7 +22,7 @@ from isoloss.controller.duty import Bell
 from isoloss.domain.ids import StudyId, TaskId
 from isoloss.domain.spec import StudySpec, decode_study
 from isoloss.domain.study import StudyState
-from isoloss.errors import WrongState
+from isoloss.errors import InvalidSpec, IsolossError, WrongState
 from isoloss.search import events as ev
 from isoloss.search.scoring import score
 from isoloss.search.search import Search
@@ -31,6 +32,7 @@ from isoloss.store.studies import StudyRow
 
 log = structlog.get_logger()
 SNAPSHOT_EVERY: Final = 256
+LARGEST: Final = 2**63  # what Postgres and the wire count to
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,7 +64,10 @@ class Decider:
             waiting = await ledger.pending(conn)
         results = 0
         for study_id in waiting:
-            results += (await self.decide(study_id)).results
+            try:
+                results += (await self.decide(study_id)).results
+            except IsolossError as error:  # one study's trouble is not the others'
+                log.warning("study.not_decided", study_id=study_id, error=error.message)
         return results
 
     async def decide(self, study_id: StudyId, *, events: Sequence[ev.Event] = (), ask: int = 0) -> Decided:
@@ -70,16 +75,31 @@ class Decider:
         async with self._locks[study_id]:
             try:
                 async with self.pool.connection() as conn:
-                    row = await studies.lock(conn, study_id)
-                    book = _Book(conn, row, await self._search(conn, row))
-                    decided = await book.settle(events, ask)
+                    decided, search = await self._settle(conn, study_id, events, ask)
             except BaseException:
                 self._cache.pop(study_id, None)  # the fold may be ahead of what was committed
                 raise
-            self._cache[study_id] = (decided.seq, book.search)
+            self._cache[study_id] = (decided.seq, search)
         if decided.created or decided.results or events:
             self.bell.ring()
         return decided
+
+    async def decide_within(self, conn: Conn, study_id: StudyId, event: ev.Event) -> Decided:
+        """Fold an event inside the caller's transaction, so that both are durable or neither is.
+
+        The fold is not kept: whether the caller commits is not known here.
+        """
+        async with self._locks[study_id]:
+            self._cache.pop(study_id, None)
+            decided, _ = await self._settle(conn, study_id, [event], 0)
+            return decided
+
+    async def _settle(
+        self, conn: Conn, study_id: StudyId, events: Sequence[ev.Event], ask: int
+    ) -> tuple[Decided, Search]:
+        row = await studies.lock(conn, study_id)
+        book = _Book(conn, row, await self._search(conn, row))
+        return await book.settle(events, ask), book.search
 
     async def search(self, study_id: StudyId) -> Search:
         """The study's search as it stands, to look at; never to be changed."""
@@ -131,13 +151,21 @@ class _Book:
                 await self._fold(event)
         if ask and self.row.state != StudyState.PAUSED and self.search.startable():
             await self._ask(ask)
+        self._check_bounds()
         state = self._state()
-        await studies.update(
-            self.conn, self.row.id, state=state, next_seq=self.seq, reserved=self.reserved, spent=self.spent,
-            max_budget=self.search.ladder.budget(self.search.ladder.top),
-        )  # fmt: skip
+        if self.seq != self.row.next_seq or state != self.row.state:
+            await studies.update(
+                self.conn, self.row.id, state=state, next_seq=self.seq, reserved=self.reserved, spent=self.spent,
+                max_budget=self.search.ladder.budget(self.search.ladder.top),
+            )  # fmt: skip
         created = sum(isinstance(d, ev.CreateTask) for d in self.decisions)
         return Decided(created=created, results=results, state=state, seq=self.seq - 1, decisions=tuple(self.decisions))
+
+    def _check_bounds(self) -> None:
+        """What the rows could not hold is refused in words; raising undoes the whole transaction."""
+        check_largest(self.search)
+        if self.row.cap is not None and self.reserved + self.spent > self.row.cap:
+            raise WrongState(f"limits.total_budget is {self.row.cap:g}; accepted is a trial that fits below it.")
 
     async def _drain(self) -> int:
         rows = await ledger.undecided(self.conn, self.row.id)
@@ -161,17 +189,18 @@ class _Book:
 
     async def _ask(self, n: int) -> None:
         """Ask, unless the tasks it would create do not fit below ``limits.total_budget``."""
-        event = ev.Asked(n=n)
         if self.row.cap is not None:
             rehearsal = Search.restore(self.spec, self.search.snapshot())
-            cost = sum(d.budget_to - d.budget_from for d in rehearsal.apply(event) if isinstance(d, ev.CreateTask))
-            if self.reserved + self.spent + cost > self.row.cap:
-                if n > 1:
-                    await self._ask(n - 1)
-                elif not self.search.outstanding:
+            costs = [
+                d.budget_to - d.budget_from for d in rehearsal.apply(ev.Asked(n=n)) if isinstance(d, ev.CreateTask)
+            ]
+            room = self.row.cap - self.reserved - self.spent
+            n = sum(total <= room for total in accumulate(costs))
+            if n == 0:
+                if not self.search.outstanding:
                     await self._fold(ev.Stopped(reason=f"limits.total_budget: {self.row.cap:g} would be exceeded"))
                 return
-        await self._fold(event)
+        await self._fold(ev.Asked(n=n))
 
     async def _fold(self, event: ev.Event, *, task_id: TaskId | None = None, value: float | None = None) -> None:
         decisions = self.search.apply(event)
@@ -214,11 +243,18 @@ class _Book:
         return StudyState.IDLE if self.search.idle else StudyState.ACTIVE
 
 
+def check_largest(search: Search) -> None:
+    """Raise ``InvalidSpec`` when the largest budget is more than a row can count."""
+    if (top := search.ladder.budget(search.ladder.top)) >= LARGEST:
+        raise InvalidSpec(f"The largest budget is {top:.3g}; accepted are budgets below 2^63, in a larger unit.")
+
+
 async def create(
     conn: Conn, spec: StudySpec, *, mapping: dict[str, Any], trainable: str, **campaign: Any
 ) -> StudyRow | None:
     """Create a study whose geometry is sound; ``None`` when the name is taken."""
     search = Search(spec)
+    check_largest(search)
     top = search.ladder.budget(search.ladder.top)
     row = await studies.insert(conn, mapping, trainable=trainable, max_budget=top, **campaign)
     if row is not None and search.idle:

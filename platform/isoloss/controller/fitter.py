@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import time
+from collections import defaultdict
 from concurrent.futures import Executor
 from typing import Any, Final
 
@@ -15,7 +16,7 @@ from isoloss.controller.duty import Bell
 from isoloss.domain.campaign import TARGET, CampaignSpec, decode_campaign, n_params_of
 from isoloss.domain.ids import CampaignId
 from isoloss.domain.space import Scalar
-from isoloss.errors import FitFailed
+from isoloss.errors import IsolossError
 from isoloss.store import campaigns
 from isoloss.store.campaigns import CampaignRow
 from isoloss.store.pool import Pool
@@ -38,6 +39,7 @@ class Fitter:
         self.bell = bell
         self.executor = executor
         self._fitted: dict[CampaignId, tuple[float, str]] = {}  # when to look again, what was seen
+        self._locks: defaultdict[CampaignId, asyncio.Lock] = defaultdict(asyncio.Lock)
 
     async def once(self) -> int:
         """Refit the campaigns whose observations changed; always 0, so that the loop rests in between."""
@@ -45,11 +47,18 @@ class Fitter:
             rows = await campaigns.listed(conn, live=True)
         for row in rows:
             if time.monotonic() >= self._fitted.get(row.id, (0.0, ""))[0]:
-                await self.refit(row)
+                try:
+                    await self.refit(row)
+                except IsolossError as error:  # one campaign's trouble is not the others'
+                    log.warning("law.not_fitted", campaign=row.name, reason=error.message)
         return 0
 
     async def refit(self, row: CampaignRow) -> bool:
         """Fit what the campaign has observed; returns whether there was anything new to fit."""
+        async with self._locks[row.id]:  # an older fit is never saved after a newer one
+            return await self._refit(row)
+
+    async def _refit(self, row: CampaignRow) -> bool:
         async with self.pool.connection() as conn:
             observed = observations(decode_campaign(row.spec), await campaigns.results(conn, row.id))
         key = hashlib.sha256(msgspec.json.encode(observed)).hexdigest()
@@ -58,7 +67,7 @@ class Fitter:
         begun = time.monotonic()
         try:
             fitted = await asyncio.get_running_loop().run_in_executor(self.executor, fit, row.spec, observed)
-        except FitFailed as error:
+        except IsolossError as error:
             log.info("law.not_fitted", campaign=row.name, reason=error.message)
             self._fitted[row.id] = (begun + EVERY_SECONDS, key)
             return False

@@ -54,15 +54,6 @@ OPTIONS: Final = (
 GRACE_SECONDS: Final = 3.0
 
 
-async def serve(settings: Settings) -> None:
-    """Run a controller until it is asked to end."""
-    stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    async with running(settings):
-        await stop.wait()
-
-
 @contextlib.asynccontextmanager
 async def running(settings: Settings) -> AsyncIterator[Local]:
     """A controller for as long as the block lasts; yields where it is to be found."""

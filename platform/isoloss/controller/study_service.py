@@ -14,9 +14,10 @@ from isoloss.controller.decider import Decider
 from isoloss.controller.duty import Bell
 from isoloss.controller.idempotency import once
 from isoloss.controller.why import obstacles
+from isoloss.domain.ids import StudyId
 from isoloss.domain.spec import StudySpec, decode_study, encode
 from isoloss.domain.study import StudyState
-from isoloss.errors import AlreadyExists, InvalidSpec, IsolossError, WrongState
+from isoloss.errors import AlreadyExists, IsolossError, WrongState
 from isoloss.search.desirability import overall
 from isoloss.search.events import CreateTrial, Deepened, Event, Stopped, TrialAdded
 from isoloss.search.preview import preview
@@ -90,27 +91,34 @@ class StudyService(study_pb2_grpc.StudyServiceServicer):
     async def _decide(self, request: pb.DeepenStudyRequest | pb.StopStudyRequest, event: Event) -> pb.Study:
         async def effect(conn: Conn) -> pb.Study:
             row = await studies.by_name(conn, request.study.project, request.study.name)
-            await self.decider.decide(row.id, events=[event])
+            await self.decider.decide_within(conn, row.id, event)
             return await describe(conn, await studies.by_name(conn, row.project, row.name))
 
-        return await once(self.pool, request, pb.Study, effect)
+        reply = await once(self.pool, request, pb.Study, effect)
+        self.bell.ring()
+        return reply
 
     async def AddTrial(self, request: pb.AddTrialRequest, context: Context) -> pb.AddTrialReply:
         async def effect(conn: Conn) -> pb.AddTrialReply:
             row = await studies.by_name(conn, request.study.project, request.study.name)
-            decided = await self.decider.decide(row.id, events=[TrialAdded(configuration=from_values(request.params))])
+            decided = await self.decider.decide_within(
+                conn, row.id, TrialAdded(configuration=from_values(request.params))
+            )
             created = next(d for d in decided.decisions if isinstance(d, CreateTrial))
             return pb.AddTrialReply(trial=created.trial)
 
-        return await once(self.pool, request, pb.AddTrialReply, effect)
+        reply = await once(self.pool, request, pb.AddTrialReply, effect)
+        self.bell.ring()
+        return reply
 
     async def PauseStudy(self, request: pb.StudyName, context: Context) -> pb.Study:
         return await self._set_state(request, StudyState.PAUSED)
 
     async def ResumeStudy(self, request: pb.StudyName, context: Context) -> pb.Study:
-        reply = await self._set_state(request, StudyState.ACTIVE)
+        resumed = await self._set_state(request, StudyState.ACTIVE)
+        await self.decider.decide(StudyId(resumed.id))  # a study with nothing left to do is idle, not active
         self.bell.ring()
-        return reply
+        return await self.GetStudy(request, context)
 
     async def _set_state(self, request: pb.StudyName, state: StudyState) -> pb.Study:
         async with self.pool.connection() as conn:
@@ -123,11 +131,12 @@ class StudyService(study_pb2_grpc.StudyServiceServicer):
     async def GetBest(self, request: pb.StudyName, context: Context) -> pb.Best:
         async with self.pool.connection() as conn:
             row = await studies.by_name(conn, request.project, request.name)
-            rows = await studies.trials(conn, row.id)
         search = await self.decider.search(row.id)
         best = search.best()
         if best is None:
             return pb.Best()
+        async with self.pool.connection() as conn:
+            rows = await studies.trials(conn, row.id)
         values = next(r["values"] for r in rows if r["no"] == best.trial and r["level"] == best.level)
         message = pb.Best(
             found=True, trial=best.trial, level=best.level, budget=search.ladder.budget(best.level), values=values,
@@ -227,7 +236,7 @@ def next_deepening(search: Search) -> pb.Deepening | None:
         chain.insert(0, round(chain[0] / search.ladder.eta))
     try:
         plan = preview(search.spec, chain)
-    except (InvalidSpec, IsolossError):
+    except IsolossError:
         return None
     added, again = plan["added_resumed_budget"], plan["resumed_budget"]
     if added is None or not math.isfinite(added):

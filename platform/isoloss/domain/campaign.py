@@ -78,6 +78,9 @@ def decode_campaign(source: Mapping[str, Any]) -> CampaignSpec:
     names = [size.name for size in spec.sizes]
     if len(set(names)) != len(names) or TARGET in names:
         raise InvalidSpec(f"sizes are named {', '.join(names)}; accepted are different names, none of them {TARGET!r}.")
+    if spec.objective.goal != "minimize":
+        raise InvalidSpec(f"objective.goal is {spec.objective.goal!r}; accepted is minimize: laws are of losses.")
+    _check_columns(spec.tokens)
     if "lr" not in spec.space:
         raise InvalidSpec(f"space has {', '.join(spec.space) or 'nothing'}; accepted is a space with lr in it.")
     for size in spec.sizes:
@@ -86,6 +89,16 @@ def decode_campaign(source: Mapping[str, Any]) -> CampaignSpec:
     n_params_of(spec, spec.target, TARGET)
     target_study(spec)
     return spec
+
+
+def _check_columns(tokens: Tokens) -> None:
+    if tokens.deepen_to is None:
+        return
+    steps = math.log(tokens.deepen_to / tokens.max) / math.log(tokens.eta)
+    if steps < 0.5 or abs(steps - round(steps)) > 1e-6:
+        raise InvalidSpec(
+            f"tokens.deepen_to is {tokens.deepen_to:g}; accepted is max, {tokens.max:g}, times a power of eta {tokens.eta}."
+        )
 
 
 def n_params_of(spec: CampaignSpec, size: Size | Goal, field: str) -> float:

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+NEARLY: Final = 0.75  # largest D are rounded to whole batches; the next column is at least twice as far
 NEIGHBOUR: Final = 2.0  # the neighbours' factor in learning rate
 
 
@@ -85,10 +86,11 @@ def next_moves(campaign: CampaignView, forecast: Mapping[str, Any] | None) -> tu
         return tuple(Deepen(size=study.size, max_tokens=campaign.max_tokens) for study in behind)
     if not all(study.idle for study in campaign.studies):
         return ()
-    deeper = campaign.max_tokens * campaign.eta
-    if campaign.deepen_to is not None and deeper <= campaign.deepen_to:
-        return (BuyColumn(max_tokens=deeper),)
-    if not campaign.confirm or forecast is None:
+    if campaign.deepen_to is not None and campaign.max_tokens < campaign.deepen_to * NEARLY:
+        return (BuyColumn(max_tokens=campaign.max_tokens * campaign.eta),)
+    if not campaign.confirm:
+        return (Finish(),)
+    if forecast is None:
         return ()
     if campaign.target_trials is None:
         return (LaunchStudy(size="target"),)

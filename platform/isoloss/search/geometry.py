@@ -23,6 +23,7 @@ Mode = Literal["resume", "branch", "fresh"]
 MAX_ETA: Final = 64
 MAX_TOP: Final = 20
 MAX_CONFIGURATIONS: Final = 10_000_000
+FARTHEST: Final = 64  # levels a deepening is looked for above the top; MAX_TOP then says what is too many
 ENDLESS: Final = 2**62  # the quota of a fixed study without limits.trials
 
 
@@ -74,18 +75,24 @@ class Ladder:
         that keep them.
         """
         wanted, top = exact(max_budget, "max_budget"), self.resources[-1]
-        levels, reached = 0, top
-        while float(reached * self.eta) <= float(wanted) * (1 + 1e-3):
-            levels, reached = levels + 1, reached * self.eta
-        accepted = {float(reached), float(self.budgets[-1] * self.eta**levels), _rounded(reached, self.multiple)}
-        if levels == 0 or float(wanted) not in accepted:
-            near = top * self.eta ** max(1, levels)
-            why = f" is not above the maximum {said(top)}" if wanted <= top else " is not on the ladder"
-            raise InvalidSpec(
-                f"max_budget {said(wanted)}{why}; accepted nearest are {said(near)} and {said(near * self.eta)} "
-                f"({said(top)} times a power of eta {self.eta})."
+        for levels in range(1, FARTHEST):
+            reached = top * self.eta**levels
+            named = (
+                float(reached),
+                float(self.budgets[-1] * self.eta**levels),
+                float(_rounded(reached, self.multiple)),
             )
-        return self.extended(levels)
+            if float(wanted) in named:
+                return self.extended(levels)
+        near = top
+        while float(near * self.eta) <= float(wanted):
+            near *= self.eta
+        near = max(near, top * self.eta)
+        why = f" is not above the maximum {said(top)}" if wanted <= top else " is not on the ladder"
+        raise InvalidSpec(
+            f"max_budget {said(wanted)}{why}; accepted nearest are {said(near)} and {said(near * self.eta)} "
+            f"({said(top)} times a power of eta {self.eta})."
+        )
 
     def extended(self, levels: int) -> Ladder:
         """The ladder with so many levels added above."""

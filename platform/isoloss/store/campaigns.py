@@ -121,12 +121,13 @@ OBSERVATIONS: Final[LiteralString] = """
     FROM result JOIN task ON task.id = result.task_id
     JOIN trial ON trial.study_id = task.study_id AND trial.no = task.trial_no
     JOIN study ON study.id = task.study_id
-    WHERE study.campaign_id = %(campaign_id)s AND result.status IN ('ok', 'diverged') AND result.decided_seq IS NOT NULL
+    WHERE study.campaign_id = %(campaign_id)s AND result.decided_seq IS NOT NULL
+      AND (result.status IN ('ok', 'diverged') OR (study.size = 'target' AND result.status = 'failed'))
     ORDER BY study.id, trial.no, task.level"""
 
 
 async def results(conn: Conn, campaign_id: CampaignId) -> list[dict[str, Any]]:
-    """Every finished or diverged task of the campaign, the target's cell included."""
+    """Every finished or diverged task of the campaign; of the target's cell the failed ones too."""
     async with conn.cursor(row_factory=dict_row) as cursor:
         await cursor.execute(OBSERVATIONS, {"campaign_id": campaign_id})
         return await cursor.fetchall()

@@ -12,7 +12,8 @@ ADD_CHUNK: Final[LiteralString] = """
     INSERT INTO metric_chunk (task_id, epoch, metric, step0, steps, "values")
     SELECT lease.task_id, lease.epoch, %(metric)s, %(step0)s, %(steps)s, %(values)s FROM lease
     WHERE lease.task_id = %(task_id)s AND lease.epoch = %(epoch)s AND lease.secret_hash = sha256(%(secret)s::bytea)
-    ON CONFLICT (task_id, epoch, metric, step0) DO NOTHING"""
+    ON CONFLICT (task_id, epoch, metric, step0) DO UPDATE SET steps = excluded.steps, "values" = excluded."values"
+    WHERE cardinality(excluded.steps) > cardinality(metric_chunk.steps)"""
 
 CURVE: Final[LiteralString] = """
     SELECT DISTINCT ON (step) step, value FROM metric_chunk

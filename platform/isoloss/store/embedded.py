@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import psycopg
+from psycopg.conninfo import make_conninfo
 
 from isoloss.errors import StoreUnavailable
 
@@ -61,7 +62,7 @@ class Embedded:
     @property
     def dsn(self) -> str:
         """How to connect once it runs."""
-        return f"host={self.socket_dir} user=isoloss dbname=postgres"
+        return make_conninfo(host=str(self.socket_dir), user="isoloss", dbname="postgres")
 
     @property
     def user(self) -> str | None:
@@ -102,10 +103,11 @@ class Embedded:
         try:
             self.home.parent.mkdir(parents=True, exist_ok=True)
             for folder in {self.home, self.socket_dir}:
-                if not folder.exists():
-                    folder.mkdir(mode=0o700)
-                    if self.user:
-                        shutil.chown(folder, self.user)
+                with _locked(folder.parent):  # nobody may see it before it has its owner
+                    if not folder.exists():
+                        folder.mkdir(mode=0o700)
+                        if self.user:
+                            shutil.chown(folder, self.user)
                 self._check_owner(folder)
         except OSError as error:
             raise StoreUnavailable(
@@ -122,8 +124,8 @@ class Embedded:
 
     @contextlib.contextmanager
     def _lock(self) -> Iterator[None]:
-        with (self.home / "lock").open("w") as handle:
-            fcntl.flock(handle, fcntl.LOCK_EX)
+        (self.home / "lock").touch()
+        with _locked(self.home / "lock"):
             yield
 
     def _connect(self) -> psycopg.Connection | None:
@@ -245,6 +247,17 @@ class Embedded:
             lines = (self.home / "postgres.log").read_text(errors="replace").splitlines()[-20:]
             return "postgres.log ends: " + " | ".join(lines)
         return ""
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Alone with a file or a folder, among processes and threads, for as long as the block lasts."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def refuse_network_file_system(home: Path, mounts: str | None = None) -> None:

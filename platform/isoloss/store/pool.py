@@ -50,9 +50,7 @@ class Pool:
                 yield conn
         except PoolTimeout:
             raise StoreUnavailable("No connection to Postgres was free within 10 s.") from None
-        except psycopg.OperationalError as error:
-            if error.sqlstate is not None and not error.sqlstate.startswith(("57P", "08")):
-                raise
+        except psycopg.OperationalError as error:  # gone, restarting, or a lock or deadlock that a second try resolves
             raise StoreUnavailable(f"Postgres does not answer: {str(error).strip().splitlines()[0]}") from None
 
 

@@ -233,6 +233,7 @@ class Outcome(_message.Message):
     STATUS_FIELD_NUMBER: _builtins.int
     INDEX_FIELD_NUMBER: _builtins.int
     loss: _builtins.float
+    """Absent unless the run finished."""
     status: _builtins.str
     index: _builtins.int
     """0 is the forecast's own point, then its neighbours."""
@@ -242,15 +243,17 @@ class Outcome(_message.Message):
         self,
         *,
         params: _abc.Mapping[_builtins.str, _common_pb2.Value] | None = ...,
-        loss: _builtins.float = ...,
+        loss: _builtins.float | None = ...,
         status: _builtins.str = ...,
         index: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_loss", b"_loss", "loss", b"loss"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["index", b"index", "loss", b"loss", "params", b"params", "status", b"status"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_loss", b"_loss", "index", b"index", "loss", b"loss", "params", b"params", "status", b"status"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__loss: _TypeAlias = _typing.Literal["loss"]  # noqa: Y015
+    _WhichOneofArgType__loss: _TypeAlias = _typing.Literal["_loss", b"_loss"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__loss) -> _WhichOneofReturnType__loss | None: ...
 
 Global___Outcome: _TypeAlias = Outcome  # noqa: Y015
 
