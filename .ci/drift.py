@@ -54,9 +54,7 @@ def client() -> dict[Path, bytes]:
     text = (ISOLOSS / "client" / "aio.py").read_text()
     head, body = text.split('"""\n', 1)[0], text.split('"""\n', 1)[1]
     del head
-    body = re.sub(
-        r"            if inspect\.iscoroutinefunction\(function\):\n.*\n            else:\n    ", "        ", body
-    )
+    body = re.sub(r"            if inspect\.iscoroutinefunction\(function\):\n.*\n            else:\n    ", "", body)
     body = body.replace("import inspect\n", "")
     for pattern, replacement in REPLACE:
         body = re.sub(pattern, replacement, body)

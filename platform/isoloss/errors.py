@@ -78,15 +78,15 @@ class FitFailed(IsolossError):
     reason = "FIT_FAILED"
 
 
-class StoreUnavailable(IsolossError):
-    """Postgres cannot be reached, started or used."""
-
-    reason = "STORE_UNAVAILABLE"
-    exit_code = 5
-
-
 class Unreachable(IsolossError):
     """No controller answers at the address."""
 
     reason = "UNREACHABLE"
+    exit_code = 5
+
+
+class StoreUnavailable(Unreachable):
+    """Postgres cannot be reached, started or used; a controller without it is as good as none, and is asked again."""
+
+    reason = "STORE_UNAVAILABLE"
     exit_code = 5

@@ -97,6 +97,21 @@ def test_without_a_controller_it_says_how_to_get_one(tmp_path: Path) -> None:
     assert done.returncode == 5 and "`isoloss up` starts one" in done.stderr
 
 
+def test_status_says_whom_it_asked_and_a_ledger_without_events_replays(local: Local, spec: Path) -> None:
+    assert answer("status", address=local.address)["address"] == local.address
+    assert answer("study", "launch", str(spec), address=local.address)["seq"] == 0
+    assert answer("study", "replay", spec.parent.name, address=local.address) == {"events": 0, "same": True}
+
+
+def test_a_database_without_migrations_has_a_status(local: Local) -> None:
+    import psycopg
+
+    with psycopg.connect(local.dsn, autocommit=True) as conn:
+        conn.execute("CREATE DATABASE fresh")
+    dsn = psycopg.conninfo.make_conninfo(local.dsn, dbname="fresh")
+    assert answer("db", "status", "--dsn", dsn)["migrations"] == []
+
+
 def test_a_stated_port_in_use_is_an_error_and_so_is_the_open_network(tmp_path: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

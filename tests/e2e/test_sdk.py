@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import pytest
 
 import isoloss
@@ -96,6 +97,59 @@ def test_an_exception_is_retried_and_then_named_in_the_logs(client: isoloss.Clie
     assert trial.levels[0].state == "failed" and "RuntimeError: out of cheese" in trial.levels[0].message
     with pytest.raises(errors.NotFound, match="has no result yet"):
         assert study.best_params
+
+
+def test_a_result_that_is_no_number_fails_the_attempt_and_anything_like_a_number_counts(client: isoloss.Client) -> None:
+    def create(name: str) -> isoloss.Study:
+        return client.create_study(
+            name, space=SPACE, objective=LOSS, method=isoloss.Fixed(budget=1), limits={"trials": 1}
+        )
+
+    study = create("words-for-numbers").optimize(lambda _: {"val_loss": "n/a"})
+    (trial,) = study.trials()
+    assert trial.levels[0].state == "failed"
+    assert "metric val_loss is 'n/a'; accepted is a number" in trial.levels[0].message
+    assert create("numpy").optimize(lambda _: np.float32(0.5)).best_value == 0.5
+
+
+@pytest.mark.parametrize("interrupt", [KeyboardInterrupt, errors.Unreachable])
+def test_what_ends_one_of_several_threads_ends_the_others_after_their_trial(
+    client: isoloss.Client, monkeypatch: pytest.MonkeyPatch, interrupt: type[BaseException]
+) -> None:
+    study = client.create_study(
+        f"ended-{interrupt.__name__}", space=SPACE, objective=LOSS, method=isoloss.IDHB(min_budget=1, max_budget=81)
+    )
+    together, tell, asked = threading.Barrier(2), study._tell, []
+
+    def told(trial: isoloss.Trial, ending: Any) -> None:
+        if trial.number == 0 and ending.kind == "complete":
+            raise interrupt("now")
+        tell(trial, ending)
+
+    def pair(trial: isoloss.Trial) -> float:
+        asked.append(trial.number)
+        if len(asked) <= 2:
+            together.wait(timeout=10)
+        if trial.number != 0:
+            threading.Event().wait(0.5)
+        return 1.0
+
+    monkeypatch.setattr(study, "_tell", told)
+    with pytest.raises(interrupt):
+        study.optimize(pair, n_jobs=2)
+    assert sorted(asked) == [0, 1]
+
+
+def test_n_trials_is_exact_with_several_threads(client: isoloss.Client) -> None:
+    study = client.create_study("seven", space=SPACE, objective=LOSS, method=isoloss.IDHB(min_budget=1, max_budget=81))
+    ran: list[int] = []
+
+    def count(trial: isoloss.Trial) -> float:
+        ran.append(trial.number)
+        return 1.0
+
+    study.optimize(count, n_jobs=4, n_trials=7)
+    assert len(ran) == 7
 
 
 def test_an_enqueued_trial_runs_beside_the_brackets(client: isoloss.Client) -> None:

@@ -12,7 +12,7 @@ from isoloss.domain.lease import Ending
 from isoloss.domain.spec import Run, decode
 from isoloss.errors import InvalidSpec, NotAllowed
 from isoloss.v1 import common_pb2 as pb
-from isoloss_worker import checkpoint, gpus
+from isoloss_worker import checkpoint, cli, gpus
 from isoloss_worker.allow import AllowList
 from isoloss_worker.attempt import Attempt
 from isoloss_worker.cli import main, shares, slots_of
@@ -112,6 +112,14 @@ def test_a_complete_attempt_tells_its_values_energy_and_checkpoint() -> None:
     assert (ending.checkpoint.step, ending.checkpoint.manifest) == (8, {"state": 3})
 
 
+def test_a_release_told_again_after_a_lost_answer_keeps_its_checkpoint() -> None:
+    attempt = Attempt.of(lease())
+    saved(attempt.folder, state="abc")
+    assert attempt.ending(Ended(kind="release", saved=8), {}).checkpoint is not None
+    attempt.tidy(None)  # the second telling was called stale
+    assert attempt.folder.exists()
+
+
 def test_a_release_of_nothing_saved_has_no_checkpoint() -> None:
     assert Attempt.of(lease()).ending(Ended(kind="release"), {}) == Ending(kind="release")
 
@@ -139,6 +147,9 @@ def test_without_a_gpu_there_is_no_energy_and_no_estimate() -> None:
     assert gpus.describe(()) == "cpu"
 
 
-def test_wrong_usage_is_a_sentence_and_exit_code_2(capsys: pytest.CaptureFixture[str]) -> None:
+def test_wrong_usage_is_a_sentence_and_exit_code_2(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cli, "configure_logs", lambda **_: None)  # it would bind every later log to this test's stderr
     assert main(["--address", "127.0.0.1:1", "--slots", "none"]) == 2
     assert "--slots is 'none'; accepted is auto or a number from 1." in capsys.readouterr().err

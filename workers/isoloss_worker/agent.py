@@ -164,6 +164,9 @@ class Agent:
                 if not self._holding and time.monotonic() - begun > PATIENCE_SECONDS:
                     self._gave_up = error
                     self.leave("finish")
+            except IsolossError as error:  # no answer ends a worker: the next controller may know better
+                log.warning("lease.refused", error=str(error))
+                await asyncio.sleep(BREATH_SECONDS)
         return []
 
     async def _ask(self, slots: int, wait_seconds: float) -> list[pb.Lease]:

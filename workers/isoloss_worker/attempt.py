@@ -77,6 +77,7 @@ class Attempt:
             case "diverge":
                 return Ending(kind="diverge", step=ended.step, values=measured | ended.values)
             case "release":
+                self.registered |= sealed is not None  # a release told again after a lost answer is called stale
                 return Ending(kind="release", checkpoint=sealed)
             case "fail":
                 return Ending(kind="fail", retryable=ended.retryable, message=ended.message)

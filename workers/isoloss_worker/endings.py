@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from dataclasses import dataclass
+from typing import Final
 
 import structlog
 
@@ -17,7 +19,17 @@ from isoloss.v1 import common_pb2 as pb
 from isoloss.v1 import work_pb2
 
 log = structlog.get_logger()
-Waiting = tuple[pb.Ending, "asyncio.Future[str]"]
+BREATH_SECONDS: Final = 0.5
+MOST_TRIES: Final = 600  # of an ending that the controller stumbles over, without a reason of its own
+
+
+@dataclass(slots=True)
+class Waiting:
+    """An ending, who waits for the verdict on it, and how often the controller stumbled over it."""
+
+    ending: pb.Ending
+    answer: asyncio.Future[str]
+    tries: int = 0
 
 
 class Endings:
@@ -30,7 +42,7 @@ class Endings:
     async def deliver(self, ending: pb.Ending) -> str:
         """The controller's verdict on one ending; raises what the controller raised for it."""
         answer: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-        self._queue.put_nowait((ending, answer))
+        self._queue.put_nowait(Waiting(ending, answer))
         return await answer
 
     async def run(self) -> None:
@@ -47,7 +59,7 @@ class Endings:
                     await self._send_alone(one)
 
     async def _send(self, batch: list[Waiting]) -> None:
-        request = work_pb2.FinishRequest(endings=[ending for ending, _ in batch])
+        request = work_pb2.FinishRequest(endings=[one.ending for one in batch])
         while True:
             try:
                 reply = await self._transport.call(self._transport.workers.Finish, request)
@@ -55,16 +67,23 @@ class Endings:
             except Unreachable as error:
                 log.warning("finish.unanswered", endings=len(batch), error=error.message)
         verdicts = {ack.key.task_id: said(ack.verdict) for ack in reply.acks}
-        for ending, answer in batch:
-            if not answer.done():
-                answer.set_result(verdicts[ending.key.task_id])
+        for one in batch:
+            if not one.answer.done():
+                one.answer.set_result(verdicts[one.ending.key.task_id])
 
     async def _send_alone(self, one: Waiting) -> None:
         try:
             await self._send([one])
         except IsolossError as error:
-            if not one[1].done():
-                one[1].set_exception(error)
+            if one.answer.done():
+                return
+            one.tries += 1
+            if type(error) is IsolossError and one.tries < MOST_TRIES:  # no refusal: the controller's own trouble
+                log.warning("finish.unanswered", endings=1, error=error.message)
+                await asyncio.sleep(BREATH_SECONDS)
+                self._queue.put_nowait(one)
+            else:
+                one.answer.set_exception(error)
 
 
 def said(verdict: pb.Verdict) -> str:

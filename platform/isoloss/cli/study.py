@@ -275,7 +275,7 @@ def replay(name: str, *, project: Project = "default", address: Address = None, 
     with client(address) as connection:
         study = connection.study(name, project=project)
         info, events = study.info(), []
-        for event in study.watch():
+        for event in study.watch() if info.seq else ():
             events.append(event)
             if event["seq"] >= info.seq:
                 break

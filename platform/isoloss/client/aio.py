@@ -8,6 +8,7 @@ study.optimize(train)
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import os
 import socket
@@ -22,10 +23,10 @@ from isoloss.client.answers import BestTrial, StudyInfo, TrialInfo
 from isoloss.client.held import Trial, ending_of
 from isoloss.client.locate import find_address, start_local
 from isoloss.client.pulse import Pulse
-from isoloss.client.transport import AsyncTransport, new_key
+from isoloss.client.transport import AsyncTransport, Turns, new_key
 from isoloss.domain.lease import Ending
 from isoloss.domain.spec import encode
-from isoloss.errors import LeaseLost, NotFound, Unreachable, WrongState
+from isoloss.errors import IsolossError, LeaseLost, NotFound, Unreachable, WrongState
 from isoloss.v1 import campaign_pb2, common_pb2, study_pb2, work_pb2
 from isoloss.wire.values import to_ending, to_values
 
@@ -250,21 +251,23 @@ class Study:
 
         ``function(trial)`` reports through ``trial.report``; the last report's metrics, or a returned mapping (or a
         number, for the one objective), are the result. An exception fails the attempt, which is tried twice more.
+        Ctrl-C, or a controller that is gone, ends all ``n_jobs`` after the trials they are at.
         """
-        budget = [n_trials if n_trials is not None else -1]
+        turns = Turns(n_trials)
 
         async def work() -> None:
-            while budget[0] != 0:
-                budget[0] -= 1
+            while turns.take():
                 trial, idle = await self._ask(WAIT_SECONDS)
-                if trial is not None:
-                    await self._execute(function, trial)
-                elif idle:
-                    return
+                if trial is None:
+                    turns.give_back()
+                    if idle:
+                        return
+                elif turns.ended:  # meanwhile
+                    await self._tell(trial, Ending(kind="release"))
                 else:
-                    budget[0] += 1
+                    await self._execute(function, trial)
 
-        await self.transport.parallel(n_jobs, work)
+        await self.transport.parallel(n_jobs, work, turns.end)
         return self
 
     async def _execute(self, function: Callable[[Trial], Any], trial: Trial) -> None:
@@ -273,19 +276,18 @@ class Study:
                 returned = await function(trial)
             else:
                 returned = await self.transport.run(function, trial)
+            ending = ending_of(trial, returned)
         except LeaseLost:
             self.client.pulse.drop(trial.key)
             return
         except Exception as error:  # noqa: BLE001 - whatever the user's function raises is its result
-            await self.tell_failed(trial, f"{type(error).__name__}: {error}")
-            return
+            ending = Ending(kind="fail", message=f"{type(error).__name__}: {error}")
         except BaseException:  # Ctrl-C: the trial is given back unharmed
-            await self._tell(trial, Ending(kind="release"))
+            with contextlib.suppress(IsolossError):
+                await self._tell(trial, Ending(kind="release"))
             raise
-        try:
-            await self._tell(trial, ending_of(trial, returned))
-        except LeaseLost:
-            return
+        with contextlib.suppress(LeaseLost):
+            await self._tell(trial, ending)
 
     async def _ask(self, wait_seconds: float) -> tuple[Trial | None, bool]:
         holder = (

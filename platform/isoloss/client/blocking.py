@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,10 +16,10 @@ from isoloss.client.answers import BestTrial, StudyInfo, TrialInfo
 from isoloss.client.held import Trial, ending_of
 from isoloss.client.locate import find_address, start_local
 from isoloss.client.pulse import Pulse
-from isoloss.client.transport import BlockingTransport, new_key
+from isoloss.client.transport import BlockingTransport, Turns, new_key
 from isoloss.domain.lease import Ending
 from isoloss.domain.spec import encode
-from isoloss.errors import LeaseLost, NotFound, Unreachable, WrongState
+from isoloss.errors import IsolossError, LeaseLost, NotFound, Unreachable, WrongState
 from isoloss.v1 import campaign_pb2, common_pb2, study_pb2, work_pb2
 from isoloss.wire.values import to_ending, to_values
 
@@ -243,39 +244,40 @@ class Study:
 
         ``function(trial)`` reports through ``trial.report``; the last report's metrics, or a returned mapping (or a
         number, for the one objective), are the result. An exception fails the attempt, which is tried twice more.
+        Ctrl-C, or a controller that is gone, ends all ``n_jobs`` after the trials they are at.
         """
-        budget = [n_trials if n_trials is not None else -1]
+        turns = Turns(n_trials)
 
         def work() -> None:
-            while budget[0] != 0:
-                budget[0] -= 1
+            while turns.take():
                 trial, idle = self._ask(WAIT_SECONDS)
-                if trial is not None:
-                    self._execute(function, trial)
-                elif idle:
-                    return
+                if trial is None:
+                    turns.give_back()
+                    if idle:
+                        return
+                elif turns.ended:  # meanwhile
+                    self._tell(trial, Ending(kind="release"))
                 else:
-                    budget[0] += 1
+                    self._execute(function, trial)
 
-        self.transport.parallel(n_jobs, work)
+        self.transport.parallel(n_jobs, work, turns.end)
         return self
 
     def _execute(self, function: Callable[[Trial], Any], trial: Trial) -> None:
         try:
             returned = self.transport.run(function, trial)
+            ending = ending_of(trial, returned)
         except LeaseLost:
             self.client.pulse.drop(trial.key)
             return
         except Exception as error:  # noqa: BLE001 - whatever the user's function raises is its result
-            self.tell_failed(trial, f"{type(error).__name__}: {error}")
-            return
+            ending = Ending(kind="fail", message=f"{type(error).__name__}: {error}")
         except BaseException:  # Ctrl-C: the trial is given back unharmed
-            self._tell(trial, Ending(kind="release"))
+            with contextlib.suppress(IsolossError):
+                self._tell(trial, Ending(kind="release"))
             raise
-        try:
-            self._tell(trial, ending_of(trial, returned))
-        except LeaseLost:
-            return
+        with contextlib.suppress(LeaseLost):
+            self._tell(trial, ending)
 
     def _ask(self, wait_seconds: float) -> tuple[Trial | None, bool]:
         holder = (

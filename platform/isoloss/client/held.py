@@ -6,7 +6,7 @@ import math
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, SupportsFloat
 
 import msgspec
 
@@ -14,7 +14,7 @@ from isoloss.client.locate import home
 from isoloss.client.pulse import Pulse
 from isoloss.domain.lease import Checkpoint, Ending, LeaseKey
 from isoloss.domain.space import Scalar
-from isoloss.errors import LeaseLost
+from isoloss.errors import InvalidSpec, LeaseLost
 from isoloss.v1 import common_pb2 as pb
 from isoloss.wire.values import from_key, from_values
 
@@ -54,7 +54,7 @@ class Trial:
         if self._lost:
             shutil.rmtree(self._folder, ignore_errors=True)
             raise LeaseLost(f"Trial {self.number} at level {self.level} was {self._lost}.", hint="Drop it.")
-        values = {name: float(value) for name, value in metrics.items()}
+        values = numbers(metrics)
         self.last |= values
         if self.diverged_at is None and any(not math.isfinite(values.get(metric, 0.0)) for metric in self.metrics):
             self.diverged_at = step
@@ -89,13 +89,24 @@ def ending_of(trial: Trial, returned: Any) -> Ending:
     """The ending of a trial that ran to its end: what it returned over what it last reported."""
     values = dict(trial.last)
     if isinstance(returned, Mapping):
-        values |= {name: float(value) for name, value in returned.items()}
-    elif isinstance(returned, int | float) and len(trial.metrics) == 1:
+        values |= numbers(returned)
+    elif isinstance(returned, SupportsFloat) and len(trial.metrics) == 1:
         values[trial.metrics[0]] = float(returned)
     if trial.diverged_at is not None:
         finite = {name: value for name, value in values.items() if math.isfinite(value)}
         return Ending(kind="diverge", step=trial.diverged_at, values=finite)
     return Ending(kind="complete", values=values, checkpoint=trial.checkpoint)
+
+
+def numbers(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """Metrics as floats, whichever library they come from; ``InvalidSpec`` names one that is no number."""
+    found: dict[str, float] = {}
+    for name, value in metrics.items():
+        try:
+            found[name] = float(value)
+        except (TypeError, ValueError):
+            raise InvalidSpec(f"metric {name} is {value!r}; accepted is a number.") from None
+    return found
 
 
 def describe(lease: pb.Lease) -> dict[str, Any]:

@@ -41,22 +41,23 @@ class Local(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def alive(self) -> bool:
-        """Whether its process is there; a child of ours that has ended is reaped first."""
+        """Whether its process is there, and is an isoloss; a child of ours that has ended is reaped first."""
         with contextlib.suppress(ChildProcessError):
             os.waitpid(self.pid, os.WNOHANG)
-        try:
-            os.kill(self.pid, 0)
+        try:  # a number is given again: the file may be older than the process that has it now
+            with contextlib.suppress(PermissionError):
+                os.kill(self.pid, 0)
+            return b"isoloss" in Path(f"/proc/{self.pid}/cmdline").read_bytes()
         except ProcessLookupError:
             return False
-        except PermissionError:
-            return True
-        return True
+        except OSError:
+            return not Path("/proc/self").exists()
 
 
 def home() -> Path:
     """The folder of everything local: ``ISOLOSS_HOME``, else the user's state folder (``/var/lib/isoloss`` for root)."""
     if stated := os.environ.get("ISOLOSS_HOME"):
-        return Path(stated)
+        return Path(stated).expanduser().absolute()
     if os.geteuid() == 0:
         return Path("/var/lib/isoloss")
     import platformdirs

@@ -7,6 +7,7 @@ its lease for it. A worker that cannot reach the controller trains on; it stops 
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -25,6 +26,7 @@ BEATS: Final = 5  # per lease: four may be lost
 REPORT_SECONDS: Final = 1.0
 MOST_POINTS: Final = 1000
 MOST_WAITING: Final = 50_000
+MOST_TRIES: Final = 100  # of a checkpoint that the controller stumbles over, without a reason of its own
 TRANSIENT: Final = frozenset(
     (
         grpc.StatusCode.UNAVAILABLE,
@@ -47,6 +49,10 @@ class Held:
     points: list[Point] = field(default_factory=list)
     checkpoints: list[Checkpoint] = field(default_factory=list)
     lost: bool = False
+    tries: int = 0
+
+
+Taken = tuple[Held, list[Point], list[Checkpoint]]
 
 
 class Pulse:
@@ -118,32 +124,27 @@ class Pulse:
             return mine and held is not None and bool(held.points or held.checkpoints)
 
     def _run(self) -> None:
-        since_beat = 0.0
+        beaten = time.monotonic()
         while not self._closed:
-            pause = min(REPORT_SECONDS, self._ttl / BEATS)
-            self._wake.wait(pause)
+            self._wake.wait(min(REPORT_SECONDS, self._ttl / BEATS))
             self._wake.clear()
-            since_beat += pause
-            delivered = self._deliver()
-            if since_beat >= self._ttl / BEATS and not delivered:
+            self._deliver()
+            if time.monotonic() - beaten >= self._ttl / BEATS:  # a report renews only the leases it names
+                beaten = time.monotonic()
                 self._beat()
-            if delivered or since_beat >= self._ttl / BEATS:
-                since_beat = 0.0
 
     def _deliver(self) -> bool:
         """Send the waiting points and checkpoints; kept when nobody answers. Returns whether any were sent."""
         with self._delivering:
-            return self._deliver_one()
+            with self._lock:
+                taken = [
+                    (held, held.points[:MOST_POINTS], list(held.checkpoints))
+                    for held in self._held.values()
+                    if (held.points or held.checkpoints) and not held.lost
+                ]
+            return bool(taken) and self._send(taken)
 
-    def _deliver_one(self) -> bool:
-        with self._lock:
-            taken = [
-                (held, held.points[:MOST_POINTS], list(held.checkpoints))
-                for held in self._held.values()
-                if (held.points or held.checkpoints) and not held.lost
-            ]
-        if not taken:
-            return False
+    def _send(self, taken: list[Taken]) -> bool:
         request = work_pb2.ReportRequest(
             batches=[
                 pb.PointBatch(
@@ -158,35 +159,44 @@ class Pulse:
             ],
         )
         reply = self._call(self._stub.Report, request)
-        if reply is None:
+        refused = isinstance(reply, grpc.StatusCode)
+        if refused and reply in TRANSIENT:
             return False
+        if refused and len(taken) > 1:  # one that is refused must not take the others with it
+            return sum(self._send([one]) for one in taken) > 0
+        kept = False
         with self._lock:
             for held, points, checkpoints in taken:
                 del held.points[: len(points)]
-                del held.checkpoints[: len(checkpoints)]
-        self._hear(reply)
-        return True
+                held.tries = held.tries + 1 if reply is grpc.StatusCode.INTERNAL else 0
+                kept = bool(checkpoints) and 0 < held.tries < MOST_TRIES  # later runs may begin from it
+                if not kept:
+                    del held.checkpoints[: len(checkpoints)]
+        if not refused:
+            self._hear(reply)
+        return not kept
 
     def _beat(self) -> None:
         with self._lock:
             keys = [to_key(held.key) for held in self._held.values() if not held.lost]
         if keys or self._worker_id:
             reply = self._call(self._stub.Heartbeat, work_pb2.HeartbeatRequest(worker_id=self._worker_id, keys=keys))
-            if reply is not None:
+            if isinstance(reply, work_pb2.AckReply):
                 self._hear(reply)
                 if reply.drain and self._on_drain is not None:
                     self._on_drain()
 
     def _call(self, method: Any, request: Any) -> Any:
+        """The reply, or the status code of a call that has none."""
         try:
             return method(request, timeout=max(1.0, self._ttl / 2))
         except grpc.RpcError as error:
             code = error.code()
             if code in TRANSIENT:
                 log.debug("pulse.missed", error=str(error))
-                return None
-            log.warning("pulse.refused", code=code.name, error=error.details())
-            return work_pb2.AckReply()  # said again it would be refused again: what it carried is given up
+            else:
+                log.warning("pulse.refused", code=code.name, error=error.details())
+            return code
 
     def _hear(self, reply: work_pb2.AckReply) -> None:
         for ack in reply.acks:

@@ -7,10 +7,12 @@ running client; every call that writes carries an idempotency key or a lease, so
 from __future__ import annotations
 
 import asyncio
+import math
+import threading
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import Any, Final
 
 import grpc
@@ -28,6 +30,36 @@ CALL_SECONDS: Final = 45.0
 def new_key() -> str:
     """A fresh idempotency key: one for each thing a caller means once."""
     return uuid.uuid4().hex
+
+
+class Turns:
+    """How many tasks are still to be run by several at once; none more once it was ended."""
+
+    def __init__(self, n: int | None) -> None:
+        self._left = math.inf if n is None else n
+        self._lock = threading.Lock()
+
+    def take(self) -> bool:
+        """Whether there was one left, which is the caller's now."""
+        with self._lock:
+            taken = self._left > 0
+            self._left -= taken
+            return taken
+
+    def give_back(self) -> None:
+        """There was nothing to run."""
+        with self._lock:
+            self._left += 1
+
+    def end(self) -> None:
+        """No more, whatever is given back."""
+        with self._lock:
+            self._left = -math.inf
+
+    @property
+    def ended(self) -> bool:
+        """Whether ``end`` was called."""
+        return self._left == -math.inf
 
 
 class AsyncTransport:
@@ -65,11 +97,16 @@ class AsyncTransport:
         """A blocking function of the user's, beside the loop."""
         return await asyncio.to_thread(function, *arguments)
 
-    async def parallel(self, n: int, work: Callable[[], Any]) -> None:
-        """``n`` copies of ``work`` at once."""
-        async with asyncio.TaskGroup() as group:
-            for _ in range(n):
-                group.create_task(work())
+    async def parallel(self, n: int, work: Callable[[], Any], end: Callable[[], None]) -> None:
+        """``n`` copies of ``work`` at once; the first error calls ``end``, cancels the others, and is raised."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                for _ in range(n):
+                    group.create_task(work())
+        except BaseExceptionGroup as errors:
+            raise errors.exceptions[0] from None
+        finally:
+            end()
 
     async def close(self) -> None:
         """Give the channel back."""
@@ -110,14 +147,17 @@ class BlockingTransport:
         """A function of the user's."""
         return function(*arguments)
 
-    def parallel(self, n: int, work: Callable[[], Any]) -> None:
-        """``n`` copies of ``work`` at once, in threads."""
+    def parallel(self, n: int, work: Callable[[], Any], end: Callable[[], None]) -> None:
+        """``n`` copies of ``work`` at once, in threads; the first error, or Ctrl-C, calls ``end`` and is raised."""
         if n == 1:
             work()
             return
         with ThreadPoolExecutor(n) as pool:
-            for future in [pool.submit(work) for _ in range(n)]:
-                future.result()
+            try:
+                for future in as_completed([pool.submit(work) for _ in range(n)]):
+                    future.result()
+            finally:
+                end()
 
     def close(self) -> None:
         """Give the channel back."""

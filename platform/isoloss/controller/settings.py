@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Literal
 
 import msgspec
 from msgspec import Meta, Struct
@@ -24,7 +24,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     listen: str = "127.0.0.1:7070"
     dash: str = "127.0.0.1:7071"
     lease_seconds: Annotated[float, Meta(gt=0)] = 30.0
-    pg_major: int = 18
+    pg_major: Literal[16, 18] = 18
     fsync: bool = True
 
 
@@ -41,6 +41,7 @@ def load(**flags: Any) -> Settings:
         if (text := os.environ.get(PREFIX + name.upper())) is not None:
             values[name] = text
     values |= {name: value for name, value in flags.items() if value is not None}
+    values["home"] = str(Path(str(values["home"])).expanduser().absolute())
     try:
         return msgspec.convert(values, Settings, strict=False)
     except msgspec.ValidationError as error:

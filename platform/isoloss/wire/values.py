@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import msgspec
 
@@ -12,6 +13,8 @@ from isoloss.domain.lease import Checkpoint, Ending, LeaseKey
 from isoloss.domain.space import Scalar
 from isoloss.errors import InvalidSpec
 from isoloss.v1 import common_pb2 as pb
+
+NUL: Final = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")  # escaped in JSON: no text of Postgres holds it
 
 
 def to_value(value: Scalar) -> pb.Value:
@@ -99,7 +102,8 @@ def from_ending(message: pb.Ending) -> Ending:
         case "diverge":
             return Ending(kind=kind, step=message.diverge.step, values=dict(message.diverge.values))
         case "fail":
-            return Ending(kind=kind, retryable=message.fail.retryable, message=message.fail.message[:65536])
+            said = message.fail.message.replace("\0", "\N{REPLACEMENT CHARACTER}")  # Postgres keeps no NUL
+            return Ending(kind=kind, retryable=message.fail.retryable, message=said[:65536])
         case "release":
             return Ending(kind=kind, checkpoint=from_checkpoint(message.release.checkpoint))
         case None:
@@ -108,6 +112,8 @@ def from_ending(message: pb.Ending) -> Ending:
 
 def decode_json(text: str, field: str) -> dict[str, Any]:
     """The object of a JSON field; ``InvalidSpec`` names the field otherwise."""
+    if NUL.search(text):
+        raise InvalidSpec(f"{field} holds the character NUL (\\u0000); accepted is text without it.")
     try:
         return msgspec.json.decode(text, type=dict[str, Any])
     except msgspec.DecodeError as error:

@@ -6,7 +6,7 @@ import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, SupportsFloat
 
 from isoloss_worker.job import Diverged, Job, Reporter, Values
 
@@ -36,7 +36,7 @@ class Measured:
         values = dict(self.last)
         if isinstance(returned, Mapping):
             values |= self.named(returned)
-        elif isinstance(returned, int | float) and len(self._job.metrics) == 1:
+        elif isinstance(returned, SupportsFloat) and len(self._job.metrics) == 1:
             values[self._job.metrics[0]] = float(returned)
         if self.diverged is not None:
             raise Diverged(self.diverged.step, values)
