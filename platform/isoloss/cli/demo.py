@@ -129,7 +129,7 @@ def _controller() -> Iterator[Local]:
 
 
 def _stop(local: Local) -> None:
-    with contextlib.suppress(ProcessLookupError):
+    if local.alive:  # a pid that went to somebody else is left alone
         os.kill(local.pid, signal.SIGTERM)
     begun = time.monotonic()
     while local.alive and time.monotonic() - begun < STOP_SECONDS:
