@@ -9,12 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import multiprocessing
 import os
-import signal
 import socket
 from collections.abc import AsyncIterator
-from concurrent.futures import ProcessPoolExecutor
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Final
@@ -33,6 +30,7 @@ from isoloss.controller.dispatch import Dispatcher
 from isoloss.controller.duty import Bell, Duty, run
 from isoloss.controller.fitter import Fitter
 from isoloss.controller.interceptor import Errors
+from isoloss.controller.processes import Processes
 from isoloss.controller.proposer import Proposer
 from isoloss.controller.reaper import Reaper
 from isoloss.controller.settings import Settings, split_address
@@ -62,7 +60,7 @@ async def running(settings: Settings) -> AsyncIterator[Local]:
         dsn = settings.dsn or await stack.enter_async_context(_postgres(settings))
         pool = await stack.enter_async_context(Pool(dsn))
         await migrate(pool)
-        executor = stack.enter_context(_processes())
+        executor = stack.enter_context(Processes())
         bell, ttl = Bell(), timedelta(seconds=settings.lease_seconds)
         decider, fitter = Decider(pool, bell), Fitter(pool, bell, executor)
         dispatcher = Dispatcher(pool, decider, bell, ttl)
@@ -96,23 +94,6 @@ async def _postgres(settings: Settings) -> AsyncIterator[str]:
         yield embedded.dsn
     finally:
         await asyncio.shield(asyncio.to_thread(embedded.stop, keeper))
-
-
-@contextlib.contextmanager
-def _processes() -> Any:
-    """Two processes for models and fits: spawned, because gRPC does not survive a fork."""
-    executor = ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn"), initializer=_quiet_child)
-    try:
-        yield executor
-    finally:
-        executor.shutdown(wait=True, cancel_futures=True)
-
-
-def _quiet_child() -> None:
-    """A Ctrl-C at the terminal is the controller's to handle; its children end with their pool."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-        os.environ.setdefault(name, "1")
 
 
 @contextlib.asynccontextmanager
