@@ -40,7 +40,7 @@ def _unary(behaviour: Any, method: str) -> Any:
     async def wrapped(request: Any, context: Any) -> Any:
         try:
             return await behaviour(request, context)
-        except Exception as error:  # noqa: BLE001
+        except Exception as error:  # noqa: BLE001 - every error of a call is answered here
             await _abort(error, context, method)
 
     return wrapped
@@ -51,7 +51,7 @@ def _stream(behaviour: Any, method: str) -> Any:
         try:
             async for reply in behaviour(request, context):
                 yield reply
-        except Exception as error:  # noqa: BLE001
+        except Exception as error:  # noqa: BLE001 - every error of a call is answered here
             await _abort(error, context, method)
 
     return wrapped

@@ -14,7 +14,6 @@ import time
 from pathlib import Path
 from typing import Any, Final
 
-import msgspec
 import torch
 from safetensors.torch import load_file, save_file
 
@@ -169,11 +168,3 @@ def spec_of(job: Job) -> GptSpec:
                 hint="Set budget.multiple to the largest batch.",
             )
     return spec
-
-
-def describe() -> dict[str, str]:
-    """The device the GPT would train on."""
-    return {
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
-        "torch": msgspec.to_builtins(str(torch.__version__)),
-    }
