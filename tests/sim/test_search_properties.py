@@ -10,7 +10,7 @@ import heapq
 import json
 import math
 import random
-from bisect import bisect_left
+from collections.abc import Container
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 
@@ -29,8 +29,11 @@ from isoloss.search.events import (
     Deepened,
     Event,
     Idle,
+    Rescored,
+    Retried,
     Stopped,
     TaskDone,
+    Widened,
     decision_from_mapping,
     event_from_mapping,
     to_mapping,
@@ -44,11 +47,11 @@ Sets = dict[int, dict[int, tuple[int, ...]]]  # bracket -> level -> indices
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """One random study: its geometry, its values, who works on it and when it is deepened."""
+    """One random study: its geometry, its values, who works on it, and when it is deepened or widened."""
 
     eta: int
     start: int
-    moments: tuple[int, ...]  # results after which it is deepened by one level
+    changes: tuple[tuple[int, str], ...]  # (results after which, deepen | widen): one level, one iteration more
     first: int | None
     order: str
     workers: int
@@ -56,16 +59,26 @@ class Case:
     noise: float
     failures: float
     seed: int
+    variant: str = "settled"
+    sync: bool = False
 
     @property
     def end(self) -> int:
-        return self.start + len(self.moments)
+        return self.start + sum(what == "deepen" for _, what in self.changes)
+
+    @property
+    def width(self) -> int:
+        return 1 + sum(what == "widen" for _, what in self.changes)
+
+    @property
+    def kept(self) -> str:
+        return {"efficient": "promoted", "preserving": "pool"}.get(self.variant, "none")
 
     def spec(self, top: int | None = None) -> StudySpec:
         method = {
             "min_budget": 1, "max_budget": self.eta ** (self.start if top is None else top), "eta": self.eta,
             "brackets": "all" if self.first is None else f"first:{self.first}", "order": self.order,
-            "sampler": "random",
+            "variant": self.variant, "sync": self.sync, "sampler": "random",
         }  # fmt: skip
         return decode_study(
             {"name": "case", "space": {"x": {"type": "float", "low": 0, "high": 1}}, "objective": {"metric": "loss"},
@@ -76,38 +89,47 @@ class Case:
         """A value of (bracket, index, level) only, with ties when there are few digits."""
         bracket, index, level = place
         base = random.Random(f"{self.seed} {bracket} {index}")
-        fails_from = level + 1 if base.random() >= self.failures else base.randrange(self.end + 1)
-        noisy = base.random() + random.Random(f"{self.seed} {place}").gauss(0, self.noise)
-        return None if level >= fails_from else round(noisy, self.digits)
+        quality, luck, fails_from = base.random(), base.random(), base.randrange(self.end + 1)
+        noisy = quality + random.Random(f"{self.seed} {place}").gauss(0, self.noise)
+        return None if luck < self.failures and level >= fails_from else round(noisy, self.digits)
 
 
 def n_start(eta: int, top: int, bracket: int) -> int:
     return math.ceil(Fraction((top + 1) * eta ** (top - bracket), top - bracket + 1))
 
 
+def n_at(eta: int, top: int, bracket: int, level: int, width: int = 1) -> int:
+    return math.floor(Fraction(width * n_start(eta, top, bracket), eta ** (level - bracket)))
+
+
 def order(score: float | None, index: int) -> tuple[bool, float, int]:
     return (score is None, score or 0.0, index)
 
 
-def plan(eta: int, top: int, brackets: int, results: dict[Place, float | None]) -> Sets:
-    """The member sets of synchronous Hyperband from scratch, as far as these results determine them.
+def plan(
+    eta: int, top: int, brackets: int, results: dict[Place, float | None], *, width: int = 1, kept: str = "none",
+    created: Container[Place] = (),
+) -> Sets:  # fmt: skip
+    """The member sets above the first rungs, as far as these results determine them (search.md 2.2, word for word).
 
-    The first rung holds the first configurations of the stream; each next rung the best of the one below, failures
-    never, known once all of those have a result.
+    The first rung holds the first configurations of the stream; each next rung, once everybody in the one below has a
+    result, the best of those (none), the best of all measured there (pool), or those promoted already and the best of
+    the rest (promoted). Failures are never promoted.
     """
     sets: Sets = {}
     for b in range(brackets):
-        n = n_start(eta, top, b)
-        members: tuple[int, ...] | None = tuple(range(n))
+        members = set(range(n_at(eta, top, b, b, width)))
         sets[b] = {}
         for j in range(b, top):
-            assert members is not None
-            if any((b, k, j) not in results for k in members):
+            there = {k for k in range(n_at(eta, top, b, b, width)) if (b, k, j) in created} if kept != "none" else set()
+            if any((b, k, j) not in results for k in members | there):
                 break
-            ranked = sorted(order(results[b, k, j], k) for k in members)
-            quota = n // eta ** (j + 1 - b)
-            members = tuple(sorted(k for failed, _, k in ranked[:quota] if not failed))
-            sets[b][j + 1] = members
+            quota = n_at(eta, top, b, j + 1, width)
+            promoted = {k for k in there if (b, k, j + 1) in created} if kept == "promoted" else set()
+            pool = members if kept == "none" else there
+            ranked = [key for key in sorted(order(results[b, k, j], k) for k in pool - promoted) if not key[0]]
+            members = promoted | {k for _, _, k in ranked[: max(0, quota - len(promoted))]}
+            sets[b][j + 1] = tuple(sorted(members))
     return sets
 
 
@@ -117,18 +139,30 @@ class Book:
 
     case: Case
     top: int
-    deepened: bool = False
+    width: int = 1
+    passed: list[tuple[int, int]] = field(default_factory=list)  # every (L, m) it went through
     started: dict[int, int] = field(default_factory=dict)
     created: dict[Place, int] = field(default_factory=dict)
     results: dict[Place, float | None] = field(default_factory=dict)
     ledger: list[tuple[Event, tuple[Decision, ...]]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.passed.append((self.top, self.width))
+
+    def change(self, what: str) -> Event:
+        self.top, self.width = self.top + (what == "deepen"), self.width + (what == "widen")
+        self.passed.append((self.top, self.width))
+        return Deepened(max_budget=self.case.eta**self.top) if what == "deepen" else Widened(width=self.width)
 
     @property
     def brackets(self) -> int:
         return self.top + 1 if self.case.first is None else min(self.case.first, self.top + 1)
 
     def plan(self) -> Sets:
-        return plan(self.case.eta, self.top, self.brackets, self.results)
+        return plan(
+            self.case.eta, self.top, self.brackets, self.results, width=self.width, kept=self.case.kept,
+            created=self.created,
+        )  # fmt: skip
 
     def next(self) -> Place | None:
         """The place the rules would fill next, worked out from nothing."""
@@ -142,11 +176,11 @@ class Book:
                 if settled:
                     candidates = [key for key in ranked if key[2] in sets[b][j + 1]]
                 else:
-                    room = len(sent) < n_start(eta, top, b) // eta ** (j + 1 - b)
+                    room = not self.case.sync and len(sent) < n_at(eta, top, b, j + 1, self.width)
                     candidates = ranked[: len(ranked) // eta] if room else []
                 ready += [(-j, key, b, settled) for key in candidates if not key[0] and key[2] not in sent]
-        vacant = [b for b in range(self.brackets) if self.started.get(b, 0) < n_start(eta, top, b)]
-        patient = self.case.order == "patient" or (self.case.order == "auto" and not self.deepened)
+        vacant = [b for b in range(self.brackets) if self.started.get(b, 0) < n_at(eta, top, b, b, self.width)]
+        patient = self.case.order == "patient" or (self.case.order == "auto" and len(self.passed) == 1)
         if patient and vacant:
             ready = [entry for entry in ready if entry[3]]
         if ready:
@@ -158,27 +192,25 @@ class Book:
 def play(case: Case, *, check: bool = True, restart: bool = False) -> tuple[Search, Book]:
     """A study with virtual workers until nothing is left, with every decision checked against the book."""
     fold, book = Search(case.spec()), Book(case=case, top=case.start)
-    clock, idle, moments = 0.0, case.workers, list(case.moments)
+    clock, idle, changes = 0.0, case.workers, list(case.changes)
     running: list[tuple[float, int, Place]] = []
     pace, chance = random.Random(case.seed), random.Random(case.seed + 1)
     while True:
-        while moments and len(book.results) >= moments[0]:
-            moments.pop(0)
-            book.top, book.deepened = book.top + 1, True
-            tell(fold, book, Deepened(max_budget=case.eta**book.top))
+        while changes and len(book.results) >= changes[0][0]:
+            tell(fold, book, book.change(changes.pop(0)[1]))
         while idle and (place := ask(fold, book, check=check)) is not None:
             heapq.heappush(running, (clock + pace.lognormvariate(0, 1) * case.eta ** place[2], len(book.ledger), place))
             idle -= 1
         if not running:
-            if not moments:
+            if not changes:
                 return fold, book
-            moments[0] = 0
+            changes[0] = (0, changes[0][1])
             continue
         clock, _, place = heapq.heappop(running)
         idle += 1
         before = fold.best()
         book.results[place] = case.score(place)
-        tell(fold, book, TaskDone(trial=book.created[place], level=place[2], score=case.score(place)))
+        tell(fold, book, done(book, place))
         after = fold.best()
         assert before is None or (after is not None and after.score <= before.score), "S14"
         if check and chance.random() < 0.1:
@@ -216,6 +248,13 @@ def tell(fold: Search, book: Book, event: Event) -> tuple[Decision, ...]:
     return decisions
 
 
+def done(book: Book, place: Place) -> TaskDone:
+    score = book.results[place]
+    return TaskDone(
+        trial=book.created[place], level=place[2], status="failed" if score is None else "ok", score=score
+    )  # fmt: skip
+
+
 def by_index(fold: Search) -> Sets:
     """The settled sets above each first rung, as stream indices."""
     return {
@@ -228,19 +267,8 @@ def by_index(fold: Search) -> Sets:
 
 def check_case(case: Case, *, restart: bool = False) -> None:
     fold, book = play(case, restart=restart)
-    assert fold.idle
-    scratch = {
-        (b, k, j): case.score((b, k, j))
-        for b in range(book.brackets)
-        for k in range(n_start(case.eta, book.top, b))
-        for j in range(b, book.top + 1)
-    }
-    assert by_index(fold) == plan(case.eta, book.top, book.brackets, scratch), "S5, S6"
-    for b, levels in by_index(fold).items():
-        for j, members in levels.items():
-            assert all((b, k, j) in book.results for k in members)
-            quota = n_start(case.eta, book.top, b) // case.eta ** (j - b)
-            assert case.failures or sum(bb == b and jj == j for bb, _, jj in book.results) >= quota, "S7"
+    assert fold.idle and (fold.ladder.top, fold.width) == (case.end, case.width)
+    check_sets(case, fold, book)
     highest: dict[tuple[int, int], int] = {}
     for b, k, j in book.created:
         highest[b, k] = max(highest.get((b, k), 0), j)
@@ -248,6 +276,29 @@ def check_case(case: Case, *, restart: bool = False) -> None:
     assert spent == sum(case.eta**level for level in highest.values()), "S15"
     best = fold.best()
     assert best is None or not math.isnan(best.score), "S12"
+
+
+def check_sets(case: Case, fold: Search, book: Book) -> None:
+    """Who was measured where in the end, by what the variant promises."""
+    scratch = {
+        (b, k, j): case.score((b, k, j))
+        for b in range(book.brackets)
+        for k in range(n_at(case.eta, book.top, b, b, book.width))
+        for j in range(b, book.top + 1)
+    }
+    if case.kept == "none":
+        settled = plan(case.eta, book.top, book.brackets, scratch, width=book.width)
+        assert by_index(fold) == settled, "S5, S6"
+    else:
+        assert by_index(fold) == book.plan()
+    for b, levels in by_index(fold).items():
+        for j, members in levels.items():
+            assert all((b, k, j) in book.results for k in members)
+            there = sum(bb == b and jj == j for bb, _, jj in book.results)
+            quotas = [n_at(case.eta, top, b, j, width) if top >= j else 0 for top, width in book.passed]
+            assert case.failures or there >= quotas[-1], "S7"
+            assert case.kept != "promoted" or there <= quotas[-1], "S4"
+            assert not case.sync or there <= sum(quotas), "S7"
 
 
 GEOMETRIES = [
@@ -258,73 +309,141 @@ GEOMETRIES = [
 ]
 
 
+ALL = (("settled", False), ("efficient", False), ("discarding", True), ("preserving", True), ("efficient", True))
+FROM_SCRATCH = (("settled", False), ("discarding", True))
+
+
 @st.composite
-def cases(draw: st.DrawFn) -> Case:
+def cases(draw: st.DrawFn, variants: tuple[tuple[str, bool], ...] = ALL) -> Case:
     eta, start, deeper = draw(st.sampled_from([(2, 0, 0), *GEOMETRIES]))
+    whats = ["deepen"] * deeper + ["widen"] * draw(st.sampled_from([0, 0, 1, 2]))
+    moments = sorted(draw(st.integers(0, 150)) for _ in whats)
+    variant, sync = draw(st.sampled_from(variants))
     return Case(
-        eta=eta, start=start, moments=tuple(sorted(draw(st.integers(0, 150)) for _ in range(deeper))),
+        eta=eta, start=start, changes=tuple(zip(moments, draw(st.permutations(whats)), strict=True)),
         first=draw(st.sampled_from([None, None, 1, 2])), order=draw(st.sampled_from(["auto", "eager", "patient"])),
         workers=draw(st.sampled_from([1, 2, 8, 64])), digits=draw(st.sampled_from([1, 9])),
         noise=draw(st.sampled_from([0.0, 0.05, 0.3])), failures=draw(st.sampled_from([0.0, 0.1, 0.9])),
-        seed=draw(st.integers(0, 2**32)),
+        seed=draw(st.integers(0, 2**32)), variant=variant, sync=sync,
     )  # fmt: skip
 
 
-@settings(deadline=None, max_examples=250)
+@settings(deadline=None, max_examples=300)
 @given(case=cases())
-def test_every_decision_is_the_rules_and_the_end_is_hyperband_from_scratch(case: Case) -> None:
+def test_every_decision_is_the_rules_and_the_end_is_what_the_variant_promises(case: Case) -> None:
     check_case(case)
 
 
 @pytest.mark.long
-@settings(deadline=None, max_examples=1000)
+@settings(deadline=None, max_examples=1500)
 @given(case=cases())
 def test_a_thousand_random_studies_with_restarts_in_between(case: Case) -> None:
     check_case(case, restart=True)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=60)
 @given(case=cases())
 def test_restarting_from_snapshots_changes_nothing(case: Case) -> None:
     assert play(case, check=False)[1].ledger == play(case, check=False, restart=True)[1].ledger
 
 
-@settings(deadline=None, max_examples=40)
-@given(case=cases(), workers=st.sampled_from([1, 3, 64]), moments=st.lists(st.integers(0, 90), min_size=2, max_size=2))
-def test_the_settled_answer_depends_on_no_arrival_order_and_no_moment_of_deepening(
-    case: Case, workers: int, moments: list[int]
+@settings(deadline=None, max_examples=60)
+@given(
+    case=cases(FROM_SCRATCH), workers=st.sampled_from([1, 3, 64]), sync=st.booleans(),
+    moments=st.lists(st.integers(0, 90), min_size=9, max_size=9), seed=st.integers(0, 99),
+)  # fmt: skip
+def test_the_settled_answer_depends_on_no_arrival_order_no_barrier_and_no_moment_of_change(
+    case: Case, workers: int, sync: bool, moments: list[int], seed: int
 ) -> None:
     """S6."""
-    other = replace(case, workers=workers, order="eager", moments=tuple(sorted(moments[: len(case.moments)])))
+    whats = [what for _, what in case.changes]
+    random.Random(seed).shuffle(whats)
+    changes = tuple(zip(sorted(moments), whats, strict=False))
+    other = replace(
+        case, workers=workers, order="eager", changes=changes, sync=sync, variant=FROM_SCRATCH[sync][0]
+    )  # fmt: skip
     assert by_index(play(case, check=False)[0]) == by_index(play(other, check=False)[0])
 
 
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=60)
 @given(case=cases())
-def test_deepening_before_anything_ran_is_starting_at_the_larger_maximum(case: Case) -> None:
-    """S8; in a stated order, because auto turns eager at the first deepening."""
+def test_deepening_and_widening_before_anything_ran_is_starting_there(case: Case) -> None:
+    """S8; in a stated order, because auto turns eager at the first change."""
     order = "eager" if case.order == "auto" else case.order
-    early = replace(case, order=order, moments=(0,) * len(case.moments))
-    late = replace(early, start=case.end, moments=())
-    deepened = [entry for entry in play(early, check=False)[1].ledger if not isinstance(entry[0], Deepened)]
-    assert [made for _, made in deepened] == [made for _, made in play(late, check=False)[1].ledger]
+    early = replace(case, order=order, changes=tuple((0, what) for _, what in case.changes))
+    widened = tuple(change for change in early.changes if change[1] == "widen")
+    late = replace(early, start=case.end, changes=widened)
+    kinds = (Deepened, Widened)
+    assert [made for event, made in play(early, check=False)[1].ledger if not isinstance(event, kinds)] == [
+        made for event, made in play(late, check=False)[1].ledger if not isinstance(event, kinds)
+    ]
 
 
-@settings(deadline=None, max_examples=40)
-@given(case=cases())
-def test_without_optimism_it_runs_exactly_the_synchronous_sets(case: Case) -> None:
-    """S9: also when deepened at rest, where it adds the new plan's sets to the old one's."""
-    at_rest = replace(case, moments=tuple(10**9 for _ in case.moments))
+@settings(deadline=None, max_examples=60)
+@given(case=cases((("settled", False), ("efficient", False))))
+def test_without_optimism_the_asynchronous_variants_are_the_synchronous_ones(case: Case) -> None:
+    """S9, decision for decision; settled becomes discarding."""
+    order = "eager" if case.order == "auto" else case.order
+    variant = "discarding" if case.variant == "settled" else "efficient"
+    barrier = replace(case, order=order, sync=True, variant=variant)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(rung.Rung, "optimistic", lambda *_: None)
-        _, book = play(at_rest, check=False)
+        without = play(replace(case, order=order), check=False)[1].ledger
+    assert without == play(barrier, check=False)[1].ledger
+
+
+@settings(deadline=None, max_examples=40)
+@given(case=cases((("discarding", True),)))
+def test_synchronous_discarding_runs_exactly_the_sets_it_passes_through(case: Case) -> None:
+    """S7: deepened and widened at rest, it adds the new plan's sets to the old one's."""
+    at_rest = replace(case, changes=tuple((10**9, what) for _, what in case.changes))
+    _, book = play(at_rest, check=False)
     wanted = set()
-    for top in range(case.start, case.end + 1):
+    for top, width in book.passed:
         brackets = top + 1 if case.first is None else min(case.first, top + 1)
-        wanted |= {(b, k, b) for b in range(brackets) for k in range(n_start(case.eta, top, b))}
-        sets = plan(case.eta, top, brackets, Everything(case))
+        wanted |= {(b, k, b) for b in range(brackets) for k in range(n_at(case.eta, top, b, b, width))}
+        sets = plan(case.eta, top, brackets, Everything(case), width=width)
         wanted |= {(b, k, j) for b, levels in sets.items() for j, members in levels.items() for k in members}
     assert set(book.results) == wanted
+
+
+@settings(deadline=None, max_examples=60)
+@given(case=cases(), share=st.floats(0.05, 1), bend=st.integers(0, 99))
+def test_rescored_is_as_if_the_scores_had_been_so_from_the_start_and_promotions_stand(
+    case: Case, share: float, bend: int
+) -> None:
+    fold, book = play(case, check=False)
+    pick = random.Random(bend)
+    scores = {place: round(pick.random(), 2) for place, value in book.results.items() if value is not None}
+    chosen = {place: score for place, score in scores.items() if pick.random() < share}
+    tell(fold, book, Rescored(scores=tuple((book.created[p], p[2], score) for p, score in chosen.items())))
+    book.results |= chosen
+    assert by_index(fold) == book.plan()
+    finite = [value for value in book.results.values() if value is not None]
+    best = fold.best()
+    assert (best.score if best else None) == min(finite, default=None)
+    while (place := ask(fold, book, check=True)) is not None:
+        book.results[place] = case.score(place)
+        tell(fold, book, done(book, place))
+    assert fold.idle and by_index(fold) == book.plan()
+    assert Search.restore(case.spec(), json.loads(json.dumps(fold.snapshot()))).settled() == fold.settled()
+
+
+@settings(deadline=None, max_examples=60)
+@given(case=cases(FROM_SCRATCH))
+def test_a_failure_retried_with_success_ends_as_if_it_had_never_failed(case: Case) -> None:
+    fold, book = play(replace(case, failures=0.5), check=False)
+    healthy = replace(case, failures=0.0)
+    while failed := [place for place, value in book.results.items() if value is None]:
+        for place in failed:
+            tell(fold, book, Retried(trial=book.created[place], level=place[2]))
+        for place in failed:
+            book.results[place] = healthy.score(place)
+            tell(fold, book, done(book, place))
+        while (place := ask(fold, book, check=False)) is not None:  # type: ignore[assignment]
+            book.results[place] = healthy.score(place)
+            tell(fold, book, done(book, place))
+    assert by_index(fold) == plan(case.eta, book.top, book.brackets, Everything(healthy), width=book.width)
 
 
 class Everything(dict[Place, float | None]):
@@ -369,7 +488,16 @@ def test_a_monotone_transform_of_the_scores_changes_no_decision(case: Case) -> N
 def test_a_study_of_failures_ends_without_deadlock() -> None:
     """S12."""
     case = Case(
-        eta=3, start=2, moments=(5,), first=None, order="auto", workers=4, digits=9, noise=0, failures=1.0, seed=1
+        eta=3,
+        start=2,
+        changes=((5, "deepen"),),
+        first=None,
+        order="auto",
+        workers=4,
+        digits=9,
+        noise=0,
+        failures=1.0,
+        seed=1,
     )
     dead = replace(case, seed=next(s for s in range(99) if replace(case, seed=s).score((0, 0, 0)) is None))
     fold, book = play(dead)
@@ -391,7 +519,7 @@ def rank_off_by_one(self: rung.Rung, eta: int, next_quota: int) -> rung.Key | No
     if not self.unsent or len(self.sent) >= next_quota:
         return None
     best = self.unsent[0]
-    return best if bisect_left(self.ranked, best) <= len(self.ranked) // eta else None
+    return best if self.ranked.bisect_left(best) <= len(self.ranked) // eta else None
 
 
 def quota_ignored(self: rung.Rung, eta: int, next_quota: int) -> rung.Key | None:
@@ -409,6 +537,16 @@ def failures_promoted(score: float | None, index: int) -> rung.Key:
 
 def never_unsettled(self: rung.Rung) -> None:
     self.members = self.members
+
+
+def keeps_the_members_only(self: Bracket) -> None:
+    kept, self.kept = self.kept, "none" if self.kept == "pool" else self.kept
+    ORIGINAL_SETTLE(self)
+    self.kept = kept
+
+
+def forgets_promotions(self: rung.Rung, chosen: list[rung.Key]) -> None:
+    self.due = list(reversed(chosen))
 
 
 class Nothing:
@@ -429,13 +567,14 @@ def lowest_level_first(self: Search) -> tuple[Bracket, tuple[int, rung.Key]] | N
     return self._brackets[number], candidate
 
 
+ORIGINAL_SETTLE = Bracket._settle
 ORIGINAL_OPTIMISTIC, ORIGINAL_KEY, ORIGINAL_QUOTA = rung.Rung.optimistic, rung.rank_key, geometry.quota
 MUTATIONS = {
-    "quota off by one": (geometry, "quota", lambda e, t, b, j: ORIGINAL_QUOTA(e, t, b, j) + 1),
+    "quota off by one": (geometry, "quota", lambda e, t, b, j, m: ORIGINAL_QUOTA(e, t, b, j, m) + 1),
     "quota off by one above the first rung": (
         geometry,
         "quota",
-        lambda e, t, b, j: ORIGINAL_QUOTA(e, t, b, j) + (j > b),
+        lambda e, t, b, j, m: ORIGINAL_QUOTA(e, t, b, j, m) + (j > b),
     ),
     "rank off by one": (rung.Rung, "optimistic", rank_off_by_one),
     "optimistic promotion past the quota": (rung.Rung, "optimistic", quota_ignored),
@@ -445,6 +584,9 @@ MUTATIONS = {
     "lowest level first": (Search, "_promotion", lowest_level_first),
     "always patient": (Search, "_patient", lambda self: self._vacant() is not None),
     "settled too early": (Bracket, "missing", Nothing()),
+    "preserving forgets who is no member": (Bracket, "_settle", keeps_the_members_only),
+    "promotions are made twice": (rung.Rung, "settle_next", forgets_promotions),
+    "no barrier": (Bracket, "barrier", Nothing()),
 }
 
 
@@ -456,9 +598,9 @@ def test_a_rule_broken_on_purpose_is_noticed(name: str, monkeypatch: pytest.Monk
         rng = random.Random(seed)
         eta = rng.choice((2, 3))
         case = Case(
-            eta=eta, start=rng.choice((1, 2)), moments=(rng.randrange(40),) * rng.choice((0, 1)), first=None,
+            eta=eta, start=rng.choice((1, 2)), changes=((rng.randrange(40), "deepen"), (50, "widen"))[: rng.randrange(3)], first=None,
             order=rng.choice(("auto", "eager", "patient")), workers=rng.choice((1, 4)), digits=rng.choice((1, 9)),
-            noise=0.3, failures=rng.choice((0.0, 0.7)), seed=seed,
+            noise=0.3, failures=rng.choice((0.0, 0.7)), seed=seed, variant=(variant := rng.choice(ALL))[0], sync=variant[1],
         )  # fmt: skip
         try:
             check_case(case)

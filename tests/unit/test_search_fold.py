@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from isoloss.domain.space import Categorical, Float
 from isoloss.domain.spec import StudySpec, decode_study
 from isoloss.errors import InvalidSpec, WrongState
 from isoloss.search.events import (
@@ -19,9 +20,13 @@ from isoloss.search.events import (
     Event,
     Idle,
     Proposed,
+    Rescored,
+    Retried,
+    SpaceChanged,
     Stopped,
     TaskDone,
     TrialAdded,
+    Widened,
     decision_from_mapping,
     event_from_mapping,
     to_mapping,
@@ -54,7 +59,10 @@ def test_the_first_ask_creates_a_trial_and_its_task() -> None:
 
 def test_an_ask_for_several_creates_what_there_is_and_only_an_empty_one_is_idle() -> None:
     search = Search(
-        study(method={"name": "fixed", "budget": 5, "min_budget": None, "max_budget": None}, limits={"trials": 3})
+        study(
+            method={"name": "fixed", "budget": 5, "min_budget": None, "max_budget": None, "brackets": "first:1"},
+            limits={"trials": 3},
+        )
     )
     assert len(search.apply(Asked(n=5))) == 6
     assert search.apply(Asked(n=5)) == (Idle(),)
@@ -201,7 +209,7 @@ def test_no_more_proposals_than_configurations_to_start() -> None:
 
 
 def test_a_snapshot_of_another_engine_is_refused() -> None:
-    with pytest.raises(InvalidSpec, match=r"snapshot.engine is 99; accepted is 1"):
+    with pytest.raises(InvalidSpec, match=r"snapshot.engine is 99; accepted is 2"):
         Search.restore(study(), {"engine": 99})
 
 
@@ -211,6 +219,8 @@ def test_a_snapshot_of_another_engine_is_refused() -> None:
         Asked(n=3), TaskDone(trial=1, level=2, score=0.5), TaskDone(trial=1, level=2, status="failed"),
         Deepened(max_budget=81.0), TrialAdded(configuration={"x": 1, "name": "a", "flag": True}, level=0),
         Proposed(configurations=({"x": 0.5},), source="tpe", level=1), Stopped(reason="enough"),
+        Widened(width=2), Retried(trial=3, level=0), Rescored(scores=((0, 1, 0.5), (2, 0, None))),
+        SpaceChanged(space={"x": Float(low=0, high=2), "c": Categorical(choices=("a", "b"))}),
     ],
 )  # fmt: skip
 def test_events_survive_json(event: Event) -> None:
@@ -221,8 +231,8 @@ def test_decisions_survive_json_and_a_diverged_score_is_none() -> None:
     for made in (*Search(study()).apply(Asked()), Idle(), CancelTask(trial=1, level=0)):
         assert decision_from_mapping(json.loads(json.dumps(to_mapping(made)))) == made
     assert to_mapping(TaskDone(trial=0, level=0, score=math.nan))["score"] is None
-    with pytest.raises(InvalidSpec, match=r"event\.kind is 'rescored'; accepted are asked"):
-        event_from_mapping({"kind": "rescored"})
+    with pytest.raises(InvalidSpec, match=r"event\.kind is 'enlarged'; accepted are asked"):
+        event_from_mapping({"kind": "enlarged"})
     with pytest.raises(InvalidSpec, match=r"event\.m is no key of asked"):
         event_from_mapping({"kind": "asked", "m": 1})
     with pytest.raises(InvalidSpec, match="event asked: Expected `int`"):

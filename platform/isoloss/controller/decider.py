@@ -13,7 +13,6 @@ import math
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import accumulate
 from typing import Any, Final
 
 import structlog
@@ -25,7 +24,7 @@ from isoloss.domain.study import StudyState
 from isoloss.errors import InvalidSpec, IsolossError, WrongState
 from isoloss.search import events as ev
 from isoloss.search.scoring import score
-from isoloss.search.search import Search
+from isoloss.search.search import ENGINE, Search
 from isoloss.store import ledger, studies
 from isoloss.store.pool import Conn, Pool
 from isoloss.store.studies import StudyRow
@@ -115,6 +114,8 @@ class Decider:
         seq, search = self._cache.get(row.id, (-1, None))
         if search is None or seq > row.next_seq - 1:
             body, seq = await ledger.snapshot(conn, row.id)
+            if body and body.get("engine") != ENGINE:  # a cache of another release: the ledger is the truth
+                body, seq = None, 0
             search = Search.restore(spec, body) if body else Search(spec)
         if seq < row.next_seq - 1:
             for _, _, body, _ in await ledger.events(conn, row.id, after=seq):
@@ -189,18 +190,18 @@ class _Book:
 
     async def _ask(self, n: int) -> None:
         """Ask, unless the tasks it would create do not fit below ``limits.total_budget``."""
-        if self.row.cap is not None:
-            rehearsal = Search.restore(self.spec, self.search.snapshot())
-            costs = [
-                d.budget_to - d.budget_from for d in rehearsal.apply(ev.Asked(n=n)) if isinstance(d, ev.CreateTask)
-            ]
-            room = self.row.cap - self.reserved - self.spent
-            n = sum(total <= room for total in accumulate(costs))
-            if n == 0:
+        if self.row.cap is None:
+            await self._fold(ev.Asked(n=n))
+            return
+        for _ in range(n):
+            cost = self.search.next_cost()
+            if cost is None:
+                return
+            if cost > self.row.cap - self.reserved - self.spent:
                 if not self.search.outstanding:
                     await self._fold(ev.Stopped(reason=f"limits.total_budget: {self.row.cap:g} would be exceeded"))
                 return
-        await self._fold(ev.Asked(n=n))
+            await self._fold(ev.Asked(n=1))
 
     async def _fold(self, event: ev.Event, *, task_id: TaskId | None = None, value: float | None = None) -> None:
         decisions = self.search.apply(event)

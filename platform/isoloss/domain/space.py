@@ -161,3 +161,8 @@ def check_configuration(space: Space, configuration: Mapping[str, Any], *, path:
             raise InvalidSpec(f"{path}.{name} is not in the space; accepted are {', '.join(space)}.")
         if not space[name].contains(value):
             raise InvalidSpec(f"{path}.{name} is {value!r}; accepted is {space[name].describe()}.")
+
+
+def check_widened(old: Space, new: Space) -> None:
+    """Raise ``InvalidSpec`` unless every configuration of ``old`` is one of ``new``."""
+    raise NotImplementedError

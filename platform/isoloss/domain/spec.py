@@ -30,17 +30,35 @@ class Seconds(float):
 
 
 class Method(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How the study searches: iterative-deepening Hyperband, or every trial at one fixed budget."""
+    """How the study searches: iterative-deepening Hyperband or the same machine with parts switched off.
 
-    name: Literal["idhb", "fixed"] = "idhb"
+    ``sha`` is the first bracket of synchronous ``hyperband``, ``asha`` has no quotas, ``fixed`` no rungs. What is left
+    out is said by ``resolved``, so that a stored spec says what runs.
+    """
+
+    name: Literal["idhb", "hyperband", "sha", "asha", "fixed"] = "idhb"
     min_budget: Count | None = None
     max_budget: Count | None = None
     budget: Count | None = None
     eta: Annotated[int, Meta(ge=2, le=64)] = 3
-    variant: Literal["settled"] = "settled"
-    brackets: Annotated[str, Meta(pattern=r"^(all|first:[1-9][0-9]*)$")] = "first:1"
-    order: Literal["auto", "eager", "patient"] = "auto"
+    variant: Literal["settled", "efficient", "discarding", "preserving"] | None = None
+    sync: bool | None = None
+    brackets: Annotated[str, Meta(pattern=r"^(all|first:[1-9][0-9]*)$")] | None = None
+    order: Literal["auto", "eager", "patient"] | None = None
+    width: Annotated[int, Meta(ge=1)] | Literal["auto"] = 1  # iterations pooled; auto: one more whenever all ran
     sampler: Literal["random", "sobol", "tpe"] = "sobol"
+    ahead: Annotated[int, Meta(ge=0, le=1024)] = 0  # tasks created before a slot asks for them
+
+    def resolved(self) -> Method:
+        """The method with everything said that depends on its name; idempotent."""
+        sync = self.name in ("hyperband", "sha") if self.sync is None else self.sync
+        said = {
+            "variant": "discarding" if sync else "settled",
+            "brackets": "all" if self.name == "hyperband" or (self.name == "idhb" and sync) else "first:1",
+            "order": "eager" if self.name == "asha" else "auto",
+        }
+        left = {field: value for field, value in said.items() if getattr(self, field) is None}
+        return msgspec.structs.replace(self, sync=sync, **left)
 
 
 class Budget(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -166,7 +184,8 @@ def check_study(spec: StudySpec) -> None:
 
 
 def check_method(method: Method) -> None:
-    """Raise ``InvalidSpec`` unless the budgets the method needs are given, positive and in order."""
+    """Raise ``InvalidSpec`` unless the method's parts fit and its budgets are given, positive and in order."""
+    _check_parts(method.resolved())
     needed = ("budget",) if method.name == "fixed" else ("min_budget", "max_budget")
     for field in ("budget", "min_budget", "max_budget"):
         value = getattr(method, field)
@@ -183,11 +202,29 @@ def check_method(method: Method) -> None:
         )
 
 
+def _check_parts(method: Method) -> None:
+    plain = {"asha": ("settled", False, "first:1", "eager", 1), "fixed": ("settled", False, "first:1", "auto", 1)}
+    parts = ("variant", "sync", "brackets", "order", "width")
+    for part, accepted in zip(parts, plain.get(method.name, ()), strict=False):
+        if (value := getattr(method, part)) != accepted:
+            raise InvalidSpec(f"method.{part} is {value!r} with method {method.name}; accepted is to leave it out.")
+    variants = ("discarding", "preserving", "efficient") if method.sync else ("settled", "efficient")
+    if method.variant not in variants:
+        raise InvalidSpec(
+            f"method.variant is {method.variant!r} with sync {str(method.sync).lower()}; "
+            f"accepted are {', '.join(variants)}."
+        )
+
+
+def checked(spec: StudySpec) -> StudySpec:
+    """The spec with its method resolved; ``InvalidSpec`` for what types alone cannot say."""
+    check_study(spec)
+    return msgspec.structs.replace(spec, method=spec.method.resolved())
+
+
 def decode_study(source: Mapping[str, Any]) -> StudySpec:
     """A checked study spec from a mapping; ``InvalidSpec`` names the path, the value and what is accepted."""
-    spec = decode(source, StudySpec)
-    check_study(spec)
-    return spec
+    return checked(decode(source, StudySpec))
 
 
 def decode(source: Mapping[str, Any], kind: type[T]) -> T:

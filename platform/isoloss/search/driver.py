@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from isoloss.domain.space import Scalar
-from isoloss.domain.spec import StudySpec, check_study, decode_study
+from isoloss.domain.spec import StudySpec, checked, decode_study
 from isoloss.errors import InvalidSpec
 from isoloss.search.desirability import OverallDesirability, overall
 from isoloss.search.events import Asked, CreateTask, Decision, Deepened, Event, Status, TaskDone
@@ -54,9 +54,7 @@ class Driver:
     """
 
     def __init__(self, spec: Mapping[str, Any] | StudySpec) -> None:
-        if isinstance(spec, StudySpec):
-            check_study(spec)
-        self.spec = spec if isinstance(spec, StudySpec) else decode_study(spec)
+        self.spec = checked(spec) if isinstance(spec, StudySpec) else decode_study(spec)
         self.search = Search(self.spec)
         self.ledger: list[tuple[Event, tuple[Decision, ...]]] = []
         self._metrics: dict[tuple[int, int], Mapping[str, float]] = {}

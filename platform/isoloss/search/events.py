@@ -13,10 +13,11 @@ from typing import Any, Final, Literal
 
 import msgspec
 
-from isoloss.domain.space import Scalar
+from isoloss.domain.space import AnyParameter, Scalar
 from isoloss.errors import InvalidSpec
 
 Status = Literal["ok", "diverged", "failed", "cancelled"]
+ENQUEUED: Final = "enqueued"  # the source of configurations a user put in line
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,7 +29,7 @@ class Asked:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Proposed:
-    """A model proposes configurations, to be started in this order; ``level`` is the one it learned from."""
+    """Configurations to be started in this order: a model's, which learned from ``level``, or a user's (``ENQUEUED``)."""
 
     configurations: tuple[dict[str, Scalar], ...]
     source: str
@@ -50,6 +51,35 @@ class Deepened:
     """The maximum budget is raised; everything that ran stays."""
 
     max_budget: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Widened:
+    """So many iterations are pooled from now on: the brackets take more configurations, the maximum budget stays."""
+
+    width: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpaceChanged:
+    """The space is larger from now on; every configuration there is remains a point of it."""
+
+    space: dict[str, AnyParameter]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rescored:
+    """Finished tasks have other scores now: promotions made stand, member sets are computed anew."""
+
+    scores: tuple[tuple[int, int, float | None], ...]  # (trial, level, score)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Retried:
+    """A task that failed runs again; until its new result is there the failure stands."""
+
+    trial: int
+    level: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,7 +135,7 @@ class Idle:
     """There is nothing to run until a result arrives or the study is deepened."""
 
 
-Event = Asked | Proposed | TaskDone | Deepened | TrialAdded | Stopped
+Event = Asked | Proposed | TaskDone | Deepened | Widened | SpaceChanged | Rescored | Retried | TrialAdded | Stopped
 Decision = CreateTrial | CreateTask | CancelTask | Idle
 
 EVENTS: Final[dict[str, type[Event]]] = {
@@ -113,6 +143,10 @@ EVENTS: Final[dict[str, type[Event]]] = {
     "proposed": Proposed,
     "task_done": TaskDone,
     "deepened": Deepened,
+    "widened": Widened,
+    "space_changed": SpaceChanged,
+    "rescored": Rescored,
+    "retried": Retried,
     "trial_added": TrialAdded,
     "stopped": Stopped,
 }

@@ -163,22 +163,25 @@ def configurations(eta: int, top: int, bracket: int) -> int:
     return -(-(top + 1) * int(eta**s) // (s + 1))
 
 
-def quota(eta: int, top: int, bracket: int, level: int) -> int:
-    """How many of a bracket's configurations reach ``level``: floor(n / eta^(j - b))."""
-    return configurations(eta, top, bracket) // int(eta ** (level - bracket))
+def quota(eta: int, top: int, bracket: int, level: int, width: int = 1) -> int:
+    """How many of a bracket's configurations reach ``level`` in ``width`` pooled iterations: floor(m n / eta^(j - b))."""
+    return width * configurations(eta, top, bracket) // int(eta ** (level - bracket))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
     """A ladder with its brackets: how many configurations the synchronous search sends to every rung.
 
-    ``first`` keeps only the first brackets (``None``: all). ``fixed`` is the number of configurations of a study with
-    one level and one bracket (``None``: Hyperband's numbers).
+    ``first`` keeps only the first brackets (``None``: all), ``width`` is how many iterations of Hyperband are pooled.
+    ``fixed`` is the number of configurations of a study with one level and one bracket (``None``: Hyperband's numbers);
+    an ``endless`` plan has room for everything on every rung (asha).
     """
 
     ladder: Ladder
     first: int | None = None
+    width: int = 1
     fixed: int | None = None
+    endless: bool = False
 
     @property
     def brackets(self) -> int:
@@ -188,10 +191,12 @@ class Plan:
 
     def quotas(self, bracket: int) -> tuple[int, ...]:
         """The bracket's quota at each of its levels, lowest first."""
+        eta, top = self.ladder.eta, self.ladder.top
         if self.fixed is not None:
             return (self.fixed,)
-        eta, top = self.ladder.eta, self.ladder.top
-        return tuple(quota(eta, top, bracket, level) for level in range(bracket, top + 1))
+        if self.endless:
+            return (ENDLESS,) * (top + 1 - bracket)
+        return tuple(quota(eta, top, bracket, level, self.width) for level in range(bracket, top + 1))
 
     def deepened(self, max_budget: float) -> Plan:
         """The plan at a larger maximum; ``WrongState`` for a fixed study, ``InvalidSpec`` for one off the ladder."""
@@ -199,32 +204,41 @@ class Plan:
             raise WrongState(
                 "A study with method fixed has one budget and cannot be deepened; accepted is method idhb."
             )
-        plan = replace(self, ladder=self.ladder.deepened(max_budget))
-        plan.check()
-        return plan
+        return replace(self, ladder=self.ladder.deepened(max_budget)).checked()
 
-    def check(self) -> None:
-        """Raise ``InvalidSpec`` when the plan has more configurations than a study may."""
-        if self.fixed is not None:
-            return
-        planned = sum(self.quotas(bracket)[0] for bracket in range(self.brackets))
-        if planned > MAX_CONFIGURATIONS:
-            raise InvalidSpec(
-                f"method.max_budget {said(self.ladder.resources[-1])} plans {planned} configurations; "
-                f"accepted are at most {MAX_CONFIGURATIONS}, with a larger eta or min_budget or fewer brackets."
+    def widened(self, width: int) -> Plan:
+        """The plan with more iterations pooled; ``WrongState`` for a study without quotas, ``InvalidSpec`` unless more."""
+        if self.fixed is not None or self.endless:
+            raise WrongState(
+                "A study with method fixed or asha has no quotas to widen; accepted there is a larger limits.trials."
             )
+        if width <= self.width:
+            raise InvalidSpec(f"width is {width}; accepted is a whole number above the study's, {self.width}.")
+        return replace(self, width=width).checked()
+
+    def checked(self) -> Plan:
+        """The plan itself; ``InvalidSpec`` when it has more configurations than a study may."""
+        planned = sum(self.quotas(bracket)[0] for bracket in range(self.brackets))
+        if self.fixed is None and not self.endless and planned > MAX_CONFIGURATIONS:
+            raise InvalidSpec(
+                f"method.max_budget {said(self.ladder.resources[-1])} with width {self.width} plans {planned} "
+                f"configurations; accepted are at most {MAX_CONFIGURATIONS}, with a larger eta or min_budget, fewer "
+                "brackets or less width."
+            )
+        return self
 
 
 def plan_of(spec: StudySpec) -> Plan:
-    """The checked plan a study starts with."""
-    if spec.method.name == "fixed":
+    """The checked plan a study starts with; its method is resolved."""
+    method = spec.method
+    if method.name == "fixed":
         limit = spec.limits.trials
         return Plan(ladder=ladder_of(spec), first=1, fixed=ENDLESS if limit is None else limit)
-    brackets = spec.method.brackets
-    first = None if brackets == "all" else int(brackets.removeprefix("first:"))
-    plan = Plan(ladder=ladder_of(spec), first=first)
-    plan.check()
-    return plan
+    brackets = method.brackets or "all"
+    return Plan(
+        ladder=ladder_of(spec), first=None if brackets == "all" else int(brackets.removeprefix("first:")),
+        width=1 if method.width == "auto" else method.width, endless=method.name == "asha",
+    ).checked()  # fmt: skip
 
 
 def _resources(low: Fraction, high: Fraction, eta: int) -> tuple[Fraction, ...]:

@@ -1,13 +1,16 @@
 """A rung: the results of one bracket at one level, in order, and who was promoted out of it.
 
 The order is total: finite before failed, lower score first, and of equals the earlier index. Results and candidates are
-kept sorted, so that a result or a promotion costs a bisection.
+kept sorted, so that a result, a promotion or a rank costs O(log n).
 """
 
 from __future__ import annotations
 
 import math
-from bisect import bisect_left, insort
+from collections.abc import Container
+from itertools import islice
+
+from sortedcontainers import SortedList
 
 Key = tuple[bool, float, int]  # (failed, score, index within the bracket)
 
@@ -31,23 +34,26 @@ class Rung:
     def __init__(self, quota: int) -> None:
         self.quota = quota
         self.results: dict[int, Key] = {}
-        self.ranked: list[Key] = []
-        self.unsent: list[Key] = []
+        self.ranked: SortedList[Key] = SortedList()
+        self.unsent: SortedList[Key] = SortedList()
         self.sent: set[int] = set()
         self.members: frozenset[int] | None = None
         self.due: list[Key] | None = None
 
     def record(self, key: Key) -> None:
-        """Take a result in."""
+        """Take a result in, in place of the one the trial had here, if it had one."""
+        if (old := self.results.get(key[2])) is not None:
+            self.ranked.remove(old)
+            self.unsent.discard(old)
         self.results[key[2]] = key
-        insort(self.ranked, key)
+        self.ranked.add(key)
         if not key[0] and key[2] not in self.sent:
-            insort(self.unsent, key)
+            self.unsent.add(key)
 
     def promote(self, key: Key) -> None:
         """Note that this result's trial goes on to the next rung."""
         self.sent.add(key[2])
-        del self.unsent[bisect_left(self.unsent, key)]
+        self.unsent.remove(key)
         if self.due and self.due[-1] == key:
             self.due.pop()
 
@@ -58,23 +64,18 @@ class Rung:
         """
         if not self.unsent or len(self.sent) >= next_quota:
             return None
-        best = self.unsent[0]
-        return best if bisect_left(self.ranked, best) < len(self.ranked) // eta else None
+        best: Key = self.unsent[0]
+        return best if self.ranked.bisect_left(best) < len(self.ranked) // eta else None
 
-    def best_finite(self, count: int) -> list[Key]:
-        """The best finite results of the rung's members, at most ``count``, best first."""
-        chosen: list[Key] = []
-        for key in self.ranked:
-            if key[0] or len(chosen) == count:
-                break
-            if self.members is None or key[2] in self.members:
-                chosen.append(key)
-        return chosen
+    def best_finite(self, count: int, within: Container[int] | None = None) -> list[Key]:
+        """The best finite results, at most ``count``, best first; with ``within`` only of these trials."""
+        finite = (key for key in self.ranked if not key[0] and (within is None or key[2] in within))
+        return list(islice(finite, count))
 
     def settle_next(self, chosen: list[Key]) -> None:
-        """From now on only the members of the next rung go up."""
+        """From now on only these go up, best first, who have not gone yet."""
         self.due = [key for key in reversed(chosen) if key[2] not in self.sent]
 
     def unsettle(self) -> None:
-        """The quota grew: who belongs here, and who goes on, is open again."""
+        """A quota grew or a score changed: who belongs here, and who goes on, is open again."""
         self.members = self.due = None

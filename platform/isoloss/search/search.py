@@ -3,37 +3,40 @@
 ``Search(spec).apply(event)`` is the only thing that decides: the controller, the Driver, the simulations and the replay
 all use it. It reads no clock and draws no random number that is not a function of (seed, bracket, index), so the same
 ledger gives the same decisions, and a refused event changes nothing. Within a bracket it is iterative-deepening
-Hyperband made asynchronous (``deepening``); this file chooses between brackets, names trials and keeps the books.
+Hyperband (``deepening``); this file chooses between brackets, names trials and keeps the books.
 """
 
 from __future__ import annotations
 
 import math
-from collections import Counter, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Final, assert_never
 
+import msgspec
+
 import isoloss.search.events as ledger
-from isoloss.domain.space import Scalar, check_configuration
+from isoloss.domain.space import AnyParameter, Scalar, Space, check_configuration, check_widened
 from isoloss.domain.spec import StudySpec
 from isoloss.errors import InvalidSpec, WrongState
 from isoloss.search.answers import Incumbent, ProposalRequest, Result, RungSummary, Trial
-from isoloss.search.deepening import Bracket, Candidate
+from isoloss.search.deepening import Bracket, Candidate, Kept
 from isoloss.search.geometry import Ladder, Plan, plan_of
-from isoloss.search.rung import rank_key
+from isoloss.search.rung import Key, rank_key
 from isoloss.search.streams import Stream, stream
 
 ADDED: Final = -1  # the bracket of trials that were added
 BUFFER: Final = 8  # proposals kept ahead
-ENGINE: Final = 1  # the format of snapshots
+ENGINE: Final = 2  # the format of snapshots
+KEPT: Final[dict[str, Kept]] = {"preserving": "pool", "efficient": "promoted"}  # other variants keep none
 
 
 class Search:
     """One study's search. ``apply`` folds an event in; everything else only looks."""
 
     def __init__(self, spec: StudySpec) -> None:
-        self.spec = spec
+        self.spec = spec  # its space as it is now
         self._plan = plan_of(spec)
         self._first_top = self._plan.ladder.top
         self._brackets: list[Bracket] = []
@@ -42,13 +45,14 @@ class Search:
         self._tasks: dict[tuple[int, int], Result | None] = {}
         self._outstanding: dict[tuple[int, int], None] = {}  # in order of creation
         self._finite: Counter[int] = Counter()  # level -> finite results
+        self._enqueued: deque[dict[str, Scalar]] = deque()
         self._proposed: deque[tuple[dict[str, Scalar], str]] = deque()
         self._added = 0
         self._best: tuple[float, int, int] | None = None  # (score, -level, trial)
         self._stopped: str | None = None
         self._adopt(self._plan)
 
-    def apply(self, event: ledger.Event) -> tuple[ledger.Decision, ...]:
+    def apply(self, event: ledger.Event) -> tuple[ledger.Decision, ...]:  # noqa: C901 - the closed set, at one glance
         """Fold one event in and return what it decides.
 
         Raises ``WrongState`` or ``InvalidSpec`` for an event that cannot be, before anything has changed.
@@ -63,7 +67,15 @@ class Search:
             case ledger.TaskDone():
                 return self._finish(event)
             case ledger.Deepened():
-                return self._deepen(event.max_budget)
+                return self._adopt(self._plan.deepened(event.max_budget))
+            case ledger.Widened():
+                return self._adopt(self._plan.widened(event.width))
+            case ledger.SpaceChanged():
+                return self._change_space(event.space)
+            case ledger.Rescored():
+                return self._rescore(event.scores)
+            case ledger.Retried():
+                return self._retry(event.trial, event.level)
             case ledger.TrialAdded():
                 return self._add(event)
             case ledger.Stopped():
@@ -80,6 +92,11 @@ class Search:
     def ladder(self) -> Ladder:
         """The levels and their budgets, as deep as they are now."""
         return self._plan.ladder
+
+    @property
+    def width(self) -> int:
+        """How many iterations of Hyperband are pooled now."""
+        return self._plan.width
 
     @property
     def stopped(self) -> str | None:
@@ -113,7 +130,19 @@ class Search:
 
     def startable(self) -> bool:
         """Whether ``Asked(1)`` would create a task now."""
-        return self._stopped is None and (self._vacant() is not None or self._promotion() is not None)
+        return self._stopped is None and (
+            self._vacant() is not None or self._promotion() is not None or self._may_widen()
+        )
+
+    def next_cost(self) -> int | None:
+        """What the task costs that ``Asked(1)`` would create now, in the budget's unit; ``None`` when there is none."""
+        if not self.startable():
+            return None
+        found, ladder = self._promotion(), self.ladder
+        previous = None if found is None else -found[1][0]
+        vacant = self._vacant()
+        level = (0 if vacant is None else vacant.number) if previous is None else previous + 1
+        return ladder.budget(level) - ladder.budget_from(level, previous)
 
     def best(self) -> Incumbent | None:
         """The lowest score at any level, of equals the one at the higher level, then of the earlier trial.
@@ -188,6 +217,9 @@ class Search:
                 decisions.append(self._create_task(bracket.trials[index], 1 - minus_level, previous=-minus_level))
             elif (vacant := self._vacant()) is not None:
                 decisions += self._start(vacant)
+            elif self._may_widen():
+                self._adopt(self._plan.widened(self.width + 1))
+                decisions += self._start(self._brackets[0])
             else:
                 break
         return tuple(decisions) or (ledger.Idle(),)
@@ -195,7 +227,10 @@ class Search:
     def _take_proposals(self, event: ledger.Proposed) -> tuple[ledger.Decision, ...]:
         for number, configuration in enumerate(event.configurations):
             check_configuration(self.spec.space, configuration, path=f"proposed.configurations[{number}]")
-        self._proposed.extend((configuration, event.source) for configuration in event.configurations)
+        if event.source == ledger.ENQUEUED:
+            self._enqueued.extend(event.configurations)
+        else:
+            self._proposed.extend((configuration, event.source) for configuration in event.configurations)
         return ()
 
     def _finish(self, event: ledger.TaskDone) -> tuple[ledger.Decision, ...]:
@@ -205,13 +240,34 @@ class Search:
             raise WrongState(
                 f"The task of trial {event.trial} at level {event.level} {why}; accepted is one result a task."
             )
-        ok = event.status == "ok" and event.score is not None and math.isfinite(event.score)
         del self._outstanding[task]
-        self._record(event.trial, event.level, Result(status=event.status, score=event.score if ok else None))
+        result = Result(status=event.status, score=_finite(event.score) if event.status == "ok" else None)
+        if self._tasks[task] is None:
+            self._record(event.trial, event.level, result)
+        else:  # retried: its failure stood until now
+            self._replace({task: result})
         return ()
 
-    def _deepen(self, max_budget: float) -> tuple[ledger.Decision, ...]:
-        self._adopt(self._plan.deepened(max_budget))
+    def _change_space(self, space: Space) -> tuple[ledger.Decision, ...]:
+        check_widened(self.spec.space, space)
+        self.spec = msgspec.structs.replace(self.spec, space=dict(space))
+        self._streams.clear()
+        return ()
+
+    def _rescore(self, scores: tuple[tuple[int, int, float | None], ...]) -> tuple[ledger.Decision, ...]:
+        for trial, level, _ in scores:
+            if (result := self._tasks.get((trial, level))) is None or result.status != "ok":
+                raise WrongState(
+                    f"The task of trial {trial} at level {level} has no score; accepted are tasks that ended ok."
+                )
+        self._replace({(trial, level): Result(status="ok", score=_finite(score)) for trial, level, score in scores})
+        return ()
+
+    def _retry(self, trial: int, level: int) -> tuple[ledger.Decision, ...]:
+        result = self._tasks.get((trial, level))
+        if result is None or result.status != "failed" or (trial, level) in self._outstanding:
+            raise WrongState(f"The task of trial {trial} at level {level} did not fail; accepted is one that did.")
+        self._outstanding[trial, level] = None
         return ()
 
     def _add(self, event: ledger.TrialAdded) -> tuple[ledger.Decision, ...]:
@@ -228,11 +284,11 @@ class Search:
     def _patient(self) -> bool:
         """Whether configurations still to be started go before optimistic promotions.
 
-        That cuts wrong early promotions, until the study is deepened: then the best old finishers must go up first.
+        That cuts wrong early promotions, until the study is deepened or widened: then the best old finishers must go
+        up first.
         """
-        order = self.spec.method.order
-        patient = order == "patient" or (order == "auto" and self.ladder.top == self._first_top)
-        return patient and self._vacant() is not None
+        order, fresh = self.spec.method.order, (self.ladder.top, self.width) == (self._first_top, 1)
+        return (order == "patient" or (order == "auto" and fresh)) and self._vacant() is not None
 
     def _promotion(self) -> tuple[Bracket, Candidate] | None:
         """The next promotion of all brackets: highest level first, then best, then lowest bracket."""
@@ -254,6 +310,11 @@ class Search:
             return None
         return next((bracket for bracket in self._brackets if bracket.has_room), None)
 
+    def _may_widen(self) -> bool:
+        """Whether one more iteration may be pooled by itself, as everything planned was started and sent up."""
+        limit = self.spec.limits.trials
+        return self.spec.method.width == "auto" and (limit is None or len(self._trials) - self._added < limit)
+
     def _unstarted(self) -> int:
         """How many configurations are still to be started."""
         planned = sum(bracket.rungs[bracket.number].quota for bracket in self._brackets)
@@ -263,7 +324,9 @@ class Search:
     def _start(self, bracket: Bracket) -> tuple[ledger.Decision, ...]:
         index, number = len(bracket.trials), len(self._trials)
         sampler = self.spec.method.sampler
-        if self._proposed and (sampler != "tpe" or number % 3):  # every third keeps Hyperband's guarantee
+        if self._enqueued:
+            configuration, source = self._enqueued.popleft(), ledger.ENQUEUED
+        elif self._proposed and (sampler != "tpe" or number % 3):  # every third keeps Hyperband's guarantee
             configuration, source = self._proposed.popleft()
         else:
             configuration = self._stream(bracket.number).configuration(index)
@@ -301,6 +364,19 @@ class Search:
             mark = (result.score, -level, number)
             self._best = mark if self._best is None else min(self._best, mark)
 
+    def _replace(self, results: Mapping[tuple[int, int], Result]) -> None:
+        """Put other results in the place of some; costs as much as all results there are."""
+        keys = defaultdict[int, list[tuple[int, Key]]](list)
+        for (number, level), result in results.items():
+            trial = self._trials[number]
+            self._tasks[number, level] = result
+            keys[trial.bracket].append((level, rank_key(result.score, trial.index)))
+        for bracket in keys.keys() - {ADDED}:
+            self._brackets[bracket].rescore(keys[bracket])
+        finite = [(r.score, -j, t) for (t, j), r in self._tasks.items() if r is not None and r.score is not None]
+        self._finite = Counter(-minus_level for _, minus_level, _ in finite)
+        self._best = min(finite, default=None)
+
     def _model_level(self) -> int | None:
         """The highest level with at least d + 1 finite results."""
         enough = len(self.spec.space) + 1
@@ -312,27 +388,33 @@ class Search:
             self._streams[bracket] = stream(spec.method.sampler, spec.space, seed=spec.seed, bracket=bracket)
         return self._streams[bracket]
 
-    def _adopt(self, plan: Plan) -> None:
+    def _adopt(self, plan: Plan) -> tuple[ledger.Decision, ...]:
         """Search by this plan from now on: the brackets there are get its quotas, and new ones open."""
-        self._plan = plan
+        self._plan, method = plan, self.spec.method
         for bracket in self._brackets:
-            bracket.deepen(plan.quotas(bracket.number))
+            bracket.adopt(plan.quotas(bracket.number))
         for number in range(len(self._brackets), plan.brackets):
-            self._brackets.append(Bracket(number, self.ladder.eta, plan.quotas(number)))
+            kept, barrier = KEPT.get(method.variant or "", "none"), bool(method.sync)
+            self._brackets.append(Bracket(number, self.ladder.eta, plan.quotas(number), kept=kept, barrier=barrier))
+        return ()
 
     # ---- snapshots ---------------------------------------------------------------------------------------------
 
     def snapshot(self) -> dict[str, Any]:
         """The state as JSON-able data; ``Search.restore`` makes an equal search of it, faster than the ledger."""
         tasks = [
-            [trial, level] if result is None else [trial, level, result.status, result.score]
+            [trial, level, *((result.status, result.score) if result else ())]
             for (trial, level), result in self._tasks.items()
         ]
         return {
             "engine": ENGINE,
             "top": self.ladder.top,
+            "width": self.width,
+            "space": msgspec.to_builtins(self.spec.space),
             "trials": [[trial.bracket, trial.configuration, trial.source] for trial in self._trials],
             "tasks": tasks,
+            "outstanding": list(self._outstanding),
+            "enqueued": list(self._enqueued),
             "proposed": [list(proposal) for proposal in self._proposed],
             "stopped": self._stopped,
         }
@@ -343,8 +425,10 @@ class Search:
         if snapshot.get("engine") != ENGINE:
             raise InvalidSpec(f"snapshot.engine is {snapshot.get('engine')!r}; accepted is {ENGINE}.")
         search = cls(spec)
-        plan = search._plan
-        search._adopt(replace(plan, ladder=plan.ladder.extended(snapshot["top"] - plan.ladder.top)))
+        space = msgspec.convert(snapshot["space"], dict[str, AnyParameter])
+        search.spec = msgspec.structs.replace(spec, space=space)
+        ladder = search.ladder.extended(snapshot["top"] - search.ladder.top)
+        search._adopt(replace(search._plan, ladder=ladder, width=snapshot["width"]))
         for bracket, configuration, source in snapshot["trials"]:
             search._readmit(bracket, configuration, source)
         for trial, level, *_ in snapshot["tasks"]:
@@ -353,8 +437,8 @@ class Search:
         for trial, level, *result in snapshot["tasks"]:
             if result:
                 search._record(trial, level, Result(status=result[0], score=result[1]))
-            elif snapshot["stopped"] is None:
-                search._outstanding[trial, level] = None
+        search._outstanding = dict.fromkeys((trial, level) for trial, level in snapshot["outstanding"])
+        search._enqueued.extend(snapshot["enqueued"])
         search._proposed.extend((configuration, source) for configuration, source in snapshot["proposed"])
         search._stopped = snapshot["stopped"]
         return search
@@ -371,3 +455,7 @@ class Search:
         """Whoever has a task above a rung was sent out of it; to be said before the rung's results."""
         if trial.bracket not in (ADDED, level):
             self._brackets[trial.bracket].rungs[level - 1].sent.add(trial.index)
+
+
+def _finite(score: float | None) -> float | None:
+    return score if score is not None and math.isfinite(score) else None
