@@ -39,12 +39,13 @@ class Incumbent:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RungSummary:
-    """A rung in numbers. ``settled``: its synchronous member set is known."""
+    """A rung in numbers: ``created`` tasks, some ``outstanding``. ``settled``: its synchronous member set is known."""
 
     bracket: int
     level: int
     budget: int
     quota: int
+    created: int
     results: int
     sent: int
     outstanding: int

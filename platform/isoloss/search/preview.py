@@ -1,7 +1,8 @@
 """What a study will run and what that costs, before it runs: the plan in the words of ``study preview --json``.
 
 Counts are those of the synchronous search, which ``settled`` reaches and may exceed by wrong early promotions. Budgets
-are the rounded ones a worker is given, in the budget's unit.
+are the rounded ones a worker is given, in the budget's unit. What deepening adds is exact for ``efficient`` and a lower
+bound otherwise, because a promotion of the smaller plan need not be one of the larger: ``Added`` has what to expect.
 """
 
 from __future__ import annotations
@@ -10,7 +11,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from isoloss.domain.spec import StudySpec
-from isoloss.search.geometry import ENDLESS, Plan, plan_of
+from isoloss.search.events import Deepened, Widened
+from isoloss.search.geometry import ENDLESS, Ladder, Plan, plan_of
+from isoloss.search.search import Search
 
 Counts = list[list[int]]  # configurations by bracket and rung
 
@@ -31,16 +34,50 @@ def preview(spec: StudySpec, deepen: Sequence[float] = ()) -> dict[str, Any]:
     said = _totals(plans[-1], steps[-1])
     if not deepen:
         return said | {"brackets": _brackets(plans[-1], steps[-1])}
+    if said["tasks"] is None:
+        return said | {"brackets": _brackets(plans[-1], steps[-1], steps[-2])}
     before = _totals(plans[-2], steps[-2])
     scratch = [_totals(plan, _counts(plan, limit, [])) for plan in plans]
+    ladder, exact = plans[-1].ladder, spec.method.variant == "efficient"
+    expected, most = (
+        _cost(ladder, new(steps[-2], steps[-1])) for new in ((_new, _new) if exact else (_expected_new, _most_new))
+    )
     return said | {
         "brackets": _brackets(plans[-1], steps[-1], steps[-2]),
         "added_tasks": said["tasks"] - before["tasks"],
         "added_budget": said["total_budget"] - before["total_budget"],
         "added_resumed_budget": said["resumed_budget"] - before["resumed_budget"],
+        "expected_added_budget": expected[0],
+        "expected_added_resumed_budget": expected[1],
+        "most_added_budget": most[0],
+        "most_added_resumed_budget": most[1],
         "restart_budget": sum(totals["total_budget"] for totals in scratch),
         "restart_resumed_budget": sum(totals["resumed_budget"] for totals in scratch),
     }
+
+
+def outlook(search: Search, change: Deepened | Widened) -> dict[str, Any]:
+    """What deepening or widening this search now would add to what was created: tasks and budget from checkpoints.
+
+    A lower bound, exact for ``efficient``. Raises as the change itself would; the search is left alone.
+    """
+    after = Search.restore(search.spec, search.snapshot())
+    after.apply(change)
+    there = {(rung.bracket, rung.level): rung.created for rung in search.rungs()}
+    ladder, rungs = after.ladder, []
+    for rung in after.rungs():
+        had = there.get((rung.bracket, rung.level), 0)
+        previous = rung.level - 1 if rung.level > rung.bracket else None
+        new, cost = max(0, rung.quota - had), ladder.budget(rung.level) - ladder.budget_from(rung.level, previous)
+        rungs.append(
+            {"bracket": rung.bracket, "level": rung.level, "budget": rung.budget, "configurations": rung.quota,
+             "new": new, "added_budget": new * cost}
+        )  # fmt: skip
+    return {
+        "max_budget": ladder.budget(ladder.top), "width": after.width, "rungs": rungs,
+        "added_tasks": sum(rung["new"] for rung in rungs),
+        "added_budget": sum(rung["added_budget"] for rung in rungs),
+    }  # fmt: skip
 
 
 def _counts(plan: Plan, limit: int, before: Counts) -> Counts:
@@ -48,12 +85,11 @@ def _counts(plan: Plan, limit: int, before: Counts) -> Counts:
     rest = limit - sum(counts[0] for counts in before)
     result: Counts = []
     for bracket in range(plan.brackets):
-        quotas = plan.quotas(bracket)
-        had = before[bracket] if bracket < len(before) else []
-        started = min(quotas[0], rest + (had[0] if had else 0))
-        rest -= started - (had[0] if had else 0)
+        quotas, had = plan.quotas(bracket), _had(before, bracket, 0)
+        started = min(quotas[0], rest + had)
+        rest -= started - had
         reached = [min(quota, started // plan.ladder.eta**rung) for rung, quota in enumerate(quotas)]
-        result.append([max(count, had[rung] if rung < len(had) else 0) for rung, count in enumerate(reached)])
+        result.append([max(count, _had(before, bracket, rung)) for rung, count in enumerate(reached)])
     return result
 
 
@@ -73,6 +109,53 @@ def _totals(plan: Plan, steps: Counts) -> dict[str, Any]:
     return totals
 
 
+def _had(before: Counts, bracket: int, rung: int) -> int:
+    return before[bracket][rung] if bracket < len(before) and rung < len(before[bracket]) else 0
+
+
+def _new(before: Counts, after: Counts) -> list[list[float]]:
+    """New tasks when everything that ran counts for the larger plan."""
+    return [[float(n - _had(before, b, r)) for r, n in enumerate(counts)] for b, counts in enumerate(after)]
+
+
+def _most_new(before: Counts, after: Counts) -> list[list[float]]:
+    """New tasks when nobody promoted before is promoted again; the first rung only ever grows."""
+    return [
+        [float(n - (0 if r else _had(before, b, 0))) for r, n in enumerate(counts)] for b, counts in enumerate(after)
+    ]
+
+
+def _expected_new(before: Counts, after: Counts) -> list[list[float]]:
+    """New tasks when all levels rank alike and later configurations are no better than earlier ones.
+
+    Of the best q' of N' configurations, H are among the first N, hypergeometric; the best q of those N ran already, so
+    min(H, q) are reused.
+    """
+    import numpy as np
+    from scipy.stats import hypergeom
+
+    result = []
+    for b, counts in enumerate(after):
+        row = []
+        for r, n in enumerate(counts):
+            had, first = _had(before, b, r), _had(before, b, 0)
+            reused = float(np.sum(hypergeom.sf(range(had), counts[0], first, n)))
+            row.append(n - reused)
+        result.append(row)
+    return result
+
+
+def _cost(ladder: Ladder, new: list[list[float]]) -> tuple[float, float]:
+    """The budget of so many new tasks on every rung: from step 0, and from their checkpoints."""
+    fresh = resumed = 0.0
+    for bracket, row in enumerate(new):
+        for level, count in enumerate(row, bracket):
+            below = ladder.budget(level - 1) if level > bracket else 0
+            fresh += count * ladder.budget(level)
+            resumed += count * (ladder.budget(level) - below)
+    return fresh, resumed
+
+
 def _brackets(plan: Plan, steps: Counts, before: Counts | None = None) -> list[dict[str, Any]]:
     """The rungs of every bracket; with ``before``, what is new on each."""
     brackets = []
@@ -83,8 +166,7 @@ def _brackets(plan: Plan, steps: Counts, before: Counts | None = None) -> list[d
             configurations = None if count >= ENDLESS else count
             row = {"rung": rung, "level": level, "budget": plan.ladder.budget(level), "configurations": configurations}
             if before is not None:
-                had = before[bracket] if bracket < len(before) else []
-                row["new"] = count - (had[rung] if rung < len(had) else 0)
+                row["new"] = count - _had(before, bracket, rung)
             rungs.append(row)
         brackets.append({"bracket": bracket, "rungs": rungs})
     return brackets

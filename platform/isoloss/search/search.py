@@ -170,6 +170,7 @@ class Search:
         return tuple(
             RungSummary(
                 bracket=bracket.number, level=level, budget=self.ladder.budget(level), quota=rung.quota,
+                created=len(bracket.trials) if level == bracket.number else len(bracket.rungs[level - 1].sent),
                 results=len(rung.results), sent=len(rung.sent), outstanding=waiting[bracket.number, level],
                 settled=bracket.members(level) is not None,
             )
