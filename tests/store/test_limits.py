@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from typing import Any
 
 import pytest
 
 from isoloss.controller import decider as deciding
+from isoloss.controller.campaigner import Campaigner, buy_column, exhausted
 from isoloss.controller.decider import Decider
 from isoloss.controller.duty import Bell
+from isoloss.controller.fitter import Fitter
 from isoloss.controller.limiter import Limiter
+from isoloss.domain.campaign import campaign_mapping, decode_campaign
 from isoloss.domain.lease import Ending, LeaseKey
 from isoloss.domain.spec import decode_study, encode
 from isoloss.domain.study import StudyState
-from isoloss.store import ledger, limits, studies, tasks
+from isoloss.errors import WrongState
+from isoloss.store import campaigns, ledger, limits, studies, tasks
+from isoloss.store.campaigns import CampaignRow
 from isoloss.store.pool import Pool
 
 InStore = Callable[[Callable[[Pool], Awaitable[Any]]], Any]
@@ -98,6 +104,76 @@ def test_flops_are_six_n_a_token_of_what_has_ended(in_store: InStore) -> None:
         await ran(pool, decider, row.id, finish=True)
         state, reason = await ended(pool, decider, row.id)
         assert state == "stopped" and reason == f"limits.flops: {2 * TASK:.4g} of {2 * TASK:.4g} used"
+
+    in_store(body)
+
+
+CAMPAIGN: dict[str, Any] = {
+    "name": "c", "target": {"n_tokens": 4608, "set": {"width": 32}}, "sizes": [{"name": "a"}, {"name": "b"}],
+    "tokens": {"min": 512, "max": 1024}, "run": {"gpt": {"width": 16, "depth": 1}},
+    "fidelity": {"mode": "resume"}, "space": {"lr": {"type": "float", "low": 1e-3, "high": 1e-1, "log": True}},
+}  # fmt: skip
+
+
+async def searching(pool: Pool, executor: Any, **limited: Any) -> tuple[Campaigner, CampaignRow, list[Any]]:
+    """A campaign whose two studies are launched."""
+    decider, spec = Decider(pool, Bell()), decode_campaign(CAMPAIGN | {"limits": limited})
+    campaigner = Campaigner(pool, Bell(), decider, Fitter(pool, Bell(), executor))
+    async with pool.connection() as conn:
+        row = await campaigns.insert(conn, campaign_mapping(spec), max_tokens=1024, confirm=False)
+    assert row is not None and await campaigner.advance(row.id) == 2
+    async with pool.connection() as conn:
+        return campaigner, row, await studies.listed(conn, campaign_id=row.id)
+
+
+def test_a_campaign_at_its_limit_over_all_studies_buys_nothing_more(in_store: InStore) -> None:
+    async def body(pool: Pool) -> None:
+        with ThreadPoolExecutor(1) as executor:
+            campaigner, row, (a, b) = await searching(pool, executor, flops=2 * TASK)
+            await ran(pool, campaigner.decider, a.id, finish=True)
+            assert await campaigner.advance(row.id) == 0
+            await ran(pool, campaigner.decider, b.id, finish=True)
+            await ran(pool, campaigner.decider, b.id, finish=False)
+            assert await campaigner.advance(row.id) == 1
+            assert await campaigner.advance(row.id) == 0
+        async with pool.connection() as conn:
+            row = await campaigns.lock(conn, row.id)
+            assert (row.state, row.reason) == ("stopped", f"limits.flops: {2 * TASK:.4g} of {2 * TASK:.4g} used")
+            assert {study.state for study in await studies.listed(conn, campaign_id=row.id)} == {"stopped"}
+            assert (await studies.counts(conn, b.id))[1]["cancelling"] == 1
+            with pytest.raises(WrongState, match="is stopped"):
+                await buy_column(conn, decode_campaign(row.spec), row, 2048)
+
+    in_store(body)
+
+
+def test_device_hours_of_a_campaign_are_those_of_all_its_studies(in_store: InStore) -> None:
+    async def body(pool: Pool) -> None:
+        with ThreadPoolExecutor(1) as executor:
+            campaigner, row, found = await searching(pool, executor, gpu_hours=3)
+            for study in found:
+                await ran(pool, campaigner.decider, study.id, finish=False)
+            await moved(pool, "attempt", "started_at", "1 hour")
+            assert await campaigner.advance(row.id) == 0
+            await moved(pool, "attempt", "started_at", "1 hour")
+            assert await campaigner.advance(row.id) == 1
+        async with pool.connection() as conn:
+            assert (await campaigns.lock(conn, row.id)).reason == "limits.gpu_hours: 4 of 3 used"
+
+    in_store(body)
+
+
+def test_the_target_is_not_run_when_it_does_not_fit_below_the_limit(in_store: InStore) -> None:
+    async def body(pool: Pool) -> None:
+        needed = 3 * 6 * 12 * 32**2 * 4608.0
+        with ThreadPoolExecutor(1) as executor:
+            _, row, _ = await searching(pool, executor, flops=needed)
+        spec = decode_campaign(row.spec)
+        async with pool.connection() as conn:
+            assert await exhausted(conn, spec, row) == ("", "")
+            await conn.execute("UPDATE study SET spent = 512")
+            spent, beyond = await exhausted(conn, spec, row)
+        assert spent == "" and beyond.startswith("limits.flops: 3 runs of the target take 1.02e+09 and 1")
 
     in_store(body)
 

@@ -22,7 +22,7 @@ FORECAST = {
 }  # fmt: skip
 INFO: dict[str, Any] = {
     "name": "our-1b", "project": "default", "state": "done", "spec": CAMPAIGN, "max_tokens": 9 * 2**30, "observations": 45,
-    "searched_flops": 2e20, "target_flops": 2.4e20, "deepened": 1, "deepened_tokens": 1.87e11, "restart_tokens": 2.22e11,
+    "searched_flops": 2e20, "own_observations": 0, "reason": "", "target_flops": 2.4e20, "deepened": 1, "deepened_tokens": 1.87e11, "restart_tokens": 2.22e11,
     "forecast": FORECAST,
     "studies": [
         {"name": f"our-1b-{size}", "size": size, "n_params": n, "state": "idle", "trials": 15, "tasks_done": 15,

@@ -178,6 +178,8 @@ def test_each_size_of_a_campaign_is_a_study_with_all_brackets_in_branch_mode() -
         ({"sizes": [{"name": "a", "set": {"wdith": 3}}]}, "wdith"),
         ({"targt": 1}, "unknown key `targt`"),
         ({"objective": {"metric": "acc", "goal": "maximize"}}, "accepted is minimize"),
+        ({"limits": {"flops": 0}}, r"limits\.flops is 0; accepted is a number above 0"),
+        ({"limits": {"trials": 3}}, r"limits: unknown key `trials`"),
         ({"tokens": {"min": 8192, "max": 32768, "deepen_to": 65537}}, "times a power of eta 2"),
     ],
 )

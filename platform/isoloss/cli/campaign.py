@@ -68,8 +68,11 @@ def list_(*, project: str = "", address: Address = None, output: Output = Output
     """List campaigns."""
     with client(address) as connection:
         found = connection.campaigns(project=project)
-    rows = [(c["name"], c["state"], len(c["studies"]), c["observations"], format_count(c["max_tokens"])) for c in found]
-    show(output, {"campaigns": found}, Table(("campaign", "state", "studies", "observations", "tokens"), rows))
+    rows = [
+        (c["name"], c["state"], len(c["studies"]), c["observations"], format_count(c["max_tokens"]), c["reason"])
+        for c in found
+    ]
+    show(output, {"campaigns": found}, Table(("campaign", "state", "studies", "observations", "tokens", ""), rows))
 
 
 @app.command(name="show")
@@ -191,8 +194,9 @@ def line(info: dict[str, Any]) -> str:
     running = sum(study["tasks_open"] for study in info["studies"])
     found = info["forecast"]
     said = f" · forecast loss {number(found['loss'])} [{span(found['loss_interval'])}]" if found else ""
+    why = f" ({info['reason']})" if info["reason"] else ""
     return (
-        f"{info['name']}: {info['state']} · D to {format_count(info['max_tokens'])} · {done} runs done, {running} open · "
+        f"{info['name']}: {info['state']}{why} · D to {format_count(info['max_tokens'])} · {done} runs done, {running} open · "
         f"{info['observations']} observations{said}"
     )
 

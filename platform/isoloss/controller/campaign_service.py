@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from isoloss.controller import fitter as fitting
-from isoloss.controller.campaigner import buy_column
+from isoloss.controller.campaigner import buy_column, exhausted, stop
 from isoloss.controller.decider import Decider
 from isoloss.controller.duty import Bell
 from isoloss.controller.fitter import Fitter
@@ -22,10 +22,9 @@ from isoloss.domain.campaign import (
     study_of,
     target_study,
 )
-from isoloss.domain.study import CampaignState, StudyState
+from isoloss.domain.study import CampaignState
 from isoloss.errors import AlreadyExists, FitFailed, NotFound, WrongState
 from isoloss.laws.campaign import CampaignFit
-from isoloss.search.events import Stopped
 from isoloss.search.geometry import plan_of
 from isoloss.store import campaigns, studies
 from isoloss.store.campaigns import CampaignRow
@@ -90,8 +89,14 @@ class CampaignService(campaign_pb2_grpc.CampaignServiceServicer):
         async with self.pool.connection() as conn:
             row = await campaigns.lock(conn, (await campaigns.by_name(conn, request.project, request.name)).id)
             if row.state == CampaignState.STOPPED:
-                raise WrongState(f"Campaign {row.name!r} is stopped, which is final; accepted is one that is not.")
+                said = f"stopped ({row.reason})" if row.reason else "stopped"
+                raise WrongState(f"Campaign {row.name!r} is {said}, which is final; accepted is one that is not.")
             if row.state != CampaignState.CONFIRMING:
+                _, beyond = await exhausted(conn, decode_campaign(row.spec), row)
+                if beyond:
+                    raise WrongState(
+                        f"Campaign {row.name!r} cannot confirm ({beyond}); accepted is one with room for it."
+                    )
                 await campaigns.set_state(conn, row.id, CampaignState.SEARCHING, confirm=True)
             reply = await describe(conn, await campaigns.by_name(conn, request.project, request.name))
         self.bell.ring()
@@ -100,11 +105,8 @@ class CampaignService(campaign_pb2_grpc.CampaignServiceServicer):
     async def StopCampaign(self, request: pb.CampaignName, context: Context) -> pb.Campaign:
         async with self.pool.connection() as conn:
             row = await campaigns.lock(conn, (await campaigns.by_name(conn, request.project, request.name)).id)
-            await campaigns.set_state(conn, row.id, CampaignState.STOPPED)
-            members = await studies.listed(conn, campaign_id=row.id)
-        for study in members:
-            if study.state != StudyState.STOPPED:
-                await self.decider.decide(study.id, events=[Stopped(reason=f"campaign {row.name} was stopped")])
+            await stop(conn, self.decider, row)
+        self.bell.ring()
         return await self.GetCampaign(request, context)
 
     async def WatchCampaign(self, request: pb.CampaignName, context: Context) -> AsyncIterator[pb.Campaign]:
@@ -171,8 +173,8 @@ def _check_same(spec: CampaignSpec, row: CampaignRow, *, load_if_exists: bool) -
             f"name is {spec.name!r}, a campaign there is already in project {spec.project!r}; accepted is a free name.",
             hint="Or load_if_exists.",
         )
-    mine, stored = campaign_mapping(spec), row.spec
-    if different := sorted(key for key in mine if mine[key] != stored.get(key)):
+    mine, stored = campaign_mapping(spec), campaign_mapping(decode_campaign(row.spec))
+    if different := sorted(key for key in mine if mine[key] != stored[key]):
         raise AlreadyExists(
             f"Campaign {spec.name!r} exists with another {different[0]}; accepted is an equal spec or a free name."
         )
@@ -194,7 +196,7 @@ async def describe(conn: Conn, row: CampaignRow) -> pb.Campaign:
         forecast_json=JSON.encode(forecast[0]).decode() if forecast else "",
         outcomes=[_outcome(result, spec) for result in results if result["size"] == TARGET],
         searched_flops=flops, target_flops=6 * target[0] * target[1], deepened_tokens=row.deepened_tokens,
-        restart_tokens=row.restart_tokens, deepened=row.deepened,
+        restart_tokens=row.restart_tokens, deepened=row.deepened, reason=row.reason,
     )  # fmt: skip
 
 

@@ -29,13 +29,14 @@ class CampaignRow:
     deepened_tokens: float
     restart_tokens: float
     confirm: bool
+    reason: str
 
 
 INSERT: Final[LiteralString] = """
     INSERT INTO campaign (project, name, spec, max_tokens, confirm)
     VALUES (%(project)s, %(name)s, %(spec)s, %(max_tokens)s, %(confirm)s)
     ON CONFLICT (project, name) DO NOTHING
-    RETURNING id, project, name, spec, state::text, max_tokens, deepened, deepened_tokens, restart_tokens, confirm"""
+    RETURNING id, project, name, spec, state::text, max_tokens, deepened, deepened_tokens, restart_tokens, confirm, reason"""
 
 
 async def insert(conn: Conn, spec: dict[str, Any], *, max_tokens: int, confirm: bool) -> CampaignRow | None:
@@ -49,7 +50,7 @@ async def insert(conn: Conn, spec: dict[str, Any], *, max_tokens: int, confirm: 
 
 
 BY_NAME: Final[LiteralString] = """
-    SELECT id, project, name, spec, state::text, max_tokens, deepened, deepened_tokens, restart_tokens, confirm
+    SELECT id, project, name, spec, state::text, max_tokens, deepened, deepened_tokens, restart_tokens, confirm, reason
     FROM campaign WHERE project = %(project)s AND name = %(name)s"""
 
 
@@ -66,7 +67,7 @@ async def by_name(conn: Conn, project: str, name: str) -> CampaignRow:
 
 
 LOCK: Final[LiteralString] = """
-    SELECT id, project, name, spec, state::text, max_tokens, deepened, deepened_tokens, restart_tokens, confirm
+    SELECT id, project, name, spec, state::text, max_tokens, deepened, deepened_tokens, restart_tokens, confirm, reason
     FROM campaign WHERE id = %(campaign_id)s FOR NO KEY UPDATE"""
 
 
@@ -81,7 +82,7 @@ async def lock(conn: Conn, campaign_id: CampaignId) -> CampaignRow:
 
 
 LIST: Final[LiteralString] = """
-    SELECT id, project, name, spec, state::text, max_tokens, deepened, deepened_tokens, restart_tokens, confirm
+    SELECT id, project, name, spec, state::text, max_tokens, deepened, deepened_tokens, restart_tokens, confirm, reason
     FROM campaign WHERE (%(project)s = '' OR project = %(project)s) AND (NOT %(live)s OR state IN ('searching', 'confirming'))
     ORDER BY id"""
 
@@ -94,7 +95,7 @@ async def listed(conn: Conn, *, project: str = "", live: bool = False) -> list[C
 
 
 DEEPENED: Final[LiteralString] = """
-    UPDATE campaign SET max_tokens = %(max_tokens)s, deepened = deepened + 1, state = 'searching',
+    UPDATE campaign SET max_tokens = %(max_tokens)s, deepened = deepened + 1, state = 'searching', reason = '',
            deepened_tokens = deepened_tokens + %(added)s, restart_tokens = restart_tokens + %(restart)s
     WHERE id = %(campaign_id)s AND max_tokens < %(max_tokens)s"""
 
@@ -106,12 +107,15 @@ async def set_deepened(conn: Conn, campaign_id: CampaignId, *, max_tokens: int, 
 
 
 SET_STATE: Final[LiteralString] = """
-    UPDATE campaign SET state = %(state)s, confirm = confirm OR %(confirm)s WHERE id = %(campaign_id)s"""
+    UPDATE campaign SET state = %(state)s, confirm = confirm OR %(confirm)s, reason = %(reason)s WHERE id = %(campaign_id)s"""
 
 
-async def set_state(conn: Conn, campaign_id: CampaignId, state: CampaignState, *, confirm: bool = False) -> None:
-    """Move the campaign on; ``confirm`` also asks for the target's cell."""
-    await conn.execute(SET_STATE, {"campaign_id": campaign_id, "state": state, "confirm": confirm})
+async def set_state(
+    conn: Conn, campaign_id: CampaignId, state: CampaignState, *, confirm: bool = False, reason: str = ""
+) -> None:
+    """Move the campaign on; ``confirm`` also asks for the target's cell, ``reason`` is the limit that ended it."""
+    given = {"campaign_id": campaign_id, "state": state, "confirm": confirm, "reason": reason}
+    await conn.execute(SET_STATE, given)
 
 
 OBSERVATIONS: Final[LiteralString] = """

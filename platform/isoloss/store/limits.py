@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final, LiteralString
 
-from psycopg.rows import class_row
+from psycopg.rows import class_row, dict_row
 
-from isoloss.domain.ids import StudyId
+from isoloss.domain.ids import CampaignId, StudyId
 from isoloss.store.pool import Conn
 
 
@@ -48,3 +48,15 @@ async def reached(conn: Conn) -> list[Reached]:
     async with conn.cursor(row_factory=class_row(Reached)) as cursor:
         await cursor.execute(REACHED)
         return await cursor.fetchall()
+
+
+USED: Final[LiteralString] = """
+    SELECT coalesce(sum(gpu_hours), 0) AS gpu_hours, coalesce(sum(flops), 0) AS flops
+    FROM study_use WHERE campaign_id = %(campaign_id)s"""
+
+
+async def used(conn: Conn, campaign_id: CampaignId) -> dict[str, float]:
+    """Device hours and FLOPs of all studies of a campaign, the target's among them."""
+    async with conn.cursor(row_factory=dict_row) as cursor:
+        await cursor.execute(USED, {"campaign_id": campaign_id})
+        return await cursor.fetchone() or {"gpu_hours": 0.0, "flops": 0.0}
