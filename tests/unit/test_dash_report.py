@@ -60,6 +60,25 @@ def test_the_first_lines_say_what_was_searched_forecast_and_came_out() -> None:
     assert said["cost"] == "1.85 % of the same sweep at the target's size; 83.3 % of one target run"
 
 
+def test_runs_the_user_owned_are_counted_apart_and_drawn_beside_the_searched() -> None:
+    own = {
+        "run": "old",
+        "n_params": 4e8,
+        "n_tokens": 2e10,
+        "lr": 1e-3,
+        "batch_tokens": 2.0**18,
+        "loss": 2.6,
+        "status": "ok",
+    }
+    spec = CAMPAIGN | {"observations": ["old_runs.csv"]}
+    info = INFO | {"observations": 46, "own_observations": 1, "spec": spec}
+    data = report_data(info, [*observations(), own])
+    said = dict(data["lines"])
+    assert "45 finished runs" in said["searched"] and said["owned"] == "1 runs of your own, from old_runs.csv"
+    assert ["N 400M", 2e10, 2.6, None, None, "N 400M"] in data["loss"] and len(data["observations"]) == 46
+    assert all(row[0] for row in data["basin"]), "the basin is of the campaign's own sizes"
+
+
 def test_a_campaign_without_a_forecast_still_has_a_report(tmp_path: Path) -> None:
     young = INFO | {"forecast": None, "outcomes": [], "deepened": 0, "observations": 0}
     write_report(tmp_path / "deep" / "report.html", young, [])

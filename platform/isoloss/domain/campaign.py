@@ -68,7 +68,10 @@ class CampaignLimits(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 class CampaignSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What a campaign asks; ``confirm`` runs the target's cell at the forecast once the search is done."""
+    """What a campaign asks; ``confirm`` runs the target's cell at the forecast once the search is done.
+
+    ``observations`` are files of runs the user owns already; their rows travel beside the spec, and cost nothing.
+    """
 
     name: str
     project: str = "default"
@@ -81,10 +84,16 @@ class CampaignSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     sampler: Literal["random", "sobol", "tpe"] = "sobol"
     fixed: dict[str, Scalar] = {}
     recipe: dict[str, Scalar] = {}
+    observations: tuple[str, ...] = ()
     run: Run
     limits: CampaignLimits = CampaignLimits()
     confirm: bool = False
     seed: int = 0
+
+    @property
+    def stamp(self) -> dict[str, Scalar]:
+        """The columns that say under which recipe an observation was made: the same for all of a campaign."""
+        return {"n_params_count": "non_embedding", **self.recipe}
 
 
 def decode_campaign(source: Mapping[str, Any]) -> CampaignSpec:

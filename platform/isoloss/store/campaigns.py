@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, LiteralString
 
@@ -33,16 +33,19 @@ class CampaignRow:
 
 
 INSERT: Final[LiteralString] = """
-    INSERT INTO campaign (project, name, spec, max_tokens, confirm)
-    VALUES (%(project)s, %(name)s, %(spec)s, %(max_tokens)s, %(confirm)s)
+    INSERT INTO campaign (project, name, spec, max_tokens, confirm, observations)
+    VALUES (%(project)s, %(name)s, %(spec)s, %(max_tokens)s, %(confirm)s, %(observations)s)
     ON CONFLICT (project, name) DO NOTHING
     RETURNING id, project, name, spec, state::text, max_tokens, deepened, deepened_tokens, restart_tokens, confirm, reason"""
 
 
-async def insert(conn: Conn, spec: dict[str, Any], *, max_tokens: int, confirm: bool) -> CampaignRow | None:
-    """Create a campaign; ``None`` when the name is taken in its project."""
+async def insert(
+    conn: Conn, spec: dict[str, Any], *, max_tokens: int, confirm: bool, own: Sequence[Mapping[str, Any]] = ()
+) -> CampaignRow | None:
+    """Create a campaign with the runs its user owned before; ``None`` when the name is taken in its project."""
     given = {
-        "project": spec["project"], "name": spec["name"], "spec": Jsonb(spec), "max_tokens": max_tokens, "confirm": confirm
+        "project": spec["project"], "name": spec["name"], "spec": Jsonb(spec), "max_tokens": max_tokens, "confirm": confirm,
+        "observations": Jsonb(list(own)),
     }  # fmt: skip
     async with conn.cursor(row_factory=class_row(CampaignRow)) as cursor:
         await cursor.execute(INSERT, given)
@@ -116,6 +119,15 @@ async def set_state(
     """Move the campaign on; ``confirm`` also asks for the target's cell, ``reason`` is the limit that ended it."""
     given = {"campaign_id": campaign_id, "state": state, "confirm": confirm, "reason": reason}
     await conn.execute(SET_STATE, given)
+
+
+OWN: Final[LiteralString] = "SELECT observations FROM campaign WHERE id = %(campaign_id)s"
+
+
+async def own(conn: Conn, campaign_id: CampaignId) -> list[dict[str, Any]]:
+    """The runs the campaign's user owned before it."""
+    row = await (await conn.execute(OWN, {"campaign_id": campaign_id})).fetchone()
+    return row[0] if row else []
 
 
 OBSERVATIONS: Final[LiteralString] = """
