@@ -21,7 +21,6 @@ from isoloss.cli.report import write_report
 from isoloss.client import answers
 from isoloss.controller import fitter
 from isoloss.controller.campaign_service import describe
-from isoloss.domain.campaign import decode_campaign
 from isoloss.store import campaigns
 from isoloss.store.migrate import migrate
 from isoloss.store.pool import Pool
@@ -39,7 +38,7 @@ async def fill(dsn: str, report: Path) -> None:
         async with pool.connection() as conn:
             row = (await campaigns.listed(conn))[0]
             info = answers.campaign(await describe(conn, row))
-            seen = fitter.observations(decode_campaign(row.spec), await campaigns.results(conn, row.id))
+            seen = await fitter.observations(conn, row)
     write_report(report, info, seen)
 
 

@@ -22,7 +22,6 @@ from isoloss.client import answers
 from isoloss.controller import fitter
 from isoloss.controller.campaign_service import describe
 from isoloss.dash.boards import BOARDS
-from isoloss.domain.campaign import decode_campaign
 from isoloss.store import campaigns
 from isoloss.store.migrate import migrate
 from isoloss.store.pool import Pool
@@ -153,7 +152,7 @@ def test_the_report_opens_without_a_network_and_without_errors(chromium: Any, fu
         async with Pool(full, size=2) as pool, pool.connection() as conn:
             row = (await campaigns.listed(conn))[0]
             info = answers.campaign(await describe(conn, row))
-            seen = fitter.observations(decode_campaign(row.spec), await campaigns.results(conn, row.id))
+            seen = await fitter.observations(conn, row)
         write_report(tmp_path / "report.html", info, seen)
 
     aside(write())

@@ -14,6 +14,7 @@ from isoloss.laws.plan import (
     Deepen,
     Finish,
     LaunchStudy,
+    Stop,
     StudyView,
     confirmation,
     nearest,
@@ -57,6 +58,15 @@ def test_confirmation_waits_for_a_forecast_and_is_made_once() -> None:
     assert next_moves(view(target_trials=1), FORECAST) == three[1:], "a controller died after the first"
     assert next_moves(view(target_trials=3), FORECAST) == ()
     assert next_moves(view(target_trials=3, target_idle=True), FORECAST) == (Finish(),)
+
+
+def test_a_used_limit_stops_everything_and_one_too_small_for_the_target_ends_the_search() -> None:
+    fresh = [StudyView(size="a")]
+    assert next_moves(view(studies=fresh, exhausted="limits.flops"), FORECAST) == (Stop(reason="limits.flops"),)
+    poor = view(unaffordable="limits.flops")
+    assert next_moves(poor, FORECAST) == (Finish(reason="limits.flops"),)
+    assert next_moves(replace(poor, deepen_to=8), FORECAST) == (BuyColumn(max_tokens=8),), "the search goes on before"
+    assert len(next_moves(replace(poor, target_trials=1), FORECAST)) == 2, "what was begun is finished"
 
 
 def test_neighbours_stand_on_both_sides_of_the_forecast() -> None:

@@ -22,7 +22,7 @@ FORECAST = {
 }  # fmt: skip
 INFO: dict[str, Any] = {
     "name": "our-1b", "project": "default", "state": "done", "spec": CAMPAIGN, "max_tokens": 9 * 2**30, "observations": 45,
-    "searched_flops": 2e20, "target_flops": 2.4e20, "deepened": 1, "deepened_tokens": 1.87e11, "restart_tokens": 2.22e11,
+    "searched_flops": 2e20, "own_observations": 0, "reason": "", "target_flops": 2.4e20, "deepened": 1, "deepened_tokens": 1.87e11, "restart_tokens": 2.22e11,
     "forecast": FORECAST,
     "studies": [
         {"name": f"our-1b-{size}", "size": size, "n_params": n, "state": "idle", "trials": 15, "tasks_done": 15,
@@ -58,6 +58,25 @@ def test_the_first_lines_say_what_was_searched_forecast_and_came_out() -> None:
     assert said["outcome"] == "loss 2.48; inside the interval: yes"
     assert said["neighbours"] == "+1.61 % at lr 0.0032"
     assert said["cost"] == "1.85 % of the same sweep at the target's size; 83.3 % of one target run"
+
+
+def test_runs_the_user_owned_are_counted_apart_and_drawn_beside_the_searched() -> None:
+    own = {
+        "run": "old",
+        "n_params": 4e8,
+        "n_tokens": 2e10,
+        "lr": 1e-3,
+        "batch_tokens": 2.0**18,
+        "loss": 2.6,
+        "status": "ok",
+    }
+    spec = CAMPAIGN | {"observations": ["old_runs.csv"]}
+    info = INFO | {"observations": 46, "own_observations": 1, "spec": spec}
+    data = report_data(info, [*observations(), own])
+    said = dict(data["lines"])
+    assert "45 finished runs" in said["searched"] and said["owned"] == "1 runs of your own, from old_runs.csv"
+    assert ["N 400M", 2e10, 2.6, None, None, "N 400M"] in data["loss"] and len(data["observations"]) == 46
+    assert all(row[0] for row in data["basin"]), "the basin is of the campaign's own sizes"
 
 
 def test_a_campaign_without_a_forecast_still_has_a_report(tmp_path: Path) -> None:

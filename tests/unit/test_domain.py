@@ -40,6 +40,41 @@ def test_durations() -> None:
     assert [parse_duration(t, "x") for t in ("90s", "5m", "2h", "3d", "10")] == [90, 300, 7200, 259200, 10]
 
 
+GPT_STUDY: dict[str, Any] = {
+    "name": "s", "space": {"lr": {"type": "float", "low": 0.1, "high": 1}}, "objective": {"metric": "loss"},
+    "method": {"min_budget": 512, "max_budget": 1536}, "budget": {"unit": "tokens"}, "run": {"gpt": {"width": 32, "depth": 3}},
+}  # fmt: skip
+
+
+def test_a_studys_parameters_are_known_where_every_run_has_the_same() -> None:
+    assert decode_study(GPT_STUDY).n_params == 12 * 3 * 32**2
+    assert decode_study(GPT_STUDY | {"fixed": {"width": 64}}).n_params == 12 * 3 * 64**2
+    assert decode_study(GPT_STUDY | {"run": {"command": ["train"]}}).n_params is None
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"limits": {"wall": "soon"}}, r"limits\.wall: .*'soon'; accepted is a duration"),
+        ({"limits": {"wall": 0}}, r"limits\.wall is 0; accepted is a number above 0"),
+        ({"limits": {"gpu_hours": -1}}, r"limits\.gpu_hours is -1; accepted is a number above 0"),
+        (
+            {"limits": {"flops": "1e18"}, "run": {"command": ["train"]}},
+            r"limits\.flops is 1e\+18 .* budget\.unit tokens; accepted",
+        ),
+        ({"limits": {"flops": "1e18"}, "budget": {"unit": "steps"}}, r"not known with budget\.unit steps"),
+        (
+            {"limits": {"flops": "1e18"}, "space": {"width": {"type": "ordinal", "choices": [16, 32]}}},
+            r"accepted is unit flops, or unit tokens with run\.gpt of one width",
+        ),
+    ],
+)
+def test_a_limit_that_cannot_be_kept_is_refused(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(InvalidSpec, match=message):
+        decode_study(GPT_STUDY | change)
+    decode_study(GPT_STUDY | {"limits": {"wall": "2h", "gpu_hours": 300, "flops": "1e18"}})
+
+
 SPACE: dict[str, AnyParameter] = {
     "lr": Float(low=1e-4, high=1e-1, log=True), "step": Float(low=0, high=1, step=0.25), "n": Int(low=2, high=8),
     "m": Int(low=1, high=1000, log=True), "c": Categorical(choices=("a", "b")), "o": Ordinal(choices=(1, 2, 4)),
@@ -143,6 +178,8 @@ def test_each_size_of_a_campaign_is_a_study_with_all_brackets_in_branch_mode() -
         ({"sizes": [{"name": "a", "set": {"wdith": 3}}]}, "wdith"),
         ({"targt": 1}, "unknown key `targt`"),
         ({"objective": {"metric": "acc", "goal": "maximize"}}, "accepted is minimize"),
+        ({"limits": {"flops": 0}}, r"limits\.flops is 0; accepted is a number above 0"),
+        ({"limits": {"trials": 3}}, r"limits: unknown key `trials`"),
         ({"tokens": {"min": 8192, "max": 32768, "deepen_to": 65537}}, "times a power of eta 2"),
     ],
 )

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
+from isoloss.domain.campaign import decode_campaign
 from isoloss.errors import InvalidSpec, NotFound
-from isoloss.files.tables import read_observations, read_rows, write_rows
+from isoloss.files.tables import read_observations, read_own, read_rows, write_rows
 
 ROWS: list[dict[str, Any]] = [
     {"n_params": 6e7, "n_tokens": 2e9, "loss": 2.9, "lr": 1e-3, "batch_tokens": 65536.0, "run": 'a,"b"'},
@@ -77,3 +78,46 @@ def test_parquet_without_pyarrow_names_the_extra(tmp_path: Path, monkeypatch: py
 def _one(folder: Path) -> Path:
     write_rows(folder / "one.csv", ROWS[:1])
     return folder / "one.csv"
+
+
+OWN = "n_params,n_tokens,loss,lr,batch_tokens,n_params_count,optimizer,run\n"
+RUN = "60M,2B,2.9,1e-3,65536,non_embedding,{},\n"
+
+
+def campaign(*files: str) -> Any:
+    return decode_campaign(
+        {"name": "c", "target": {"n_params": "1B", "n_tokens": "20B"}, "sizes": [{"name": "a", "n_params": "60M"}],
+         "tokens": {"min": "1B", "max": "4B"}, "space": {"lr": {"type": "float", "low": 1e-4, "high": 1e-2, "log": True}},
+         "recipe": {"optimizer": "adamw", "seq_len": 2048}, "run": {"command": ["train"]}, "observations": list(files)}
+    )  # fmt: skip
+
+
+def test_a_campaigns_own_runs_are_read_from_every_file_and_have_a_name(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text(OWN + RUN.format("adamw") + RUN.format("adamw").replace(",\n", ",first\n"))
+    write_rows(tmp_path / "b.jsonl", [row | {"n_params_count": "non_embedding", "optimizer": "adamw"} for row in ROWS])
+    rows = read_own(campaign("a.csv", "b.jsonl"), tmp_path)
+    assert [row["run"] for row in rows] == ["a.csv#1", "first", 'a,"b"', "b.jsonl#2"]
+    assert {row["recipe"] for row in rows} == {'{"optimizer":"adamw"}'}
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (
+            OWN + RUN.format("adamw") + RUN.format("muon"),
+            r"observations a\.csv: row 2: recipe is .*muon.*; accepted is the",
+        ),
+        (OWN + RUN.format(""), r"row 1: recipe is ''; accepted is the campaign's, '.*adamw"),
+        ("n_params,n_tokens,loss,optimizer\n1M,1B,2,adamw\n", r"row 1: n_params_count is 'total'; accepted is"),
+        (OWN + RUN.format("adamw").replace("2.9", "-1"), r"observations a\.csv: row 1: loss is '-1'; accepted"),
+        ("n_params,loss\n1M,2\n", r"observations a\.csv: row 1 has no n_tokens; the columns are"),
+    ],
+)
+def test_an_own_run_that_is_none_or_of_another_recipe_names_file_row_and_column(
+    tmp_path: Path, text: str, words: str
+) -> None:
+    (tmp_path / "a.csv").write_text(text)
+    with pytest.raises(InvalidSpec, match=words):
+        read_own(campaign("a.csv"), tmp_path)
+    with pytest.raises(NotFound, match=r"there is no file .*b\.csv"):
+        read_own(campaign("b.csv"), tmp_path)

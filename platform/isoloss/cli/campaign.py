@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import App, Parameter
 
@@ -11,6 +11,9 @@ from isoloss.cli.connection import Address, Project, client
 from isoloss.cli.output import Output, Table, dumps, number, say, show, span
 from isoloss.cli.study import Set
 from isoloss.domain.quantity import format_count, parse_count
+
+if TYPE_CHECKING:
+    from isoloss.domain.campaign import CampaignSpec
 
 app = App(name="campaign", help="Campaigns: which learning rate, batch and loss for the run you cannot sweep.")
 Spec = Annotated[Path, Parameter(help="The campaign spec, YAML or JSON.")]
@@ -24,8 +27,9 @@ def preview(spec: Spec, *, set_: Set = (), output: Output = Output()) -> None:  
     from isoloss.search.preview import preview as plan
 
     campaign = decode_campaign(load_spec(spec, set_))
+    own = _own(campaign, spec.parent)
     rows: list[tuple[object, ...]] = []
-    value: dict[str, Any] = {"sizes": [], "flops": 0.0}
+    value: dict[str, Any] = {"sizes": [], "flops": 0.0, "own_observations": own}
     for size in campaign.sizes:
         study, n_params = study_of(campaign, size), n_params_of(campaign, size, size.name)
         cost = plan(study)
@@ -38,7 +42,8 @@ def preview(spec: Spec, *, set_: Set = (), output: Output = Output()) -> None:  
     target = 6 * n_params_of(campaign, campaign.target, TARGET) * campaign.target.n_tokens
     value["target_flops"] = target
     share = f"Searching costs {value['flops']:.3g} FLOPs; one run of the target {target:.3g}."
-    show(output, value, Table(("size", "parameters", "tasks", "tokens", "FLOPs"), rows), share)
+    lines = [share, *([f"{own} runs of your own cost nothing."] if own else [])]
+    show(output, value, Table(("size", "parameters", "tasks", "tokens", "FLOPs"), rows), *lines)
 
 
 @app.command
@@ -55,7 +60,7 @@ def launch(
     from isoloss.files.spec import load_spec
 
     with client(address) as connection:
-        campaign = connection.launch_campaign(load_spec(spec, set_), load_if_exists=load_if_exists)
+        campaign = connection.launch_campaign(load_spec(spec, set_), load_if_exists=load_if_exists, folder=spec.parent)
         if watch:
             for info in campaign.watch():
                 say(line(info))
@@ -68,8 +73,11 @@ def list_(*, project: str = "", address: Address = None, output: Output = Output
     """List campaigns."""
     with client(address) as connection:
         found = connection.campaigns(project=project)
-    rows = [(c["name"], c["state"], len(c["studies"]), c["observations"], format_count(c["max_tokens"])) for c in found]
-    show(output, {"campaigns": found}, Table(("campaign", "state", "studies", "observations", "tokens"), rows))
+    rows = [
+        (c["name"], c["state"], len(c["studies"]), c["observations"], format_count(c["max_tokens"]), c["reason"])
+        for c in found
+    ]
+    show(output, {"campaigns": found}, Table(("campaign", "state", "studies", "observations", "tokens", ""), rows))
 
 
 @app.command(name="show")
@@ -185,15 +193,26 @@ def export(
     show(output, {"rows": len(rows), "out": str(out)}, f"{len(rows)} rows in {out}")
 
 
+def _own(campaign: CampaignSpec, folder: Path) -> int:
+    """How many runs the files under ``observations`` hold."""
+    if not campaign.observations:
+        return 0  # and numpy is not needed
+    from isoloss.files.tables import read_own
+
+    return len(read_own(campaign, folder))
+
+
 def line(info: dict[str, Any]) -> str:
     """A campaign in one line."""
     done = sum(study["tasks_done"] for study in info["studies"])
     running = sum(study["tasks_open"] for study in info["studies"])
     found = info["forecast"]
     said = f" · forecast loss {number(found['loss'])} [{span(found['loss_interval'])}]" if found else ""
+    why = f" ({info['reason']})" if info["reason"] else ""
+    own = f" ({info['own_observations']} your own)" if info["own_observations"] else ""
     return (
-        f"{info['name']}: {info['state']} · D to {format_count(info['max_tokens'])} · {done} runs done, {running} open · "
-        f"{info['observations']} observations{said}"
+        f"{info['name']}: {info['state']}{why} · D to {format_count(info['max_tokens'])} · {done} runs done, {running} open · "
+        f"{info['observations']} observations{own}{said}"
     )
 
 

@@ -62,7 +62,7 @@ def report_data(info: Mapping[str, Any], observations: Sequence[Mapping[str, Any
     return {
         "name": info["name"], "state": info["state"], "written": dt.datetime.now(dt.UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "lines": headline(info), "forecast": forecast or None, "basin": _basin_rows(info, observations),
-        "picture": _picture(fit, forecast, observations), "box": _box(forecast),
+        "picture": _picture(fit, forecast, _searched(info, observations)), "box": _box(forecast),
         "loss": _loss_rows(info, observations), "lr": _lr_rows(info, observations), "outcomes": _outcomes(info),
         "studies": [
             [s["size"], s["n_params"], s["trials"], s["tasks_done"], s["max_budget"], s["best"]] for s in info["studies"]
@@ -89,11 +89,13 @@ def report_data(info: Mapping[str, Any], observations: Sequence[Mapping[str, Any
 def headline(info: Mapping[str, Any]) -> list[list[str]]:
     """The campaign in pairs of a word and a sentence: searched, deepened, forecast, outcome, neighbours, cost."""
     sizes = [s for s in info["studies"] if s["size"] != "target"]
-    trials = sum(s["trials"] for s in sizes)
+    trials, own = sum(s["trials"] for s in sizes), info["own_observations"]
     lines = [
-        ["searched", f"{len(sizes)} sizes, {_parameters(sizes)}; {trials} configurations, {info['observations']} finished "
+        ["searched", f"{len(sizes)} sizes, {_parameters(sizes)}; {trials} configurations, {info['observations'] - own} finished "
                      f"runs, D to {_count(info['max_tokens'])} tokens"]
     ]  # fmt: skip
+    if own:
+        lines.append(["owned", f"{own} runs of your own, from {', '.join(info['spec']['observations'])}"])
     if info["deepened"]:
         lines.append(["deepened", f"{len(sizes)} studies: +{_count(info['deepened_tokens'])} tokens; starting again "
                                   f"would have cost {_count(info['restart_tokens'])}"])  # fmt: skip
@@ -174,7 +176,7 @@ def _picture(
         return None
     from isoloss.dash.basin import picture
 
-    largest = max(o["n_tokens"] for o in observations)
+    largest = max((o["n_tokens"] for o in observations), default=0)
     cells = [(n, largest) for n in sorted({o["n_params"] for o in observations})]
     return picture(surface.to_mapping(), forecast["n_params"], forecast["n_tokens"], cells)
 
@@ -186,6 +188,12 @@ def _box(forecast: Mapping[str, Any]) -> list[Any] | None:
 
 def _names(info: Mapping[str, Any]) -> dict[float, str]:
     return {s["n_params"]: s["size"] for s in info["studies"] if s["size"] != "target"}
+
+
+def _searched(info: Mapping[str, Any], observations: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
+    """Those at a size of the campaign: the user's own runs may be of any other."""
+    names = _names(info)
+    return [o for o in observations if o["n_params"] in names]
 
 
 def _finished(observations: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
@@ -204,7 +212,7 @@ def _best(observations: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
 
 def _basin_rows(info: Mapping[str, Any], observations: Sequence[Mapping[str, Any]]) -> list[list[Any]]:
     """The largest column's runs, the forecast and the outcomes as (series, lr, batch, loss)."""
-    runs = [o for o in _finished(observations) if o["lr"] and o["batch_tokens"]]
+    runs = [o for o in _finished(_searched(info, observations)) if o["lr"] and o["batch_tokens"]]
     largest, names = max((o["n_tokens"] for o in runs), default=0), _names(info)
     rows = [
         [names.get(o["n_params"], ""), o["lr"], o["batch_tokens"], o["loss"]] for o in runs if o["n_tokens"] == largest
@@ -220,7 +228,8 @@ def _loss_rows(info: Mapping[str, Any], observations: Sequence[Mapping[str, Any]
     """Best loss by D, a line a size, with forecast and outcome: (series, x, y, low, high, line)."""
     names, found = _names(info), info["forecast"]
     rows: list[list[Any]] = [
-        [size := names.get(o["n_params"], ""), o["n_tokens"], o["loss"], None, None, size] for o in _best(observations)
+        [size := names.get(n := o["n_params"], f"N {_count(n)}"), o["n_tokens"], o["loss"], None, None, size]
+        for o in _best(observations)
     ]
     if found and found["loss"]:
         rows.append(["forecast", found["n_tokens"], found["loss"], *found["loss_interval"], None])

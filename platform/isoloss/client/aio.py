@@ -13,6 +13,7 @@ import inspect
 import os
 import socket
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -22,6 +23,7 @@ from isoloss.client import answers
 from isoloss.client.answers import BestTrial, StudyInfo, TrialInfo
 from isoloss.client.held import Trial, ending_of
 from isoloss.client.locate import find_address, start_local
+from isoloss.client.own import own_runs
 from isoloss.client.pulse import Pulse
 from isoloss.client.transport import AsyncTransport, Turns, new_key
 from isoloss.domain.lease import Ending
@@ -117,11 +119,13 @@ class Client:
 
     # ---- campaigns ---------------------------------------------------------------------------------------------
 
-    async def launch_campaign(self, spec: Mapping[str, Any], *, load_if_exists: bool = False) -> Campaign:
-        """Launch a campaign from its spec."""
+    async def launch_campaign(
+        self, spec: Mapping[str, Any], *, load_if_exists: bool = False, folder: str | Path = "."
+    ) -> Campaign:
+        """Launch a campaign from its spec; the files that ``observations`` names lie in ``folder`` and are read here."""
         request = campaign_pb2.LaunchCampaignRequest(
             idempotency=common_pb2.Idempotency(key=new_key()), spec_json=JSON.encode(spec).decode(),
-            load_if_exists=load_if_exists,
+            load_if_exists=load_if_exists, observations_json=own_runs(spec, Path(folder)),
         )  # fmt: skip
         reply = await self.transport.call(self.transport.campaigns.LaunchCampaign, request)
         return Campaign(self, reply.project, reply.name)

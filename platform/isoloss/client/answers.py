@@ -127,8 +127,8 @@ def campaign(message: campaign_pb2.Campaign) -> dict[str, Any]:
     return {
         "name": message.name, "project": message.project, "state": from_campaign_state(message.state).value,
         "spec": msgspec.json.decode(message.spec_json), "max_tokens": message.max_tokens,
-        "observations": message.observations, "searched_flops": message.searched_flops, "target_flops": message.target_flops,
-        "deepened": message.deepened, "deepened_tokens": message.deepened_tokens, "restart_tokens": message.restart_tokens,
+        "observations": message.observations, "own_observations": message.own_observations, "searched_flops": message.searched_flops, "target_flops": message.target_flops,
+        "deepened": message.deepened, "reason": message.reason, "deepened_tokens": message.deepened_tokens, "restart_tokens": message.restart_tokens,
         "forecast": msgspec.json.decode(message.forecast_json) if message.forecast_json else None,
         "studies": [
             {

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from isoloss.controller import fitter as fitting
-from isoloss.controller.campaigner import buy_column
+from isoloss.controller.campaigner import buy_column, exhausted, stop
 from isoloss.controller.decider import Decider
 from isoloss.controller.duty import Bell
 from isoloss.controller.fitter import Fitter
@@ -22,10 +22,10 @@ from isoloss.domain.campaign import (
     study_of,
     target_study,
 )
-from isoloss.domain.study import CampaignState, StudyState
-from isoloss.errors import AlreadyExists, FitFailed, NotFound, WrongState
+from isoloss.domain.study import CampaignState
+from isoloss.errors import AlreadyExists, FitFailed, InvalidSpec, NotFound, WrongState
 from isoloss.laws.campaign import CampaignFit
-from isoloss.search.events import Stopped
+from isoloss.laws.observation import Observations
 from isoloss.search.geometry import plan_of
 from isoloss.store import campaigns, studies
 from isoloss.store.campaigns import CampaignRow
@@ -50,15 +50,20 @@ class CampaignService(campaign_pb2_grpc.CampaignServiceServicer):
 
     async def LaunchCampaign(self, request: pb.LaunchCampaignRequest, context: Context) -> pb.Campaign:
         spec = decode_campaign(decode_json(request.spec_json, "spec_json"))
+        own = _own(spec, [decode_json(text, "observations_json") for text in request.observations_json])
 
         async def effect(conn: Conn) -> pb.Campaign:
             mapping = campaign_mapping(spec)
             plan_of(target_study(spec))
             top = plan_of(study_of(spec, spec.sizes[0])).ladder
-            row = await campaigns.insert(conn, mapping, max_tokens=top.budget(top.top), confirm=spec.confirm)
+            row = await campaigns.insert(conn, mapping, max_tokens=top.budget(top.top), confirm=spec.confirm, own=own)
             if row is None:
                 row = await campaigns.by_name(conn, spec.project, spec.name)
                 _check_same(spec, row, load_if_exists=request.load_if_exists)
+                if own != await campaigns.own(conn, row.id):
+                    raise AlreadyExists(
+                        f"Campaign {spec.name!r} exists with other runs in observations; accepted are equal files or a free name."
+                    )
             return await describe(conn, row)
 
         reply = await once(self.pool, request, pb.Campaign, effect)
@@ -90,8 +95,14 @@ class CampaignService(campaign_pb2_grpc.CampaignServiceServicer):
         async with self.pool.connection() as conn:
             row = await campaigns.lock(conn, (await campaigns.by_name(conn, request.project, request.name)).id)
             if row.state == CampaignState.STOPPED:
-                raise WrongState(f"Campaign {row.name!r} is stopped, which is final; accepted is one that is not.")
+                said = f"stopped ({row.reason})" if row.reason else "stopped"
+                raise WrongState(f"Campaign {row.name!r} is {said}, which is final; accepted is one that is not.")
             if row.state != CampaignState.CONFIRMING:
+                _, beyond = await exhausted(conn, decode_campaign(row.spec), row)
+                if beyond:
+                    raise WrongState(
+                        f"Campaign {row.name!r} cannot confirm ({beyond}); accepted is one with room for it."
+                    )
                 await campaigns.set_state(conn, row.id, CampaignState.SEARCHING, confirm=True)
             reply = await describe(conn, await campaigns.by_name(conn, request.project, request.name))
         self.bell.ring()
@@ -100,11 +111,8 @@ class CampaignService(campaign_pb2_grpc.CampaignServiceServicer):
     async def StopCampaign(self, request: pb.CampaignName, context: Context) -> pb.Campaign:
         async with self.pool.connection() as conn:
             row = await campaigns.lock(conn, (await campaigns.by_name(conn, request.project, request.name)).id)
-            await campaigns.set_state(conn, row.id, CampaignState.STOPPED)
-            members = await studies.listed(conn, campaign_id=row.id)
-        for study in members:
-            if study.state != StudyState.STOPPED:
-                await self.decider.decide(study.id, events=[Stopped(reason=f"campaign {row.name} was stopped")])
+            await stop(conn, self.decider, row)
+        self.bell.ring()
         return await self.GetCampaign(request, context)
 
     async def WatchCampaign(self, request: pb.CampaignName, context: Context) -> AsyncIterator[pb.Campaign]:
@@ -121,7 +129,7 @@ class CampaignService(campaign_pb2_grpc.CampaignServiceServicer):
     async def ListObservations(self, request: pb.CampaignName, context: Context) -> pb.ListObservationsReply:
         async with self.pool.connection() as conn:
             row = await campaigns.by_name(conn, request.project, request.name)
-            rows = fitting.observations(decode_campaign(row.spec), await campaigns.results(conn, row.id))
+            rows = await fitting.observations(conn, row)
         return pb.ListObservationsReply(rows_json=[JSON.encode(r).decode() for r in rows])
 
 
@@ -165,14 +173,26 @@ class LawService(campaign_pb2_grpc.LawServiceServicer):
         return pb.ForecastReply(forecast_json=JSON.encode(body).decode())
 
 
+def _own(spec: CampaignSpec, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The runs the user owned before, as they are stored: checked, and without the recipe, which is the campaign's."""
+    if bool(rows) != bool(spec.observations):
+        raise InvalidSpec(
+            f"observations names {len(spec.observations)} files and {len(rows)} runs came; accepted are both or neither: "
+            "the client reads the files."
+        )
+    found = Observations.from_rows(rows)
+    found.check_recipe(spec.stamp)
+    return [{k: v for k, v in row.to_row().items() if k not in ("recipe", "n_params_count")} for row in found]
+
+
 def _check_same(spec: CampaignSpec, row: CampaignRow, *, load_if_exists: bool) -> None:
     if not load_if_exists:
         raise AlreadyExists(
             f"name is {spec.name!r}, a campaign there is already in project {spec.project!r}; accepted is a free name.",
             hint="Or load_if_exists.",
         )
-    mine, stored = campaign_mapping(spec), row.spec
-    if different := sorted(key for key in mine if mine[key] != stored.get(key)):
+    mine, stored = campaign_mapping(spec), campaign_mapping(decode_campaign(row.spec))
+    if different := sorted(key for key in mine if mine[key] != stored[key]):
         raise AlreadyExists(
             f"Campaign {spec.name!r} exists with another {different[0]}; accepted is an equal spec or a free name."
         )
@@ -186,15 +206,16 @@ async def describe(conn: Conn, row: CampaignRow) -> pb.Campaign:
     flops, _ = await campaigns.cost(conn, row.id)
     forecast = await campaigns.newest_forecast(conn, row.id, *target)
     members = await studies.listed(conn, campaign_id=row.id)
+    own = len(await campaigns.own(conn, row.id))
     return pb.Campaign(
         id=row.id, project=row.project, name=row.name, state=to_campaign_state(CampaignState(row.state)),
         spec_json=JSON.encode(row.spec).decode(), max_tokens=row.max_tokens,
         studies=[await _study(conn, study, spec, results) for study in members],
-        observations=sum(result["size"] != TARGET for result in results),
+        observations=own + sum(result["size"] != TARGET for result in results), own_observations=own,
         forecast_json=JSON.encode(forecast[0]).decode() if forecast else "",
         outcomes=[_outcome(result, spec) for result in results if result["size"] == TARGET],
         searched_flops=flops, target_flops=6 * target[0] * target[1], deepened_tokens=row.deepened_tokens,
-        restart_tokens=row.restart_tokens, deepened=row.deepened,
+        restart_tokens=row.restart_tokens, deepened=row.deepened, reason=row.reason,
     )  # fmt: skip
 
 

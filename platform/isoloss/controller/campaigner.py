@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -26,6 +27,7 @@ from isoloss.domain.spec import encode
 from isoloss.domain.study import CampaignState, StudyState
 from isoloss.errors import AlreadyExists, IsolossError, WrongState
 from isoloss.laws.plan import (
+    CONFIRMATION,
     AddTrial,
     BuyColumn,
     CampaignView,
@@ -33,14 +35,15 @@ from isoloss.laws.plan import (
     Finish,
     LaunchStudy,
     Move,
+    Stop,
     StudyView,
     nearest,
     next_moves,
 )  # fmt: skip
-from isoloss.search.events import Deepened, TrialAdded
+from isoloss.search.events import Deepened, Stopped, TrialAdded
 from isoloss.search.geometry import plan_of
 from isoloss.search.preview import preview
-from isoloss.store import campaigns, studies
+from isoloss.store import campaigns, limits, studies
 from isoloss.store.campaigns import CampaignRow
 from isoloss.store.pool import Conn, Pool
 from isoloss.store.studies import StudyRow
@@ -87,6 +90,8 @@ class Campaigner:
                 await self._make(conn, spec, row, rows, move)
         if moves:
             self.bell.ring()
+        if any(isinstance(move, Stop) for move in moves):
+            await self.fitter.refit(row)  # it is not live any more, and its last forecast has to see everything
         return len(moves)
 
     async def _refit_if_idle(self, campaign_id: CampaignId) -> None:
@@ -113,7 +118,9 @@ class Campaigner:
                 params = runnable(spec, move.params)
                 await self.decider.decide(_of(rows, TARGET).id, events=[TrialAdded(configuration=params)])
             case Finish():
-                await campaigns.set_state(conn, row.id, CampaignState.DONE)
+                await campaigns.set_state(conn, row.id, CampaignState.DONE, reason=move.reason)
+            case Stop():
+                await stop(conn, self.decider, row, move.reason)
         log.info("campaign.moved", campaign=row.name, move=type(move).__name__)
 
 
@@ -124,10 +131,35 @@ async def _forecast(conn: Conn, spec: CampaignSpec, row: CampaignRow) -> Mapping
     return found[0] if found else None
 
 
+async def stop(conn: Conn, decider: Decider, row: CampaignRow, reason: str = "") -> None:
+    """End a campaign and its studies for good, all of it or nothing; under its lock."""
+    for study in await studies.listed(conn, campaign_id=row.id):
+        if study.state != StudyState.STOPPED:
+            said = f"campaign {row.name} was stopped" + (f": {reason}" if reason else "")
+            await decider.decide_within(conn, study.id, Stopped(reason=said))
+    await campaigns.set_state(conn, row.id, CampaignState.STOPPED, reason=reason)
+
+
+async def exhausted(conn: Conn, spec: CampaignSpec, row: CampaignRow) -> tuple[str, str]:
+    """The limit that is used up, and the one that the target's runs would exceed; each empty when there is none."""
+    most = {name: value for name, value in encode(spec.limits).items() if value is not None}
+    if not most:
+        return "", ""
+    used = await limits.used(conn, row.id)
+    spent = next((limits.said(name, used[name], value) for name, value in most.items() if used[name] >= value), "")
+    needed = CONFIRMATION * 6 * n_params_of(spec, spec.target, TARGET) * float(spec.target.n_tokens)
+    left = most.get("flops", math.inf) - used["flops"]
+    beyond = f"limits.flops: {CONFIRMATION} runs of the target take {needed:.3g} and {left:.3g} are left"
+    return spent, spent or (beyond if needed > left else "")
+
+
 async def buy_column(conn: Conn, spec: CampaignSpec, row: CampaignRow, max_tokens: int) -> None:
     """Raise the campaign's largest D and note what that adds, and what starting again would cost; under its lock."""
     if row.state not in (CampaignState.SEARCHING, CampaignState.CONFIRMING, CampaignState.DONE):
         raise WrongState(f"Campaign {row.name!r} is {row.state}; accepted is one that is not stopped.")
+    spent, _ = await exhausted(conn, spec, row)
+    if spent:
+        raise WrongState(f"Campaign {row.name!r} has used what it may ({spent}); accepted is one below its limits.")
     if max_tokens <= row.max_tokens:
         raise WrongState(f"max_tokens is {max_tokens} and the campaign is at {row.max_tokens}; accepted is more.")
     maxima = deepenings(spec, max_tokens)
@@ -146,6 +178,7 @@ async def buy_column(conn: Conn, spec: CampaignSpec, row: CampaignRow, max_token
 async def _view(conn: Conn, spec: CampaignSpec, row: CampaignRow, rows: Sequence[StudyRow]) -> CampaignView:
     by_size = {study.size: study for study in rows}
     target = by_size.get(TARGET)
+    spent, unaffordable = await exhausted(conn, spec, row)
     return CampaignView(
         studies=[
             StudyView(size=size.name, max_tokens=study.max_budget, idle=study.state == StudyState.IDLE)
@@ -155,7 +188,7 @@ async def _view(conn: Conn, spec: CampaignSpec, row: CampaignRow, rows: Sequence
         ],
         max_tokens=row.max_tokens, eta=spec.tokens.eta, deepen_to=spec.tokens.deepen_to, confirm=row.confirm,
         target_trials=(await studies.counts(conn, target.id))[0] if target else None,
-        target_idle=target is not None and target.state == StudyState.IDLE,
+        target_idle=target is not None and target.state == StudyState.IDLE, exhausted=spent, unaffordable=unaffordable,
     )  # fmt: skip
 
 

@@ -19,7 +19,7 @@ from isoloss.domain.space import Scalar
 from isoloss.errors import IsolossError
 from isoloss.store import campaigns
 from isoloss.store.campaigns import CampaignRow
-from isoloss.store.pool import Pool
+from isoloss.store.pool import Conn, Pool
 
 log = structlog.get_logger()
 EVERY_SECONDS: Final = 5.0
@@ -60,13 +60,13 @@ class Fitter:
 
     async def _refit(self, row: CampaignRow) -> bool:
         async with self.pool.connection() as conn:
-            observed = observations(decode_campaign(row.spec), await campaigns.results(conn, row.id))
-        key = hashlib.sha256(msgspec.json.encode(observed)).hexdigest()
-        if len(observed) < LEAST or self._fitted.get(row.id, (0.0, ""))[1] == key:
+            rows = await observations(conn, row)
+        key = hashlib.sha256(msgspec.json.encode(rows)).hexdigest()
+        if len(rows) < LEAST or self._fitted.get(row.id, (0.0, ""))[1] == key:
             return False
         begun = time.monotonic()
         try:
-            fitted = await asyncio.get_running_loop().run_in_executor(self.executor, fit, row.spec, observed)
+            fitted = await asyncio.get_running_loop().run_in_executor(self.executor, fit, row.spec, rows)
         except IsolossError as error:
             log.info("law.not_fitted", campaign=row.name, reason=error.message)
             self._fitted[row.id] = (begun + EVERY_SECONDS, key)
@@ -74,7 +74,7 @@ class Fitter:
         await self._save(row, fitted)
         took = time.monotonic() - begun
         self._fitted[row.id] = (begun + max(EVERY_SECONDS, took / SHARE), key)
-        log.info("law.fitted", campaign=row.name, observations=len(observed))
+        log.info("law.fitted", campaign=row.name, observations=len(rows))
         self.bell.ring()
         return True
 
@@ -90,8 +90,15 @@ class Fitter:
             )  # fmt: skip
 
 
-def observations(spec: CampaignSpec, results: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The campaign's results as rows of `isoloss law`; the target's own cell is the outcome and never among them."""
+async def observations(conn: Conn, row: CampaignRow) -> list[dict[str, Any]]:
+    """What the laws see, as rows of `isoloss law`: the runs the user owned before, then the campaign's."""
+    spec = decode_campaign(row.spec)
+    own = [{**one, **spec.stamp} for one in await campaigns.own(conn, row.id)]
+    return own + observed(spec, await campaigns.results(conn, row.id))
+
+
+def observed(spec: CampaignSpec, results: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The campaign's results as rows; the target's own cell is the outcome and never among them."""
     rows = []
     for result in results:
         if result["size"] == TARGET:
@@ -102,7 +109,7 @@ def observations(spec: CampaignSpec, results: list[dict[str, Any]]) -> list[dict
                 "run": result["run"], "n_params": result["n_params"], "n_tokens": result["n_tokens"],
                 "lr": _parameter(result, "lr"), "batch_tokens": _parameter(result, "batch_tokens"),
                 "loss": loss if result["status"] == "ok" else None, "status": result["status"],
-                "seed": spec.seed, "n_params_count": "non_embedding", **spec.recipe,
+                "seed": spec.seed, **spec.stamp,
             }
         )  # fmt: skip
     return rows

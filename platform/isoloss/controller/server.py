@@ -30,6 +30,7 @@ from isoloss.controller.dispatch import Dispatcher
 from isoloss.controller.duty import Bell, Duty, run
 from isoloss.controller.fitter import Fitter
 from isoloss.controller.interceptor import Errors
+from isoloss.controller.limiter import Limiter
 from isoloss.controller.processes import Processes
 from isoloss.controller.proposer import Proposer
 from isoloss.controller.reaper import Reaper
@@ -65,7 +66,8 @@ async def running(settings: Settings) -> AsyncIterator[Local]:
         decider, fitter = Decider(pool, bell), Fitter(pool, bell, executor)
         dispatcher = Dispatcher(pool, decider, bell, ttl)
         duties: list[Duty] = [
-            decider, Proposer(pool, decider, executor), Reaper(pool, bell, ttl), fitter, Campaigner(pool, bell, decider, fitter)
+            decider, Proposer(pool, decider, executor), Reaper(pool, bell, ttl), Limiter(pool, decider), fitter,
+            Campaigner(pool, bell, decider, fitter),
         ]  # fmt: skip
         address = await stack.enter_async_context(_grpc(listen, pool, decider, dispatcher, fitter, bell))
         page = await stack.enter_async_context(_page(dash, dsn))

@@ -47,7 +47,9 @@ class StudyService(study_pb2_grpc.StudyServiceServicer):
 
         async def effect(conn: Conn) -> pb.Study:
             mapping = encode(spec)
-            row = await deciding.create(conn, spec, mapping=mapping, trainable=trainable_of(mapping))
+            row = await deciding.create(
+                conn, spec, mapping=mapping, trainable=trainable_of(mapping), n_params=spec.n_params
+            )
             if row is None:
                 row = await studies.by_name(conn, spec.project, spec.name)
                 check_same(spec, row, load_if_exists=request.load_if_exists)

@@ -16,7 +16,18 @@ from msgspec import Meta, Struct
 
 from isoloss.domain.objective import Objective
 from isoloss.domain.space import AnyParameter, Choice, Scalar
-from isoloss.domain.spec import Count, Fidelity, Gpt, Run, StudySpec, check_name, decode, decode_study, encode
+from isoloss.domain.spec import (
+    Count,
+    Fidelity,
+    Gpt,
+    Run,
+    StudySpec,
+    check_name,
+    check_use,
+    decode,
+    decode_study,
+    encode,
+)
 from isoloss.errors import InvalidSpec
 
 TARGET: Final = "target"  # the size of the study that runs the target's cell
@@ -49,8 +60,18 @@ class Tokens(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     deepen_to: Count | None = None
 
 
+class CampaignLimits(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What all studies of a campaign together may use; once it is used, the campaign buys nothing more."""
+
+    gpu_hours: Count | None = None
+    flops: Count | None = None
+
+
 class CampaignSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What a campaign asks; ``confirm`` runs the target's cell at the forecast once the search is done."""
+    """What a campaign asks; ``confirm`` runs the target's cell at the forecast once the search is done.
+
+    ``observations`` are files of runs the user owns already; their rows travel beside the spec, and cost nothing.
+    """
 
     name: str
     project: str = "default"
@@ -63,9 +84,16 @@ class CampaignSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     sampler: Literal["random", "sobol", "tpe"] = "sobol"
     fixed: dict[str, Scalar] = {}
     recipe: dict[str, Scalar] = {}
+    observations: tuple[str, ...] = ()
     run: Run
+    limits: CampaignLimits = CampaignLimits()
     confirm: bool = False
     seed: int = 0
+
+    @property
+    def stamp(self) -> dict[str, Scalar]:
+        """The columns that say under which recipe an observation was made: the same for all of a campaign."""
+        return {"n_params_count": "non_embedding", **self.recipe}
 
 
 def decode_campaign(source: Mapping[str, Any]) -> CampaignSpec:
@@ -81,6 +109,7 @@ def decode_campaign(source: Mapping[str, Any]) -> CampaignSpec:
     if spec.objective.goal != "minimize":
         raise InvalidSpec(f"objective.goal is {spec.objective.goal!r}; accepted is minimize: laws are of losses.")
     _check_columns(spec.tokens)
+    check_use(gpu_hours=spec.limits.gpu_hours, flops=spec.limits.flops)
     if "lr" not in spec.space:
         raise InvalidSpec(f"space has {', '.join(spec.space) or 'nothing'}; accepted is a space with lr in it.")
     for size in spec.sizes:

@@ -124,11 +124,18 @@ class Run(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class Limits(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Where a study ends by itself: at so many trials, so much budget over all tasks, so many failed tasks."""
+    """Where a study ends by itself: at so many trials, so much budget over all tasks, so many failed tasks, so much use.
+
+    ``wall`` is time since the study was created. ``gpu_hours`` sums every attempt until now, a CPU slot being one
+    device; ``flops`` the finished tasks. What runs when one of the three is reached is cancelled.
+    """
 
     trials: Annotated[int, Meta(ge=0)] | None = None
     total_budget: Count | None = None
     failures: Annotated[int, Meta(ge=1)] | None = None
+    wall: Seconds | None = None
+    gpu_hours: Count | None = None
+    flops: Count | None = None
 
 
 class StudySpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -157,6 +164,15 @@ class StudySpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         """The metrics a finished task must report."""
         return metrics_needed(self.objective, self.desirability)
 
+    @property
+    def n_params(self) -> float | None:
+        """N, where it is known and the same for every run: the built-in GPT whose size is not searched."""
+        sizes = {"width", "depth"}
+        if self.run is None or self.run.gpt is None or sizes & set(self.space):
+            return None
+        changes = {name: value for name, value in self.fixed.items() if name in sizes}
+        return float(decode(encode(self.run.gpt) | changes, Gpt).n_params)
+
 
 def check_name(value: str, field: str) -> None:
     """Raise ``InvalidSpec`` unless ``value`` can be a name in paths, tables and commands."""
@@ -180,7 +196,21 @@ def check_study(spec: StudySpec) -> None:
         spec.run.check()
     if not isinstance(spec.fidelity.decay, UnsetType) and spec.fidelity.mode != "branch":
         raise InvalidSpec(f"fidelity.decay is set with mode {spec.fidelity.mode}; accepted is mode branch.")
+    check_use(wall=spec.limits.wall, gpu_hours=spec.limits.gpu_hours, flops=spec.limits.flops)
+    unit = spec.budget.unit
+    if spec.limits.flops is not None and unit != "flops" and (unit != "tokens" or spec.n_params is None):
+        raise InvalidSpec(
+            f"limits.flops is {spec.limits.flops:g} and a run's FLOPs are not known with budget.unit {unit}; accepted is "
+            "unit flops, or unit tokens with run.gpt of one width and depth (6 N a token)."
+        )
     check_method(spec.method)
+
+
+def check_use(**limits: float | None) -> None:
+    """Raise ``InvalidSpec`` for a limit on use that is not above 0."""
+    for name, value in limits.items():
+        if value is not None and value <= 0:
+            raise InvalidSpec(f"limits.{name} is {value:g}; accepted is a number above 0.")
 
 
 def check_method(method: Method) -> None:

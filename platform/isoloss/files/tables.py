@@ -15,6 +15,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
+from isoloss.domain.campaign import CampaignSpec
 from isoloss.domain.quantity import parse_count
 from isoloss.errors import InvalidSpec, NotFound
 from isoloss.laws.observation import Observations
@@ -33,6 +34,23 @@ def read_observations(path: Path, columns: Iterable[str] = ()) -> Observations:
     if not rows:
         raise InvalidSpec(f"{path} has no rows; accepted is at least one run.")
     return Observations.from_rows(_with_batch_tokens(row, number) for number, row in enumerate(rows, start=1))
+
+
+def read_own(spec: CampaignSpec, folder: Path) -> list[Row]:
+    """The runs in the files that a campaign's ``observations`` name, as rows of `isoloss law`.
+
+    A run without a name is called by its file and row. Raises ``NotFound`` without a file, ``InvalidSpec`` naming file, row and column for what is no observation or was
+    made under another recipe.
+    """
+    rows: list[Row] = []
+    for name in spec.observations:
+        try:
+            found = read_observations(folder / name)
+            found.check_recipe(spec.stamp)
+        except InvalidSpec as error:
+            raise InvalidSpec(f"observations {name}: {error.message}", hint=error.hint) from None
+        rows += [row.to_row() | {"run": row.run or f"{name}#{number}"} for number, row in enumerate(found, start=1)]
+    return rows
 
 
 def rename(rows: list[Row], columns: Iterable[str]) -> list[Row]:

@@ -227,6 +227,17 @@ class Observations:
         lines = sorted(json.dumps(row.to_row(), sort_keys=True, separators=(",", ":")) for row in self.rows)
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
+    def check_recipe(self, stamp: Mapping[str, Any]) -> None:
+        """Raise ``InvalidSpec`` naming the first row whose recipe is not that of the columns in ``stamp``."""
+        wanted = Observation.from_row({"n_params": 1, "n_tokens": 1, "loss": 1, **stamp})
+        for number, row in enumerate(self.rows, start=1):
+            for name in ("n_params_count", "recipe"):
+                if (found := getattr(row, name)) != (accepted := getattr(wanted, name)):
+                    raise InvalidSpec(
+                        f"row {number}: {name} is {found!r}; accepted is the campaign's, {accepted!r}.",
+                        hint=f"It is said by the columns n_params_count, {', '.join(RECIPE)}.",
+                    )
+
     def one_recipe(self, *, pool: bool = False) -> Observations:
         """These observations, when they share one recipe and one way of counting N, or when ``pool`` says to mix.
 

@@ -14,6 +14,7 @@ from typing import Any, Final
 
 NEARLY: Final = 0.75  # largest D are rounded to whole batches; the next column is at least twice as far
 NEIGHBOUR: Final = 2.0  # the neighbours' factor in learning rate
+CONFIRMATION: Final = 3  # runs of the target's cell
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,7 +28,10 @@ class StudyView:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CampaignView:
-    """How a campaign stands. ``target_trials``: runs of the target's cell so far; ``None`` until its study is launched."""
+    """How a campaign stands. ``target_trials``: runs of the target's cell so far; ``None`` until its study is launched.
+
+    ``exhausted`` names the limit that is used up, ``unaffordable`` the one that the confirmation would exceed.
+    """
 
     studies: Sequence[StudyView]
     max_tokens: int
@@ -36,6 +40,8 @@ class CampaignView:
     confirm: bool
     target_trials: int | None = None
     target_idle: bool = False
+    exhausted: str = ""
+    unaffordable: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,10 +75,19 @@ class AddTrial:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finish:
-    """The outcome is in: the campaign is done."""
+    """The outcome is in, or for this reason there will be none: the campaign is done."""
+
+    reason: str = ""
 
 
-Move = LaunchStudy | BuyColumn | Deepen | AddTrial | Finish
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stop:
+    """A limit is used up: the campaign and its studies end for good."""
+
+    reason: str
+
+
+Move = LaunchStudy | BuyColumn | Deepen | AddTrial | Finish | Stop
 
 
 def next_moves(campaign: CampaignView, forecast: Mapping[str, Any] | None) -> tuple[Move, ...]:
@@ -80,6 +95,8 @@ def next_moves(campaign: CampaignView, forecast: Mapping[str, Any] | None) -> tu
 
     ``forecast`` is the mapping of `law forecast --json` for the target, fitted to everything observed so far.
     """
+    if campaign.exhausted:
+        return (Stop(reason=campaign.exhausted),)
     if missing := [s for s in campaign.studies if s.max_tokens == 0]:
         return tuple(LaunchStudy(size=study.size) for study in missing)
     if behind := [s for s in campaign.studies if s.max_tokens < campaign.max_tokens]:
@@ -88,8 +105,13 @@ def next_moves(campaign: CampaignView, forecast: Mapping[str, Any] | None) -> tu
         return ()
     if campaign.deepen_to is not None and campaign.max_tokens < campaign.deepen_to * NEARLY:
         return (BuyColumn(max_tokens=campaign.max_tokens * campaign.eta),)
-    if not campaign.confirm:
-        return (Finish(),)
+    return _confirming(campaign, forecast) if campaign.confirm else (Finish(),)
+
+
+def _confirming(campaign: CampaignView, forecast: Mapping[str, Any] | None) -> tuple[Move, ...]:
+    """The moves that run the target's cell, once the search is done."""
+    if campaign.target_trials is None and campaign.unaffordable:
+        return (Finish(reason=campaign.unaffordable),)
     if forecast is None:
         return ()
     if campaign.target_trials is None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, LiteralString
 
@@ -29,19 +29,23 @@ class CampaignRow:
     deepened_tokens: float
     restart_tokens: float
     confirm: bool
+    reason: str
 
 
 INSERT: Final[LiteralString] = """
-    INSERT INTO campaign (project, name, spec, max_tokens, confirm)
-    VALUES (%(project)s, %(name)s, %(spec)s, %(max_tokens)s, %(confirm)s)
+    INSERT INTO campaign (project, name, spec, max_tokens, confirm, observations)
+    VALUES (%(project)s, %(name)s, %(spec)s, %(max_tokens)s, %(confirm)s, %(observations)s)
     ON CONFLICT (project, name) DO NOTHING
-    RETURNING id, project, name, spec, state::text, max_tokens, deepened, deepened_tokens, restart_tokens, confirm"""
+    RETURNING id, project, name, spec, state::text, max_tokens, deepened, deepened_tokens, restart_tokens, confirm, reason"""
 
 
-async def insert(conn: Conn, spec: dict[str, Any], *, max_tokens: int, confirm: bool) -> CampaignRow | None:
-    """Create a campaign; ``None`` when the name is taken in its project."""
+async def insert(
+    conn: Conn, spec: dict[str, Any], *, max_tokens: int, confirm: bool, own: Sequence[Mapping[str, Any]] = ()
+) -> CampaignRow | None:
+    """Create a campaign with the runs its user owned before; ``None`` when the name is taken in its project."""
     given = {
-        "project": spec["project"], "name": spec["name"], "spec": Jsonb(spec), "max_tokens": max_tokens, "confirm": confirm
+        "project": spec["project"], "name": spec["name"], "spec": Jsonb(spec), "max_tokens": max_tokens, "confirm": confirm,
+        "observations": Jsonb(list(own)),
     }  # fmt: skip
     async with conn.cursor(row_factory=class_row(CampaignRow)) as cursor:
         await cursor.execute(INSERT, given)
@@ -49,7 +53,7 @@ async def insert(conn: Conn, spec: dict[str, Any], *, max_tokens: int, confirm: 
 
 
 BY_NAME: Final[LiteralString] = """
-    SELECT id, project, name, spec, state::text, max_tokens, deepened, deepened_tokens, restart_tokens, confirm
+    SELECT id, project, name, spec, state::text, max_tokens, deepened, deepened_tokens, restart_tokens, confirm, reason
     FROM campaign WHERE project = %(project)s AND name = %(name)s"""
 
 
@@ -66,7 +70,7 @@ async def by_name(conn: Conn, project: str, name: str) -> CampaignRow:
 
 
 LOCK: Final[LiteralString] = """
-    SELECT id, project, name, spec, state::text, max_tokens, deepened, deepened_tokens, restart_tokens, confirm
+    SELECT id, project, name, spec, state::text, max_tokens, deepened, deepened_tokens, restart_tokens, confirm, reason
     FROM campaign WHERE id = %(campaign_id)s FOR NO KEY UPDATE"""
 
 
@@ -81,7 +85,7 @@ async def lock(conn: Conn, campaign_id: CampaignId) -> CampaignRow:
 
 
 LIST: Final[LiteralString] = """
-    SELECT id, project, name, spec, state::text, max_tokens, deepened, deepened_tokens, restart_tokens, confirm
+    SELECT id, project, name, spec, state::text, max_tokens, deepened, deepened_tokens, restart_tokens, confirm, reason
     FROM campaign WHERE (%(project)s = '' OR project = %(project)s) AND (NOT %(live)s OR state IN ('searching', 'confirming'))
     ORDER BY id"""
 
@@ -94,7 +98,7 @@ async def listed(conn: Conn, *, project: str = "", live: bool = False) -> list[C
 
 
 DEEPENED: Final[LiteralString] = """
-    UPDATE campaign SET max_tokens = %(max_tokens)s, deepened = deepened + 1, state = 'searching',
+    UPDATE campaign SET max_tokens = %(max_tokens)s, deepened = deepened + 1, state = 'searching', reason = '',
            deepened_tokens = deepened_tokens + %(added)s, restart_tokens = restart_tokens + %(restart)s
     WHERE id = %(campaign_id)s AND max_tokens < %(max_tokens)s"""
 
@@ -106,12 +110,24 @@ async def set_deepened(conn: Conn, campaign_id: CampaignId, *, max_tokens: int, 
 
 
 SET_STATE: Final[LiteralString] = """
-    UPDATE campaign SET state = %(state)s, confirm = confirm OR %(confirm)s WHERE id = %(campaign_id)s"""
+    UPDATE campaign SET state = %(state)s, confirm = confirm OR %(confirm)s, reason = %(reason)s WHERE id = %(campaign_id)s"""
 
 
-async def set_state(conn: Conn, campaign_id: CampaignId, state: CampaignState, *, confirm: bool = False) -> None:
-    """Move the campaign on; ``confirm`` also asks for the target's cell."""
-    await conn.execute(SET_STATE, {"campaign_id": campaign_id, "state": state, "confirm": confirm})
+async def set_state(
+    conn: Conn, campaign_id: CampaignId, state: CampaignState, *, confirm: bool = False, reason: str = ""
+) -> None:
+    """Move the campaign on; ``confirm`` also asks for the target's cell, ``reason`` is the limit that ended it."""
+    given = {"campaign_id": campaign_id, "state": state, "confirm": confirm, "reason": reason}
+    await conn.execute(SET_STATE, given)
+
+
+OWN: Final[LiteralString] = "SELECT observations FROM campaign WHERE id = %(campaign_id)s"
+
+
+async def own(conn: Conn, campaign_id: CampaignId) -> list[dict[str, Any]]:
+    """The runs the campaign's user owned before it."""
+    row = await (await conn.execute(OWN, {"campaign_id": campaign_id})).fetchone()
+    return row[0] if row else []
 
 
 OBSERVATIONS: Final[LiteralString] = """

@@ -70,20 +70,26 @@ class LaunchCampaignRequest(_message.Message):
     IDEMPOTENCY_FIELD_NUMBER: _builtins.int
     SPEC_JSON_FIELD_NUMBER: _builtins.int
     LOAD_IF_EXISTS_FIELD_NUMBER: _builtins.int
+    OBSERVATIONS_JSON_FIELD_NUMBER: _builtins.int
     spec_json: _builtins.str
     load_if_exists: _builtins.bool
     @_builtins.property
     def idempotency(self) -> _common_pb2.Idempotency: ...
+    @_builtins.property
+    def observations_json(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The runs of the files that the spec's `observations` names: one JSON object a run, in the columns of `isoloss law`."""
+
     def __init__(
         self,
         *,
         idempotency: _common_pb2.Idempotency | None = ...,
         spec_json: _builtins.str = ...,
         load_if_exists: _builtins.bool = ...,
+        observations_json: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["idempotency", b"idempotency"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["idempotency", b"idempotency", "load_if_exists", b"load_if_exists", "spec_json", b"spec_json"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["idempotency", b"idempotency", "load_if_exists", b"load_if_exists", "observations_json", b"observations_json", "spec_json", b"spec_json"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -108,13 +114,17 @@ class Campaign(_message.Message):
     DEEPENED_TOKENS_FIELD_NUMBER: _builtins.int
     RESTART_TOKENS_FIELD_NUMBER: _builtins.int
     DEEPENED_FIELD_NUMBER: _builtins.int
+    OWN_OBSERVATIONS_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
     id: _builtins.int
     project: _builtins.str
     name: _builtins.str
     state: Global___CampaignState.ValueType
     spec_json: _builtins.str
     max_tokens: _builtins.int
+    """The largest D of all sizes."""
     observations: _builtins.int
+    """What the laws see: the campaign's own cells and the runs its user owned before."""
     forecast_json: _builtins.str
     """The newest forecast for the target as JSON (the shape of `law forecast --json`); empty before the first fit."""
     searched_flops: _builtins.float
@@ -124,6 +134,10 @@ class Campaign(_message.Message):
     """Tokens that the deepenings added, and what starting again at the new maximum would have cost."""
     restart_tokens: _builtins.float
     deepened: _builtins.int
+    own_observations: _builtins.int
+    """Those of the observations that the user owned before."""
+    reason: _builtins.str
+    """The limit that ended it; empty otherwise."""
     @_builtins.property
     def studies(self) -> _containers.RepeatedCompositeFieldContainer[Global___CampaignStudy]: ...
     @_builtins.property
@@ -148,10 +162,12 @@ class Campaign(_message.Message):
         deepened_tokens: _builtins.float = ...,
         restart_tokens: _builtins.float = ...,
         deepened: _builtins.int = ...,
+        own_observations: _builtins.int = ...,
+        reason: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["deepened", b"deepened", "deepened_tokens", b"deepened_tokens", "forecast_json", b"forecast_json", "id", b"id", "max_tokens", b"max_tokens", "name", b"name", "observations", b"observations", "outcomes", b"outcomes", "project", b"project", "restart_tokens", b"restart_tokens", "searched_flops", b"searched_flops", "spec_json", b"spec_json", "state", b"state", "studies", b"studies", "target_flops", b"target_flops"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["deepened", b"deepened", "deepened_tokens", b"deepened_tokens", "forecast_json", b"forecast_json", "id", b"id", "max_tokens", b"max_tokens", "name", b"name", "observations", b"observations", "outcomes", b"outcomes", "own_observations", b"own_observations", "project", b"project", "reason", b"reason", "restart_tokens", b"restart_tokens", "searched_flops", b"searched_flops", "spec_json", b"spec_json", "state", b"state", "studies", b"studies", "target_flops", b"target_flops"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -303,7 +319,10 @@ class DeepenCampaignRequest(_message.Message):
     IDEMPOTENCY_FIELD_NUMBER: _builtins.int
     CAMPAIGN_FIELD_NUMBER: _builtins.int
     MAX_TOKENS_FIELD_NUMBER: _builtins.int
+    MAX_PER_PARAM_FIELD_NUMBER: _builtins.int
     max_tokens: _builtins.float
+    """The new largest D; with `tokens.per_param` in the spec, max_per_param is given instead."""
+    max_per_param: _builtins.float
     @_builtins.property
     def idempotency(self) -> _common_pb2.Idempotency: ...
     @_builtins.property
@@ -314,10 +333,11 @@ class DeepenCampaignRequest(_message.Message):
         idempotency: _common_pb2.Idempotency | None = ...,
         campaign: Global___CampaignName | None = ...,
         max_tokens: _builtins.float = ...,
+        max_per_param: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["campaign", b"campaign", "idempotency", b"idempotency"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["campaign", b"campaign", "idempotency", b"idempotency", "max_tokens", b"max_tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["campaign", b"campaign", "idempotency", b"idempotency", "max_per_param", b"max_per_param", "max_tokens", b"max_tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
