@@ -2,32 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
+
+from msgspec import UNSET, UnsetType
 
 from isoloss.domain import objective, space
 from isoloss.domain.space import Scalar
-from isoloss.domain.spec import Count, Method
+from isoloss.domain.spec import Count, Method, decode
+
+When = Mapping[str, Mapping[str, Any]]  # {"layers": {"ge": 4}}: the parameter is there only where this holds
 
 
-def Float(low: float, high: float, *, log: bool = False, step: float | None = None) -> space.Float:
+def Float(
+    low: float, high: float, *, log: bool = False, step: float | None = None, when: When | None = None
+) -> space.Float:
     """A real number in [low, high]."""
-    return space.Float(low=low, high=high, log=log, step=step)
+    return space.Float(low=low, high=high, log=log, step=step, when=_conditions(when))
 
 
-def Int(low: int, high: int, *, log: bool = False, step: int | None = None) -> space.Int:
+def Int(low: int, high: int, *, log: bool = False, step: int | None = None, when: When | None = None) -> space.Int:
     """A whole number in [low, high], both ends included."""
-    return space.Int(low=low, high=high, log=log, step=step)
+    return space.Int(low=low, high=high, log=log, step=step, when=_conditions(when))
 
 
-def Categorical(choices: Iterable[Scalar]) -> space.Categorical:
+def Categorical(choices: Iterable[Scalar], *, when: When | None = None) -> space.Categorical:
     """One of several values without an order."""
-    return space.Categorical(choices=tuple(choices))
+    return space.Categorical(choices=tuple(choices), when=_conditions(when))
 
 
-def Ordinal(choices: Iterable[Scalar]) -> space.Ordinal:
+def Ordinal(choices: Iterable[Scalar], *, when: When | None = None) -> space.Ordinal:
     """One of several values in the order given."""
-    return space.Ordinal(choices=tuple(choices))
+    return space.Ordinal(choices=tuple(choices), when=_conditions(when))
 
 
 def minimize(metric: str) -> objective.Objective:
@@ -63,3 +69,7 @@ def IDHB(*, min_budget: float, max_budget: float, eta: int = 3, **more: Any) -> 
 def Fixed(*, budget: float, **more: Any) -> Method:
     """Every trial at one budget."""
     return Method(name="fixed", budget=Count(budget), **more)
+
+
+def _conditions(when: When | None) -> dict[str, space.Condition] | UnsetType:
+    return UNSET if when is None else {name: decode(said, space.Condition) for name, said in when.items()}

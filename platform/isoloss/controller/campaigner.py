@@ -22,7 +22,7 @@ from isoloss.domain.campaign import (
     target_study,
 )
 from isoloss.domain.ids import CampaignId
-from isoloss.domain.space import Choice, Range, Scalar
+from isoloss.domain.space import Choice, Range, Scalar, active
 from isoloss.domain.spec import encode
 from isoloss.domain.study import CampaignState, StudyState
 from isoloss.errors import AlreadyExists, IsolossError, WrongState
@@ -228,7 +228,7 @@ def runnable(spec: CampaignSpec, wanted: Mapping[str, float]) -> dict[str, Scala
         elif isinstance(parameter, Choice):
             numbers = [float(c) for c in parameter.choices if isinstance(c, int | float)]
             configuration[name] = parameter.choices[numbers.index(nearest(value, numbers))]
-    return configuration
+    return active(spec.space, configuration)
 
 
 def _of(rows: Sequence[StudyRow], size: str) -> StudyRow:

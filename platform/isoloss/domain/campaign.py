@@ -112,6 +112,9 @@ def decode_campaign(source: Mapping[str, Any]) -> CampaignSpec:
     check_use(gpu_hours=spec.limits.gpu_hours, flops=spec.limits.flops)
     if "lr" not in spec.space:
         raise InvalidSpec(f"space has {', '.join(spec.space) or 'nothing'}; accepted is a space with lr in it.")
+    for name in ("lr", "batch_tokens"):
+        if name in spec.space and spec.space[name].conditions:
+            raise InvalidSpec(f"space.{name}.when is set; accepted is none: the laws need {name} of every run.")
     for size in spec.sizes:
         n_params_of(spec, size, f"sizes.{size.name}")
         study_of(spec, size)

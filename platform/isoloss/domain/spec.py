@@ -14,7 +14,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 
 from isoloss.domain.objective import AnyDesirability, Objective, metrics_needed
 from isoloss.domain.quantity import parse_count, parse_duration
-from isoloss.domain.space import AnyParameter, Scalar, check_space
+from isoloss.domain.space import AnyParameter, Scalar, Space, check_space
 from isoloss.errors import InvalidSpec
 
 NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
@@ -194,6 +194,7 @@ def check_study(spec: StudySpec) -> None:
         raise InvalidSpec(f"fixed.{both[0]} is also in the space; accepted is one of the two.")
     if spec.run is not None:
         spec.run.check()
+        check_arguments(spec.run, spec.space)
     if not isinstance(spec.fidelity.decay, UnsetType) and spec.fidelity.mode != "branch":
         raise InvalidSpec(f"fidelity.decay is set with mode {spec.fidelity.mode}; accepted is mode branch.")
     check_use(wall=spec.limits.wall, gpu_hours=spec.limits.gpu_hours, flops=spec.limits.flops)
@@ -211,6 +212,17 @@ def check_use(**limits: float | None) -> None:
     for name, value in limits.items():
         if value is not None and value <= 0:
             raise InvalidSpec(f"limits.{name} is {value:g}; accepted is a number above 0.")
+
+
+def check_arguments(run: Run, space: Space) -> None:
+    """Raise ``InvalidSpec`` when the command names a parameter that some configurations lack."""
+    words = " ".join(run.command or ()).replace("{{", "").replace("}}", "")
+    for name, parameter in space.items():
+        if parameter.conditions and f"{{{name}}}" in words:
+            raise InvalidSpec(
+                f"run.command has {{{name}}}, which space.{name}.when leaves out at times; accepted are {{params_file}}, "
+                f"ISOLOSS_PARAMS and ISOLOSS_{name.upper()}, which say so."
+            )
 
 
 def check_method(method: Method) -> None:

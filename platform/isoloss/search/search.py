@@ -17,8 +17,9 @@ from typing import Any, Final, assert_never
 import msgspec
 
 import isoloss.search.events as ledger
-from isoloss.domain.space import AnyParameter, Scalar, Space, check_configuration, check_widened
+from isoloss.domain.space import AnyParameter, Scalar, Space, check_configuration
 from isoloss.domain.spec import StudySpec
+from isoloss.domain.widening import widened
 from isoloss.errors import InvalidSpec, WrongState
 from isoloss.search.answers import Incumbent, ProposalRequest, Result, RungSummary, Trial
 from isoloss.search.deepening import Bracket, Candidate, Kept
@@ -250,7 +251,7 @@ class Search:
         return ()
 
     def _change_space(self, space: Space) -> tuple[ledger.Decision, ...]:
-        check_widened(self.spec.space, space)
+        widened(self.spec.space, space)
         self.spec = msgspec.structs.replace(self.spec, space=dict(space))
         self._streams.clear()
         return ()
