@@ -15,7 +15,7 @@ from isoloss.controller.decider import Decider
 from isoloss.controller.duty import Bell
 from isoloss.domain.lease import Checkpoint, Ending, LeaseKey
 from isoloss.domain.spec import decode_study, encode
-from isoloss.domain.task import NEXT, TaskState
+from isoloss.domain.task import NEXT, TERMINAL, TaskState
 from isoloss.errors import WrongState
 from isoloss.search.events import Deepened, Stopped, TrialAdded
 from isoloss.store import curves, ledger, studies, tasks
@@ -242,11 +242,11 @@ def test_only_the_listed_moves_exist_in_postgres_too(in_store: InStore) -> None:
             for after in set(TaskState) - {before}:
                 async with pool.connection() as conn:
                     await conn.execute("ALTER TABLE task DISABLE TRIGGER task_moves")
-                    ended = "now()" if not NEXT[before] else "NULL"
+                    ended = "now()" if before in TERMINAL else "NULL"
                     await conn.execute(f"UPDATE task SET state = '{before}', ended_at = {ended}".encode())
                     await conn.execute("ALTER TABLE task ENABLE TRIGGER task_moves")
                 epoch = "epoch + 1" if (before, after) == (TaskState.READY, TaskState.LEASED) else "epoch"
-                ended = "now()" if not NEXT[after] else "NULL"
+                ended = "now()" if after in TERMINAL else "NULL"
                 move = f"UPDATE task SET state = '{after}', epoch = {epoch}, ended_at = {ended}".encode()
                 if after in NEXT[before]:
                     async with pool.connection() as conn:

@@ -10,15 +10,18 @@ from cyclopts import App, Parameter
 
 from isoloss.cli.connection import Address, Project, client
 from isoloss.cli.output import Output, Table, dumps, number, say, show
-from isoloss.domain.quantity import format_count, parse_count
-from isoloss.errors import IsolossError, NotFound
+from isoloss.domain.quantity import format_count, format_duration, parse_count
+from isoloss.errors import InvalidSpec, IsolossError, NotFound
 
 if TYPE_CHECKING:
     from isoloss.client.answers import StudyInfo, TrialInfo
     from isoloss.client.blocking import Study
+    from isoloss.search.search import Search
 
 app = App(name="study", help="Studies: preview, launch, watch, deepen and read them.")
 Set = Annotated[tuple[str, ...], Parameter(name="--set", help="Change the spec: path=value.", consume_multiple=False)]
+DryRun = Annotated[bool, Parameter(help="Only say what it would add.")]
+ALIKE = 0.9  # rank correlation from which a larger budget hardly tells more
 Spec = Annotated[Path, Parameter(help="The study spec, YAML or JSON.")]
 
 
@@ -27,6 +30,8 @@ def preview(
     spec: Spec,
     *,
     deepen: Annotated[tuple[str, ...], Parameter(help="Then deepen to this; in order.", consume_multiple=False)] = (),
+    workers: Annotated[int, Parameter(help="Simulate how long it takes on so many workers.")] = 0,
+    seconds_per_unit: Annotated[float, Parameter(help="What a unit of budget takes, for --workers.")] = 1.0,
     set_: Set = (),
     output: Output = Output(),  # noqa: B008 - frozen
 ) -> None:
@@ -51,6 +56,22 @@ def preview(
         lines.append(
             f"The last step adds {value['added_tasks']} tasks, {_cost(value['added_resumed_budget'])} {unit} resumed; "
             f"starting again each time would cost {_cost(value['restart_resumed_budget'])} in all."
+        )
+        lines.append(
+            f"Expect {_cost(value['expected_added_resumed_budget'])} where levels rank alike, at most "
+            f"{_cost(value['most_added_resumed_budget'])}."
+        )
+    if workers:
+        from isoloss.search.simulate import wall_time
+
+        budgets = [parse_count(text, "--deepen") for text in deepen]
+        value["wall"] = found = wall_time(
+            study, workers=workers, tasks=value["tasks"], seconds_per_unit=seconds_per_unit, deepen=budgets
+        )
+        low, high = (format_duration(end) for end in found["interval"])
+        lines.append(
+            f"On {workers} workers {format_duration(found['seconds'])} [{low}, {high}] at {seconds_per_unit:g} s a unit, "
+            f"{found['utilization']:.0%} busy."
         )
     show(output, value, Table(("bracket", "level", unit, "configurations", "new"), rows), *lines)
 
@@ -139,6 +160,15 @@ def show_(name: str, *, project: Project = "default", address: Address = None, o
         lines.append(
             f"best {number(best['value'])} (trial {best['number']} at level {best['level']}): {best['params']}"
         )
+    if agreement := info.agreement:
+        lines.append(
+            f"the two top budgets rank {agreement['trials']} trials with Spearman {agreement['spearman']:.2f}: "
+            + (
+                "deepening will hardly change the answer"
+                if agreement["spearman"] > ALIKE
+                else "a larger budget ranks them anew"
+            )
+        )
     if deeper := info.next_deepening:
         lines.append(
             f"next: isoloss study deepen {name} --max-budget {deeper['max_budget']:.0f}   "
@@ -178,11 +208,18 @@ def trials(name: str, *, project: Project = "default", address: Address = None, 
 
 
 @app.command
-def best(name: str, *, project: Project = "default", address: Address = None, output: Output = Output()) -> None:  # noqa: B008
+def best(
+    name: str,
+    *,
+    settled: Annotated[bool, Parameter(help="Of the highest settled rung, not of all levels.")] = False,
+    project: Project = "default",
+    address: Address = None,
+    output: Output = Output(),  # noqa: B008 - frozen
+) -> None:
     """Show the best trial; with desirabilities, each d and the one that limits."""
     with client(address) as connection:
         study = connection.study(name, project=project)
-        value = _best(study)
+        value = _best(study, settled=settled)
     if value is None:
         raise NotFound(f"Study {name!r} has no result yet.", hint="`isoloss study why` says what it waits for.")
     rows = [(key, item if not isinstance(item, float) else number(item, 6)) for key, item in value.items() if item]
@@ -190,11 +227,24 @@ def best(name: str, *, project: Project = "default", address: Address = None, ou
 
 
 @app.command
-def why(name: str, *, project: Project = "default", address: Address = None, output: Output = Output()) -> None:  # noqa: B008
-    """Say what keeps a study from running."""
+def why(
+    name: str,
+    trial: int | None = None,
+    *,
+    project: Project = "default",
+    address: Address = None,
+    output: Output = Output(),  # noqa: B008 - frozen
+) -> None:
+    """Say what keeps a study from running, and why each trial that is not running is not."""
     with client(address) as connection:
-        sentences = connection.study(name, project=project).why()
-    show(output, {"sentences": sentences}, *sentences)
+        study = connection.study(name, project=project)
+        sentences, found = study.why(), study.reasons()
+    if trial is not None:
+        found = [reason for reason in found if reason["trial"] == trial]
+        sentences = [] if found else [f"Trial {trial} runs, waits for a slot, or does not exist."]
+    rows = [(reason["trial"], reason["level"], reason["code"], reason["sentence"]) for reason in found]
+    table = Table(("trial", "level", "reason", ""), rows)
+    show(output, {"sentences": sentences, "trials": found}, table, *sentences)
 
 
 @app.command
@@ -222,16 +272,97 @@ def deepen(
     name: str,
     *,
     max_budget: Annotated[str, Parameter(help="The new maximum: eta times the present one, or a power of it.")],
+    dry_run: DryRun = False,
     project: Project = "default",
     address: Address = None,
     output: Output = Output(),  # noqa: B008 - frozen
 ) -> None:
     """Raise the maximum budget of a study; everything that ran is reused."""
     with client(address) as connection:
-        study = connection.study(name, project=project)
-        study.deepen(parse_count(max_budget, "--max-budget"))
+        study, budget = connection.study(name, project=project), parse_count(max_budget, "--max-budget")
+        if dry_run:
+            _outlook(study.info(), study.preview_change(max_budget=budget), output)
+            return
+        study.deepen(budget)
         info = study.info()
     show(output, _info(info), f"{info.name}: maximum is {format_count(info.max_budget)} {info.spec['budget']['unit']}")
+
+
+@app.command
+def widen(
+    name: str,
+    *,
+    width: Annotated[int | None, Parameter(help="Iterations pooled; one more than now when it is not said.")] = None,
+    dry_run: DryRun = False,
+    project: Project = "default",
+    address: Address = None,
+    output: Output = Output(),  # noqa: B008 - frozen
+) -> None:
+    """Give a study more configurations under the same maximum budget; everything that ran is reused."""
+    with client(address) as connection:
+        study = connection.study(name, project=project)
+        info = study.info()
+        wanted = info.width + 1 if width is None else width
+        if dry_run:
+            _outlook(info, study.preview_change(width=wanted), output)
+            return
+        info = study.widen(wanted).info()
+    show(output, _info(info), f"{info.name}: {info.width} iterations are pooled")
+
+
+@app.command
+def space(
+    name: str,
+    spec: Annotated[Path, Parameter(help="A spec with the whole new space; every configuration there is must fit it.")],
+    *,
+    set_: Set = (),
+    project: Project = "default",
+    address: Address = None,
+    output: Output = Output(),  # noqa: B008 - frozen
+) -> None:
+    """Search a larger space from now on: a range may grow, a choice may be added."""
+    from isoloss.files.spec import load_spec
+
+    with client(address) as connection:
+        study = connection.study(name, project=project)
+        info = study.change_space(load_spec(spec, set_).get("space", {})).info()
+    show(output, _info(info), f"{info.name}: the space is {', '.join(info.spec['space'])}")
+
+
+@app.command
+def enqueue(
+    name: str,
+    data: Annotated[Path, Parameter(help="CSV, JSONL or parquet with a column a parameter and a row a configuration.")],
+    *,
+    project: Project = "default",
+    address: Address = None,
+    output: Output = Output(),  # noqa: B008 - frozen
+) -> None:
+    """Put known configurations in line: they are started next, inside the brackets."""
+    from isoloss.files.tables import read_rows
+
+    rows = [{key: value for key, value in row.items() if value is not None} for row in read_rows(data)]
+    with client(address) as connection:
+        info = connection.study(name, project=project).enqueue(rows).info()
+    show(output, _info(info), f"{info.name}: {len(rows)} configurations are next")
+
+
+@app.command
+def retry(
+    name: str,
+    trials: tuple[int, ...] = (),
+    *,
+    failed: Annotated[bool, Parameter(help="All trials with a failed task.")] = False,
+    project: Project = "default",
+    address: Address = None,
+    output: Output = Output(),  # noqa: B008 - frozen
+) -> None:
+    """Run failed tasks again, of these trials or with --failed of all; until they end their failure stands."""
+    if bool(trials) == failed:
+        raise InvalidSpec("retry names both or neither of TRIALS and --failed; accepted is one of the two.")
+    with client(address) as connection:
+        info = connection.study(name, project=project).retry_failed(trials).info()
+    show(output, _info(info), f"{info.name}: {info.state}, {info.tasks.get('ready', 0)} tasks wait")
 
 
 @app.command
@@ -266,7 +397,15 @@ def stop(
 
 
 @app.command
-def replay(name: str, *, project: Project = "default", address: Address = None, output: Output = Output()) -> None:  # noqa: B008
+def replay(
+    name: str,
+    *,
+    method: Annotated[str, Parameter(help="Instead say what this method would have done on the same results.")] = "",
+    set_: Set = (),
+    project: Project = "default",
+    address: Address = None,
+    output: Output = Output(),  # noqa: B008 - frozen
+) -> None:
     """Fold a study's ledger again and compare every decision with the recorded one."""
     from isoloss.domain.spec import decode_study
     from isoloss.search.events import decision_from_mapping, event_from_mapping
@@ -286,7 +425,16 @@ def replay(name: str, *, project: Project = "default", address: Address = None, 
     )
     if found.difference is not None:
         raise IsolossError(f"The ledger and the search differ at event {found.difference.number}: {found.difference}.")
-    show(output, {"events": found.events, "same": True}, f"{found.events} events, every decision the same")
+    value: dict[str, Any] = {"events": found.events, "same": True}
+    lines = [f"{found.events} events, every decision the same"]
+    if method or set_:
+        value["other"] = other = _other(info, found.search, method, set_)
+        best = other["best"] or {}
+        lines.append(
+            f"{other['method']} would have spent {_cost(other['budget'])} on {other['known']} tasks and ended at score "
+            f"{number(best.get('score'))}; {other['unknown']} tasks it wanted were never measured"
+        )
+    show(output, value, *lines)
 
 
 @app.command
@@ -326,13 +474,42 @@ def _follow(study: Study, output: Output, *, after: int = 0, until_idle: bool) -
             say(text)
 
 
+def _other(info: StudyInfo, search: Search, method: str, sets: tuple[str, ...]) -> dict[str, Any]:
+    """What another method, with the present maximum budget, would have done on the study's results."""
+    from isoloss.domain.spec import decode_study
+    from isoloss.files.spec import apply_sets
+    from isoloss.search.replay import replay_other
+
+    recorded = info.spec["method"]
+    kept = {key: recorded[key] for key in ("min_budget", "eta", "sampler") if recorded[key] is not None}
+    chosen = (
+        recorded | {"max_budget": info.max_budget}
+        if not method
+        else (kept | {"name": method, "max_budget": info.max_budget})
+    )
+    spec = decode_study(apply_sets({**info.spec, "method": chosen}, sets))
+    return {"method": f"{spec.method.name} {spec.method.variant}", **asdict(replay_other(search, spec))}
+
+
+def _outlook(info: StudyInfo, value: dict[str, Any], output: Output) -> None:
+    unit = info.spec["budget"]["unit"]
+    rows = [
+        (r["bracket"], r["level"], format_count(r["budget"]), r["configurations"], r["new"]) for r in value["rungs"]
+    ]
+    said = (
+        f"adds at least {value['added_tasks']} tasks, {_cost(value['added_budget'])} {unit}, instead of "
+        f"{_cost(value['restart_budget'])} from scratch; nothing was changed"
+    )
+    show(output, value, Table(("bracket", "level", unit, "configurations", "new"), rows), said)
+
+
 def _info(info: StudyInfo) -> dict[str, Any]:
     return asdict(info)
 
 
-def _best(study: Study) -> dict[str, Any] | None:
+def _best(study: Study, *, settled: bool = False) -> dict[str, Any] | None:
     try:
-        return asdict(study.best_trial)
+        return asdict(study.best_of(settled=settled))
     except NotFound:
         return None
 

@@ -166,6 +166,36 @@ class Study:
         await self.transport.call(self.transport.studies.DeepenStudy, request)
         return self
 
+    async def widen(self, width: int) -> Self:
+        """Pool so many iterations of Hyperband, more than before: more configurations under the same maximum."""
+        return await self._change(width=width)
+
+    async def change_space(self, space: Mapping[str, Any]) -> Self:
+        """Search a larger space from now on; every configuration there is must be a point of it."""
+        return await self._change(space_json=JSON.encode(encode(space)).decode())
+
+    async def enqueue(self, configurations: Sequence[Mapping[str, Any]]) -> Self:
+        """Put configurations in line: they are started next, inside the brackets."""
+        lines = [study_pb2.Configuration(params=to_values(one)) for one in configurations]
+        return await self._change(enqueue=study_pb2.Configurations(configurations=lines))
+
+    async def retry_failed(self, trials: Sequence[int] = ()) -> Self:
+        """Run failed tasks again: of these trials, or of all."""
+        return await self._change(retry=study_pb2.TrialNumbers(trials=trials))
+
+    async def preview_change(self, *, max_budget: float | None = None, width: int | None = None) -> dict[str, Any]:
+        """What deepening or widening now would add to what was created; changes nothing."""
+        change: dict[str, Any] = {"width": width} if max_budget is None else {"max_budget": max_budget}
+        request = study_pb2.PreviewChangeRequest(study=self._reference, **change)
+        reply = await self.transport.call(self.transport.studies.PreviewChange, request)
+        return msgspec.json.decode(reply.preview_json, type=dict[str, Any])
+
+    async def _change(self, **change: Any) -> Self:
+        key = common_pb2.Idempotency(key=new_key())
+        request = study_pb2.ChangeStudyRequest(idempotency=key, study=self._reference, **change)
+        await self.transport.call(self.transport.studies.ChangeStudy, request)
+        return self
+
     async def enqueue_trial(self, params: Mapping[str, Any]) -> int:
         """Add one configuration outside brackets and quotas; returns the trial's number."""
         request = study_pb2.AddTrialRequest(
@@ -193,6 +223,11 @@ class Study:
         """What keeps the study from running, one sentence each."""
         reply = await self.transport.call(self.transport.studies.ExplainStudy, self._reference)
         return list(reply.sentences)
+
+    async def reasons(self) -> list[dict[str, Any]]:
+        """Why each trial that is not running is not: trial, level, code and a sentence."""
+        reply = await self.transport.call(self.transport.studies.ExplainStudy, self._reference)
+        return [answers.plain(reason) for reason in reply.trials]
 
     async def trials(self) -> list[TrialInfo]:
         """All trials with their levels."""
@@ -227,7 +262,12 @@ class Study:
     @property
     async def best_trial(self) -> BestTrial:
         """The best trial: the lowest score at any level; ``NotFound`` while there is no result."""
-        reply = await self.transport.call(self.transport.studies.GetBest, self._reference)
+        return await self.best_of(settled=False)
+
+    async def best_of(self, *, settled: bool) -> BestTrial:
+        """The best trial; with ``settled`` the best of the highest settled rung, ``NotFound`` while there is none."""
+        request = study_pb2.GetBestRequest(project=self.project, name=self.name, settled=settled)
+        reply = await self.transport.call(self.transport.studies.GetBest, request)
         if not reply.found:
             raise NotFound(f"Study {self.name!r} has no result yet.")
         return answers.best(reply)

@@ -17,7 +17,10 @@ from isoloss.wire.values import from_values
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StudyInfo:
-    """A study as it stands; budgets in its unit. ``next_deepening``: (max_budget, added, from scratch instead)."""
+    """A study as it stands; budgets in its unit. ``next_deepening``: (max_budget, added, from scratch instead).
+
+    ``agreement`` is Spearman's rank correlation of ``level`` with the one below, over so many ``trials``.
+    """
 
     name: str
     project: str
@@ -31,6 +34,8 @@ class StudyInfo:
     seq: int
     rungs: Sequence[Mapping[str, Any]]
     next_deepening: Mapping[str, float] | None
+    width: int
+    agreement: Mapping[str, float] | None
 
     @property
     def metric(self) -> str | None:
@@ -88,6 +93,7 @@ def study(message: study_pb2.Study) -> StudyInfo:
         next_deepening={
             "max_budget": deeper.max_budget, "added_budget": deeper.added_budget, "restart_budget": deeper.restart_budget
         } if message.HasField("next_deepening") else None,
+        width=message.width, agreement=plain(message.agreement) if message.HasField("agreement") else None,
     )  # fmt: skip
 
 

@@ -159,6 +159,36 @@ class Study:
         self.transport.call(self.transport.studies.DeepenStudy, request)
         return self
 
+    def widen(self, width: int) -> Self:
+        """Pool so many iterations of Hyperband, more than before: more configurations under the same maximum."""
+        return self._change(width=width)
+
+    def change_space(self, space: Mapping[str, Any]) -> Self:
+        """Search a larger space from now on; every configuration there is must be a point of it."""
+        return self._change(space_json=JSON.encode(encode(space)).decode())
+
+    def enqueue(self, configurations: Sequence[Mapping[str, Any]]) -> Self:
+        """Put configurations in line: they are started next, inside the brackets."""
+        lines = [study_pb2.Configuration(params=to_values(one)) for one in configurations]
+        return self._change(enqueue=study_pb2.Configurations(configurations=lines))
+
+    def retry_failed(self, trials: Sequence[int] = ()) -> Self:
+        """Run failed tasks again: of these trials, or of all."""
+        return self._change(retry=study_pb2.TrialNumbers(trials=trials))
+
+    def preview_change(self, *, max_budget: float | None = None, width: int | None = None) -> dict[str, Any]:
+        """What deepening or widening now would add to what was created; changes nothing."""
+        change: dict[str, Any] = {"width": width} if max_budget is None else {"max_budget": max_budget}
+        request = study_pb2.PreviewChangeRequest(study=self._reference, **change)
+        reply = self.transport.call(self.transport.studies.PreviewChange, request)
+        return msgspec.json.decode(reply.preview_json, type=dict[str, Any])
+
+    def _change(self, **change: Any) -> Self:
+        key = common_pb2.Idempotency(key=new_key())
+        request = study_pb2.ChangeStudyRequest(idempotency=key, study=self._reference, **change)
+        self.transport.call(self.transport.studies.ChangeStudy, request)
+        return self
+
     def enqueue_trial(self, params: Mapping[str, Any]) -> int:
         """Add one configuration outside brackets and quotas; returns the trial's number."""
         request = study_pb2.AddTrialRequest(
@@ -186,6 +216,11 @@ class Study:
         """What keeps the study from running, one sentence each."""
         reply = self.transport.call(self.transport.studies.ExplainStudy, self._reference)
         return list(reply.sentences)
+
+    def reasons(self) -> list[dict[str, Any]]:
+        """Why each trial that is not running is not: trial, level, code and a sentence."""
+        reply = self.transport.call(self.transport.studies.ExplainStudy, self._reference)
+        return [answers.plain(reason) for reason in reply.trials]
 
     def trials(self) -> list[TrialInfo]:
         """All trials with their levels."""
@@ -220,7 +255,12 @@ class Study:
     @property
     def best_trial(self) -> BestTrial:
         """The best trial: the lowest score at any level; ``NotFound`` while there is no result."""
-        reply = self.transport.call(self.transport.studies.GetBest, self._reference)
+        return self.best_of(settled=False)
+
+    def best_of(self, *, settled: bool) -> BestTrial:
+        """The best trial; with ``settled`` the best of the highest settled rung, ``NotFound`` while there is none."""
+        request = study_pb2.GetBestRequest(project=self.project, name=self.name, settled=settled)
+        reply = self.transport.call(self.transport.studies.GetBest, request)
         if not reply.found:
             raise NotFound(f"Study {self.name!r} has no result yet.")
         return answers.best(reply)

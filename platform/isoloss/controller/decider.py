@@ -83,14 +83,14 @@ class Decider:
             self.bell.ring()
         return decided
 
-    async def decide_within(self, conn: Conn, study_id: StudyId, event: ev.Event) -> Decided:
-        """Fold an event inside the caller's transaction, so that both are durable or neither is.
+    async def decide_within(self, conn: Conn, study_id: StudyId, *events: ev.Event) -> Decided:
+        """Fold events inside the caller's transaction, so that all are durable or nothing is.
 
         The fold is not kept: whether the caller commits is not known here.
         """
         async with self._locks[study_id]:
             self._cache.pop(study_id, None)
-            decided, _ = await self._settle(conn, study_id, [event], 0)
+            decided, _ = await self._settle(conn, study_id, events, 0)
             return decided
 
     async def _settle(
@@ -150,6 +150,7 @@ class _Book:
         for event in events:
             if self.search.stopped is None:
                 await self._fold(event)
+        ask = max(ask, await self._behind())
         if ask and self.row.state != StudyState.PAUSED and self.search.startable():
             await self._ask(ask)
         self._check_bounds()
@@ -161,6 +162,11 @@ class _Book:
             )  # fmt: skip
         created = sum(isinstance(d, ev.CreateTask) for d in self.decisions)
         return Decided(created=created, results=results, state=state, seq=self.seq - 1, decisions=tuple(self.decisions))
+
+    async def _behind(self) -> int:
+        """How many tasks are lacking to have ``method.ahead`` of them waiting for a slot."""
+        ahead = self.spec.method.ahead
+        return ahead and ahead - await studies.waiting(self.conn, self.row.id)
 
     def _check_bounds(self) -> None:
         """What the rows could not hold is refused in words; raising undoes the whole transaction."""
@@ -214,6 +220,8 @@ class _Book:
             )
         for decision in decisions:
             await self._act(decision)
+        if isinstance(event, ev.Retried):
+            self.reserved += await ledger.reopen(self.conn, self.row.id, event.trial, event.level)
         if isinstance(event, ev.Stopped):
             await ledger.cancel_open(self.conn, self.row.id, self.seq)
             self.reserved = 0.0

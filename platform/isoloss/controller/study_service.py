@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -15,13 +14,26 @@ from isoloss.controller.duty import Bell
 from isoloss.controller.idempotency import once
 from isoloss.controller.why import obstacles
 from isoloss.domain.ids import StudyId
-from isoloss.domain.spec import StudySpec, decode_study, encode
+from isoloss.domain.space import AnyParameter
+from isoloss.domain.spec import StudySpec, decode, decode_study, encode
 from isoloss.domain.study import StudyState
-from isoloss.errors import AlreadyExists, IsolossError, WrongState
+from isoloss.errors import AlreadyExists, InvalidSpec, IsolossError, WrongState
 from isoloss.search.desirability import overall
-from isoloss.search.events import CreateTrial, Deepened, Event, Stopped, TrialAdded
-from isoloss.search.preview import preview
+from isoloss.search.events import (
+    ENQUEUED,
+    CreateTrial,
+    Deepened,
+    Event,
+    Proposed,
+    Retried,
+    SpaceChanged,
+    Stopped,
+    TrialAdded,
+    Widened,
+)
+from isoloss.search.preview import outlook, preview
 from isoloss.search.search import Search
+from isoloss.search.why import reasons
 from isoloss.store import ledger, studies, workers
 from isoloss.store.pool import Conn, Pool
 from isoloss.store.studies import StudyRow
@@ -71,6 +83,11 @@ class StudyService(study_pb2_grpc.StudyServiceServicer):
             )
             for r in search.rungs()
         )  # fmt: skip
+        message.width = search.width
+        if (agreement := search.agreement()) is not None:
+            message.agreement.CopyFrom(
+                pb.Agreement(level=agreement.level, trials=agreement.trials, spearman=agreement.spearman)
+            )
         if (deepening := next_deepening(search)) is not None and row.state != StudyState.STOPPED:
             message.next_deepening.CopyFrom(deepening)
         return message
@@ -90,10 +107,43 @@ class StudyService(study_pb2_grpc.StudyServiceServicer):
     async def StopStudy(self, request: pb.StopStudyRequest, context: Context) -> pb.Study:
         return await self._decide(request, Stopped(reason=request.reason or "stopped by hand"))
 
-    async def _decide(self, request: pb.DeepenStudyRequest | pb.StopStudyRequest, event: Event) -> pb.Study:
+    async def ChangeStudy(self, request: pb.ChangeStudyRequest, context: Context) -> pb.Study:
+        match request.WhichOneof("change"):
+            case "width":
+                return await self._decide(request, Widened(width=request.width))
+            case "space_json":
+                space = decode(decode_json(request.space_json, "space_json"), dict[str, AnyParameter])
+                return await self._decide(request, SpaceChanged(space=space))
+            case "enqueue":
+                configurations = tuple(from_values(one.params) for one in request.enqueue.configurations)
+                return await self._decide(request, Proposed(configurations=configurations, source=ENQUEUED))
+            case "retry":
+                return await self._decide(request, *await self._retried(request))
+        raise InvalidSpec("change is missing; accepted is one of width, space_json, enqueue, retry.")
+
+    async def _retried(self, request: pb.ChangeStudyRequest) -> list[Retried]:
+        async with self.pool.connection() as conn:
+            row = await studies.by_name(conn, request.study.project, request.study.name)
+        wanted = set(request.retry.trials)
+        failures = (await self.decider.search(row.id)).failures()
+        if unknown := sorted(wanted - {trial for trial, _ in failures}):
+            raise WrongState(f"retry.trials has {unknown[0]}, which did not fail; accepted are trials that failed.")
+        return [Retried(trial=trial, level=level) for trial, level in failures if not wanted or trial in wanted]
+
+    async def PreviewChange(self, request: pb.PreviewChangeRequest, context: Context) -> pb.PreviewStudyReply:
+        async with self.pool.connection() as conn:
+            row = await studies.by_name(conn, request.study.project, request.study.name)
+        deeper = request.WhichOneof("change") == "max_budget"
+        change = Deepened(max_budget=request.max_budget) if deeper else Widened(width=request.width)
+        found = outlook(await self.decider.search(row.id), change)
+        return pb.PreviewStudyReply(preview_json=JSON.encode(found).decode())
+
+    async def _decide(
+        self, request: pb.DeepenStudyRequest | pb.ChangeStudyRequest | pb.StopStudyRequest, *events: Event
+    ) -> pb.Study:
         async def effect(conn: Conn) -> pb.Study:
             row = await studies.by_name(conn, request.study.project, request.study.name)
-            await self.decider.decide_within(conn, row.id, event)
+            await self.decider.decide_within(conn, row.id, *events)
             return await describe(conn, await studies.by_name(conn, row.project, row.name))
 
         reply = await once(self.pool, request, pb.Study, effect)
@@ -130,11 +180,11 @@ class StudyService(study_pb2_grpc.StudyServiceServicer):
             await studies.set_state(conn, row.id, state)
             return await describe(conn, await studies.by_name(conn, row.project, row.name))
 
-    async def GetBest(self, request: pb.StudyName, context: Context) -> pb.Best:
+    async def GetBest(self, request: pb.GetBestRequest, context: Context) -> pb.Best:
         async with self.pool.connection() as conn:
             row = await studies.by_name(conn, request.project, request.name)
         search = await self.decider.search(row.id)
-        best = search.best()
+        best = search.best_settled() if request.settled else search.best()
         if best is None:
             return pb.Best()
         async with self.pool.connection() as conn:
@@ -181,7 +231,12 @@ class StudyService(study_pb2_grpc.StudyServiceServicer):
             open_tasks = await studies.open_tasks(conn, row.id)
             found = await workers.listed(conn)
         search = await self.decider.search(row.id)
-        return pb.Explanation(sentences=obstacles(row, search, open_tasks, found))
+        return pb.Explanation(
+            sentences=obstacles(row, search, open_tasks, found),
+            trials=[
+                pb.TrialReason(trial=r.trial, level=r.level, code=r.code, sentence=r.sentence) for r in reasons(search)
+            ],
+        )
 
     async def WatchStudy(self, request: pb.WatchStudyRequest, context: Context) -> AsyncIterator[pb.StudyEvent]:
         after = request.after
@@ -228,19 +283,13 @@ async def describe(conn: Conn, row: StudyRow) -> pb.Study:
 
 def next_deepening(search: Search) -> pb.Deepening | None:
     """What the next deepening would add, and what starting again would cost instead; ``None`` when there is none."""
-    if search.spec.method.name == "fixed":
+    if search.spec.method.name in ("fixed", "asha"):
         return None
-    top = search.ladder.budget(search.ladder.top)
-    wanted = top * search.ladder.eta
-    first = search.spec.method.max_budget
-    chain = [wanted]
-    while first is not None and chain[0] / search.ladder.eta > first:
-        chain.insert(0, round(chain[0] / search.ladder.eta))
+    wanted = search.ladder.budget(search.ladder.top) * search.ladder.eta
     try:
-        plan = preview(search.spec, chain)
+        found = outlook(search, Deepened(max_budget=wanted))
     except IsolossError:
         return None
-    added, again = plan["added_resumed_budget"], plan["resumed_budget"]
-    if added is None or not math.isfinite(added):
-        return None
-    return pb.Deepening(max_budget=wanted, added_budget=added, restart_budget=again)
+    return pb.Deepening(
+        max_budget=wanted, added_budget=found["added_budget"], restart_budget=found["restart_budget"]
+    )  # fmt: skip

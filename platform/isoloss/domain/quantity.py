@@ -32,6 +32,14 @@ def format_count(value: float) -> str:
     return f"{value:.4g}"
 
 
+def format_duration(seconds: float) -> str:
+    """``7300`` as ``2.03h``: three digits and the largest of d, h, m and s that leaves at least one."""
+    suffix, scale = next(
+        ((name, size) for name, size in (("d", 86400.0), ("h", 3600.0), ("m", 60.0)) if seconds >= size), ("s", 1.0)
+    )
+    return f"{seconds / scale:.3g}{suffix}"
+
+
 def _parse(value: str | float, field: str, suffixes: dict[str, float], accepted: str) -> float:
     if isinstance(value, bool):
         raise InvalidSpec(f"{field} is {value!r}; accepted is {accepted}.")

@@ -3,7 +3,7 @@
 A task is one trial at one level. ``READY`` tasks wait for a worker; a lease makes a task ``LEASED`` and raises its
 epoch, which is from then on the only authority to report on it. Waiting at a rung is not a state: a promotion inserts
 the next task, so there is nothing to resume and nothing to lose. The same words are the Postgres enum ``task_state``;
-``NEXT`` is enforced by the trigger ``task_moves`` of the first migration and a test compares the two.
+``NEXT`` is enforced by the trigger ``task_moves`` and a test compares the two.
 """
 
 from __future__ import annotations
@@ -50,10 +50,10 @@ NEXT: Final = {
     TaskState.LEASED: frozenset({TaskState.READY, TaskState.DONE, TaskState.FAILED, TaskState.CANCELLING}),
     TaskState.CANCELLING: frozenset({TaskState.CANCELLED}),
     TaskState.DONE: frozenset[TaskState](),
-    TaskState.FAILED: frozenset[TaskState](),
+    TaskState.FAILED: frozenset({TaskState.READY}),  # retried: its result goes, attempts and events stay
     TaskState.CANCELLED: frozenset[TaskState](),
 }
-TERMINAL: Final = frozenset(state for state, following in NEXT.items() if not following)
+TERMINAL: Final = frozenset({TaskState.DONE, TaskState.FAILED, TaskState.CANCELLED})
 
 MAX_FAILURES: Final = 3  # an exception is retried twice, then the task has failed
 MAX_INFRA_FAILURES: Final = 3  # a task that took three workers with it is poisoned: failed

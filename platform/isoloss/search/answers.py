@@ -38,6 +38,15 @@ class Incumbent:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Agreement:
+    """Spearman's rank correlation between ``level`` and the one below, over the trials measured at both."""
+
+    level: int
+    trials: int
+    spearman: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RungSummary:
     """A rung in numbers: ``created`` tasks, some ``outstanding``. ``settled``: its synchronous member set is known."""
 

@@ -59,24 +59,25 @@ def preview(spec: StudySpec, deepen: Sequence[float] = ()) -> dict[str, Any]:
 def outlook(search: Search, change: Deepened | Widened) -> dict[str, Any]:
     """What deepening or widening this search now would add to what was created: tasks and budget from checkpoints.
 
-    A lower bound, exact for ``efficient``. Raises as the change itself would; the search is left alone.
+    A lower bound, exact for ``efficient``; ``restart_budget`` is the same end from nothing. Raises as the change would.
     """
-    after = Search.restore(search.spec, search.snapshot())
-    after.apply(change)
+    now = search.plan
+    plan = now.deepened(change.max_budget) if isinstance(change, Deepened) else now.widened(change.width)
     there = {(rung.bracket, rung.level): rung.created for rung in search.rungs()}
-    ladder, rungs = after.ladder, []
-    for rung in after.rungs():
-        had = there.get((rung.bracket, rung.level), 0)
-        previous = rung.level - 1 if rung.level > rung.bracket else None
-        new, cost = max(0, rung.quota - had), ladder.budget(rung.level) - ladder.budget_from(rung.level, previous)
-        rungs.append(
-            {"bracket": rung.bracket, "level": rung.level, "budget": rung.budget, "configurations": rung.quota,
-             "new": new, "added_budget": new * cost}
-        )  # fmt: skip
+    ladder, rungs = plan.ladder, []
+    for bracket in range(plan.brackets):
+        for level, quota in enumerate(plan.quotas(bracket), bracket):
+            new = max(0, quota - there.get((bracket, level), 0))
+            cost = ladder.budget(level) - ladder.budget_from(level, level - 1 if level > bracket else None)
+            rungs.append(
+                {"bracket": bracket, "level": level, "budget": ladder.budget(level), "configurations": quota,
+                 "new": new, "added_budget": new * cost, "restart_budget": quota * cost}
+            )  # fmt: skip
     return {
-        "max_budget": ladder.budget(ladder.top), "width": after.width, "rungs": rungs,
+        "max_budget": ladder.budget(ladder.top), "width": plan.width, "rungs": rungs,
         "added_tasks": sum(rung["new"] for rung in rungs),
         "added_budget": sum(rung["added_budget"] for rung in rungs),
+        "restart_budget": sum(rung["restart_budget"] for rung in rungs),
     }  # fmt: skip
 
 

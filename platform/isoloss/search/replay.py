@@ -1,4 +1,4 @@
-"""Deciding a ledger again: the proof that a study's decisions follow from its events."""
+"""Deciding a ledger again: the proof that a study's decisions follow from its events, and what others would decide."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from itertools import zip_longest
 
 from isoloss.domain.spec import StudySpec
 from isoloss.errors import IsolossError
-from isoloss.search.events import Decision, Event
+from isoloss.search.answers import Incumbent, Result
+from isoloss.search.events import ENQUEUED, Asked, CreateTask, Decision, Event, Proposed, TaskDone
 from isoloss.search.search import Search
 
 
@@ -25,9 +26,10 @@ class Difference:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReplayReport:
-    """How many events were decided again, and where that first differed from the record."""
+    """How many events were decided again, the search they made, and where that first differed from the record."""
 
     events: int
+    search: Search
     difference: Difference | None = None
 
     @property
@@ -52,5 +54,42 @@ def replay(spec: StudySpec, events: Iterable[Event], recorded: Iterable[Sequence
                 error = str(refused)
         if got is None or got != expected:
             difference = Difference(number=number, event=event, expected=expected, got=got, error=error)
-            return ReplayReport(events=number, difference=difference)
-    return ReplayReport(events=number)
+            return ReplayReport(events=number, search=search, difference=difference)
+    return ReplayReport(events=number, search=search)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Counterfactual:
+    """What another method would have run: ``known`` tasks for ``budget``, and ``unknown`` ones nobody ever measured."""
+
+    known: int
+    unknown: int
+    budget: int
+    best: Incumbent | None
+
+
+def replay_other(search: Search, spec: StudySpec) -> Counterfactual:
+    """What the method of ``spec`` would have done with the configurations and results of ``search``.
+
+    It starts the same configurations in the same order. A task whose configuration was never measured at its budget
+    stays without a result, and what would have followed from it is not known: the more ``unknown``, the less this says.
+    """
+    trials = [search.trial(number) for number in range(search.trials)]
+    results: dict[tuple[str, int], Result] = {}
+    for trial in trials:
+        for level in range(search.ladder.top + 1):
+            if (result := search.result(trial.number, level)) is not None:
+                results[repr(sorted(trial.configuration.items())), search.ladder.budget(level)] = result
+    other = Search(spec)
+    other.apply(Proposed(configurations=tuple(trial.configuration for trial in trials), source=ENQUEUED))
+    known = unknown = budget = 0
+    while other.startable() and other.trials <= len(trials):
+        task = next(made for made in other.apply(Asked()) if isinstance(made, CreateTask))
+        configuration = other.trial(task.trial).configuration
+        found = results.get((repr(sorted(configuration.items())), task.budget_to))
+        if found is None:
+            unknown += 1
+        else:
+            known, budget = known + 1, budget + task.budget_to - task.budget_from
+            other.apply(TaskDone(trial=task.trial, level=task.level, status=found.status, score=found.score))
+    return Counterfactual(known=known, unknown=unknown, budget=budget, best=other.best())

@@ -129,6 +129,21 @@ async def cancel_open(conn: Conn, study_id: StudyId, seq: int) -> None:
     await conn.execute(CANCEL_RUNNING, {"study_id": study_id})
 
 
+REOPEN: Final[LiteralString] = """
+    WITH gone AS (
+        DELETE FROM result USING task
+        WHERE task.id = result.task_id AND task.study_id = %(study_id)s AND task.trial_no = %(trial_no)s
+          AND task.level = %(level)s AND result.status = 'failed' RETURNING result.task_id)
+    UPDATE task SET state = 'ready', ended_at = NULL, failures = 0, infra_failures = 0, not_before = now()
+    FROM gone WHERE task.id = gone.task_id RETURNING (budget_to - budget_from)::float8"""
+
+
+async def reopen(conn: Conn, study_id: StudyId, trial_no: int, level: int) -> float:
+    """A failed task waits again, with all its attempts left; returns its cost."""
+    rows = await conn.execute(REOPEN, {"study_id": study_id, "trial_no": trial_no, "level": level})
+    return float(sum(row[0] for row in await rows.fetchall()))
+
+
 EVENTS: Final[LiteralString] = """
     SELECT seq, kind, body, decisions FROM event WHERE study_id = %(study_id)s AND seq > %(after)s
     ORDER BY seq LIMIT %(limit)s"""

@@ -159,6 +159,15 @@ async def counts(conn: Conn, study_id: StudyId) -> tuple[int, dict[str, int]]:
     return (row[0], row[1]) if row else (0, {})
 
 
+WAITING: Final[LiteralString] = "SELECT count(*) FROM task WHERE study_id = %(study_id)s AND state = 'ready'"
+
+
+async def waiting(conn: Conn, study_id: StudyId) -> int:
+    """How many tasks wait for a slot."""
+    row = await (await conn.execute(WAITING, {"study_id": study_id})).fetchone()
+    return int(row[0]) if row else 0
+
+
 TRIALS: Final[LiteralString] = """
     SELECT trial.no, trial.bracket, trial.index, trial.source, trial.params, task.level, task.budget_to AS budget,
            coalesce(result.status::text, task.state::text) AS state, coalesce(result."values", '{}'::jsonb) AS "values",

@@ -129,6 +129,8 @@ class Study(_message.Message):
     RUNGS_FIELD_NUMBER: _builtins.int
     NEXT_DEEPENING_FIELD_NUMBER: _builtins.int
     CAMPAIGN_FIELD_NUMBER: _builtins.int
+    WIDTH_FIELD_NUMBER: _builtins.int
+    AGREEMENT_FIELD_NUMBER: _builtins.int
     id: _builtins.int
     project: _builtins.str
     name: _builtins.str
@@ -141,6 +143,8 @@ class Study(_message.Message):
     spent: _builtins.float
     reserved: _builtins.float
     campaign: _builtins.str
+    width: _builtins.int
+    """Iterations of Hyperband pooled; widening raises it."""
     @_builtins.property
     def tasks(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
         """Tasks by state."""
@@ -150,6 +154,10 @@ class Study(_message.Message):
     @_builtins.property
     def next_deepening(self) -> Global___Deepening:
         """What deepening by one level would add and what starting again would cost, in the study's unit."""
+
+    @_builtins.property
+    def agreement(self) -> Global___Agreement:
+        """Absent while too few trials are measured at two levels."""
 
     def __init__(
         self,
@@ -168,10 +176,12 @@ class Study(_message.Message):
         rungs: _abc.Iterable[Global___Rung] | None = ...,
         next_deepening: Global___Deepening | None = ...,
         campaign: _builtins.str = ...,
+        width: _builtins.int = ...,
+        agreement: Global___Agreement | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["next_deepening", b"next_deepening"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["agreement", b"agreement", "next_deepening", b"next_deepening"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["campaign", b"campaign", "id", b"id", "max_budget", b"max_budget", "name", b"name", "next_deepening", b"next_deepening", "project", b"project", "reserved", b"reserved", "rungs", b"rungs", "seq", b"seq", "spec_json", b"spec_json", "spent", b"spent", "state", b"state", "tasks", b"tasks", "trials", b"trials"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agreement", b"agreement", "campaign", b"campaign", "id", b"id", "max_budget", b"max_budget", "name", b"name", "next_deepening", b"next_deepening", "project", b"project", "reserved", b"reserved", "rungs", b"rungs", "seq", b"seq", "spec_json", b"spec_json", "spent", b"spent", "state", b"state", "tasks", b"tasks", "trials", b"trials", "width", b"width"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -214,6 +224,33 @@ class Rung(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Rung: _TypeAlias = Rung  # noqa: Y015
+
+@_typing.final
+class Agreement(_message.Message):
+    """How alike a level and the one below rank the trials measured at both: Spearman's correlation."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LEVEL_FIELD_NUMBER: _builtins.int
+    TRIALS_FIELD_NUMBER: _builtins.int
+    SPEARMAN_FIELD_NUMBER: _builtins.int
+    level: _builtins.int
+    trials: _builtins.int
+    spearman: _builtins.float
+    def __init__(
+        self,
+        *,
+        level: _builtins.int = ...,
+        trials: _builtins.int = ...,
+        spearman: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["level", b"level", "spearman", b"spearman", "trials", b"trials"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Agreement: _TypeAlias = Agreement  # noqa: Y015
 
 @_typing.final
 class Deepening(_message.Message):
@@ -349,6 +386,161 @@ class DeepenStudyRequest(_message.Message):
 Global___DeepenStudyRequest: _TypeAlias = DeepenStudyRequest  # noqa: Y015
 
 @_typing.final
+class ChangeStudyRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    IDEMPOTENCY_FIELD_NUMBER: _builtins.int
+    STUDY_FIELD_NUMBER: _builtins.int
+    WIDTH_FIELD_NUMBER: _builtins.int
+    SPACE_JSON_FIELD_NUMBER: _builtins.int
+    ENQUEUE_FIELD_NUMBER: _builtins.int
+    RETRY_FIELD_NUMBER: _builtins.int
+    width: _builtins.int
+    """Iterations of Hyperband pooled from now on, more than before."""
+    space_json: _builtins.str
+    """The whole space as JSON, as in the spec; every configuration there is must be a point of it."""
+    @_builtins.property
+    def idempotency(self) -> _common_pb2.Idempotency: ...
+    @_builtins.property
+    def study(self) -> Global___StudyName: ...
+    @_builtins.property
+    def enqueue(self) -> Global___Configurations:
+        """To be started next, inside the brackets."""
+
+    @_builtins.property
+    def retry(self) -> Global___TrialNumbers:
+        """Run the failed tasks of these trials again; of all trials when it names none."""
+
+    def __init__(
+        self,
+        *,
+        idempotency: _common_pb2.Idempotency | None = ...,
+        study: Global___StudyName | None = ...,
+        width: _builtins.int = ...,
+        space_json: _builtins.str = ...,
+        enqueue: Global___Configurations | None = ...,
+        retry: Global___TrialNumbers | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["change", b"change", "enqueue", b"enqueue", "idempotency", b"idempotency", "retry", b"retry", "space_json", b"space_json", "study", b"study", "width", b"width"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["change", b"change", "enqueue", b"enqueue", "idempotency", b"idempotency", "retry", b"retry", "space_json", b"space_json", "study", b"study", "width", b"width"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_change: _TypeAlias = _typing.Literal["width", "space_json", "enqueue", "retry"]  # noqa: Y015
+    _WhichOneofArgType_change: _TypeAlias = _typing.Literal["change", b"change"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_change) -> _WhichOneofReturnType_change | None: ...
+
+Global___ChangeStudyRequest: _TypeAlias = ChangeStudyRequest  # noqa: Y015
+
+@_typing.final
+class Configurations(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CONFIGURATIONS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def configurations(self) -> _containers.RepeatedCompositeFieldContainer[Global___Configuration]: ...
+    def __init__(
+        self,
+        *,
+        configurations: _abc.Iterable[Global___Configuration] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["configurations", b"configurations"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Configurations: _TypeAlias = Configurations  # noqa: Y015
+
+@_typing.final
+class Configuration(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class ParamsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        @_builtins.property
+        def value(self) -> _common_pb2.Value: ...
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _common_pb2.Value | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _typing.Literal["value", b"value"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    PARAMS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def params(self) -> _containers.MessageMap[_builtins.str, _common_pb2.Value]: ...
+    def __init__(
+        self,
+        *,
+        params: _abc.Mapping[_builtins.str, _common_pb2.Value] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["params", b"params"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Configuration: _TypeAlias = Configuration  # noqa: Y015
+
+@_typing.final
+class TrialNumbers(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TRIALS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def trials(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
+    def __init__(
+        self,
+        *,
+        trials: _abc.Iterable[_builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["trials", b"trials"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TrialNumbers: _TypeAlias = TrialNumbers  # noqa: Y015
+
+@_typing.final
+class PreviewChangeRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STUDY_FIELD_NUMBER: _builtins.int
+    MAX_BUDGET_FIELD_NUMBER: _builtins.int
+    WIDTH_FIELD_NUMBER: _builtins.int
+    max_budget: _builtins.float
+    width: _builtins.int
+    @_builtins.property
+    def study(self) -> Global___StudyName: ...
+    def __init__(
+        self,
+        *,
+        study: Global___StudyName | None = ...,
+        max_budget: _builtins.float = ...,
+        width: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["change", b"change", "max_budget", b"max_budget", "study", b"study", "width", b"width"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["change", b"change", "max_budget", b"max_budget", "study", b"study", "width", b"width"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_change: _TypeAlias = _typing.Literal["max_budget", "width"]  # noqa: Y015
+    _WhichOneofArgType_change: _TypeAlias = _typing.Literal["change", b"change"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_change) -> _WhichOneofReturnType_change | None: ...
+
+Global___PreviewChangeRequest: _TypeAlias = PreviewChangeRequest  # noqa: Y015
+
+@_typing.final
 class AddTrialRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -442,6 +634,32 @@ class StopStudyRequest(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___StopStudyRequest: _TypeAlias = StopStudyRequest  # noqa: Y015
+
+@_typing.final
+class GetBestRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROJECT_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    SETTLED_FIELD_NUMBER: _builtins.int
+    project: _builtins.str
+    name: _builtins.str
+    settled: _builtins.bool
+    """Of the highest settled rung instead of the lowest score at any level."""
+    def __init__(
+        self,
+        *,
+        project: _builtins.str = ...,
+        name: _builtins.str = ...,
+        settled: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "project", b"project", "settled", b"settled"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetBestRequest: _TypeAlias = GetBestRequest  # noqa: Y015
 
 @_typing.final
 class Best(_message.Message):
@@ -695,20 +913,56 @@ class Explanation(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     SENTENCES_FIELD_NUMBER: _builtins.int
+    TRIALS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def sentences(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def trials(self) -> _containers.RepeatedCompositeFieldContainer[Global___TrialReason]: ...
     def __init__(
         self,
         *,
         sentences: _abc.Iterable[_builtins.str] | None = ...,
+        trials: _abc.Iterable[Global___TrialReason] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["sentences", b"sentences"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["sentences", b"sentences", "trials", b"trials"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Explanation: _TypeAlias = Explanation  # noqa: Y015
+
+@_typing.final
+class TrialReason(_message.Message):
+    """Why a trial is not running."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TRIAL_FIELD_NUMBER: _builtins.int
+    LEVEL_FIELD_NUMBER: _builtins.int
+    CODE_FIELD_NUMBER: _builtins.int
+    SENTENCE_FIELD_NUMBER: _builtins.int
+    trial: _builtins.int
+    level: _builtins.int
+    """Where it was last measured, or was to be."""
+    code: _builtins.str
+    """due, awaits_rung, outranked, at_top, added, diverged, failed, cancelled or stopped."""
+    sentence: _builtins.str
+    def __init__(
+        self,
+        *,
+        trial: _builtins.int = ...,
+        level: _builtins.int = ...,
+        code: _builtins.str = ...,
+        sentence: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "level", b"level", "sentence", b"sentence", "trial", b"trial"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TrialReason: _TypeAlias = TrialReason  # noqa: Y015
 
 @_typing.final
 class WatchStudyRequest(_message.Message):

@@ -60,6 +60,16 @@ class StudyServiceStub(object):
                 request_serializer=isoloss_dot_v1_dot_study__pb2.DeepenStudyRequest.SerializeToString,
                 response_deserializer=isoloss_dot_v1_dot_study__pb2.Study.FromString,
                 _registered_method=True)
+        self.ChangeStudy = channel.unary_unary(
+                '/isoloss.v1.StudyService/ChangeStudy',
+                request_serializer=isoloss_dot_v1_dot_study__pb2.ChangeStudyRequest.SerializeToString,
+                response_deserializer=isoloss_dot_v1_dot_study__pb2.Study.FromString,
+                _registered_method=True)
+        self.PreviewChange = channel.unary_unary(
+                '/isoloss.v1.StudyService/PreviewChange',
+                request_serializer=isoloss_dot_v1_dot_study__pb2.PreviewChangeRequest.SerializeToString,
+                response_deserializer=isoloss_dot_v1_dot_study__pb2.PreviewStudyReply.FromString,
+                _registered_method=True)
         self.AddTrial = channel.unary_unary(
                 '/isoloss.v1.StudyService/AddTrial',
                 request_serializer=isoloss_dot_v1_dot_study__pb2.AddTrialRequest.SerializeToString,
@@ -82,7 +92,7 @@ class StudyServiceStub(object):
                 _registered_method=True)
         self.GetBest = channel.unary_unary(
                 '/isoloss.v1.StudyService/GetBest',
-                request_serializer=isoloss_dot_v1_dot_study__pb2.StudyName.SerializeToString,
+                request_serializer=isoloss_dot_v1_dot_study__pb2.GetBestRequest.SerializeToString,
                 response_deserializer=isoloss_dot_v1_dot_study__pb2.Best.FromString,
                 _registered_method=True)
         self.ListTrials = channel.unary_unary(
@@ -133,6 +143,20 @@ class StudyServiceServicer(object):
 
     def DeepenStudy(self, request, context):
         """Raises the maximum budget; everything that ran is reused.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ChangeStudy(self, request, context):
+        """Widens the search or its space, puts configurations in line, or runs failed tasks again; everything that ran stays.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PreviewChange(self, request, context):
+        """What deepening or widening now would add to what was created; changes nothing.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -218,6 +242,16 @@ def add_StudyServiceServicer_to_server(servicer, server):
                     request_deserializer=isoloss_dot_v1_dot_study__pb2.DeepenStudyRequest.FromString,
                     response_serializer=isoloss_dot_v1_dot_study__pb2.Study.SerializeToString,
             ),
+            'ChangeStudy': grpc.unary_unary_rpc_method_handler(
+                    servicer.ChangeStudy,
+                    request_deserializer=isoloss_dot_v1_dot_study__pb2.ChangeStudyRequest.FromString,
+                    response_serializer=isoloss_dot_v1_dot_study__pb2.Study.SerializeToString,
+            ),
+            'PreviewChange': grpc.unary_unary_rpc_method_handler(
+                    servicer.PreviewChange,
+                    request_deserializer=isoloss_dot_v1_dot_study__pb2.PreviewChangeRequest.FromString,
+                    response_serializer=isoloss_dot_v1_dot_study__pb2.PreviewStudyReply.SerializeToString,
+            ),
             'AddTrial': grpc.unary_unary_rpc_method_handler(
                     servicer.AddTrial,
                     request_deserializer=isoloss_dot_v1_dot_study__pb2.AddTrialRequest.FromString,
@@ -240,7 +274,7 @@ def add_StudyServiceServicer_to_server(servicer, server):
             ),
             'GetBest': grpc.unary_unary_rpc_method_handler(
                     servicer.GetBest,
-                    request_deserializer=isoloss_dot_v1_dot_study__pb2.StudyName.FromString,
+                    request_deserializer=isoloss_dot_v1_dot_study__pb2.GetBestRequest.FromString,
                     response_serializer=isoloss_dot_v1_dot_study__pb2.Best.SerializeToString,
             ),
             'ListTrials': grpc.unary_unary_rpc_method_handler(
@@ -406,6 +440,60 @@ class StudyService(object):
             _registered_method=True)
 
     @staticmethod
+    def ChangeStudy(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/isoloss.v1.StudyService/ChangeStudy',
+            isoloss_dot_v1_dot_study__pb2.ChangeStudyRequest.SerializeToString,
+            isoloss_dot_v1_dot_study__pb2.Study.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PreviewChange(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/isoloss.v1.StudyService/PreviewChange',
+            isoloss_dot_v1_dot_study__pb2.PreviewChangeRequest.SerializeToString,
+            isoloss_dot_v1_dot_study__pb2.PreviewStudyReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def AddTrial(request,
             target,
             options=(),
@@ -528,7 +616,7 @@ class StudyService(object):
             request,
             target,
             '/isoloss.v1.StudyService/GetBest',
-            isoloss_dot_v1_dot_study__pb2.StudyName.SerializeToString,
+            isoloss_dot_v1_dot_study__pb2.GetBestRequest.SerializeToString,
             isoloss_dot_v1_dot_study__pb2.Best.FromString,
             options,
             channel_credentials,

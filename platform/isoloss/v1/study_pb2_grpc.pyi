@@ -40,13 +40,17 @@ class StudyServiceStub:
     """What the search would run, before anything runs; needs no stored study."""
     DeepenStudy: _grpc.UnaryUnaryMultiCallable[_study_pb2.DeepenStudyRequest, _study_pb2.Study]
     """Raises the maximum budget; everything that ran is reused."""
+    ChangeStudy: _grpc.UnaryUnaryMultiCallable[_study_pb2.ChangeStudyRequest, _study_pb2.Study]
+    """Widens the search or its space, puts configurations in line, or runs failed tasks again; everything that ran stays."""
+    PreviewChange: _grpc.UnaryUnaryMultiCallable[_study_pb2.PreviewChangeRequest, _study_pb2.PreviewStudyReply]
+    """What deepening or widening now would add to what was created; changes nothing."""
     AddTrial: _grpc.UnaryUnaryMultiCallable[_study_pb2.AddTrialRequest, _study_pb2.AddTrialReply]
     """Adds one configuration outside brackets and quotas."""
     PauseStudy: _grpc.UnaryUnaryMultiCallable[_study_pb2.StudyName, _study_pb2.Study]
     ResumeStudy: _grpc.UnaryUnaryMultiCallable[_study_pb2.StudyName, _study_pb2.Study]
     StopStudy: _grpc.UnaryUnaryMultiCallable[_study_pb2.StopStudyRequest, _study_pb2.Study]
     """Final: outstanding tasks are cancelled."""
-    GetBest: _grpc.UnaryUnaryMultiCallable[_study_pb2.StudyName, _study_pb2.Best]
+    GetBest: _grpc.UnaryUnaryMultiCallable[_study_pb2.GetBestRequest, _study_pb2.Best]
     ListTrials: _grpc.UnaryUnaryMultiCallable[_study_pb2.StudyName, _study_pb2.ListTrialsReply]
     ExplainStudy: _grpc.UnaryUnaryMultiCallable[_study_pb2.StudyName, _study_pb2.Explanation]
     """One sentence for each thing that keeps the study from running, if anything does."""
@@ -65,13 +69,17 @@ class StudyServiceAsyncStub(StudyServiceStub):
     """What the search would run, before anything runs; needs no stored study."""
     DeepenStudy: _aio.UnaryUnaryMultiCallable[_study_pb2.DeepenStudyRequest, _study_pb2.Study]  # type: ignore[assignment]
     """Raises the maximum budget; everything that ran is reused."""
+    ChangeStudy: _aio.UnaryUnaryMultiCallable[_study_pb2.ChangeStudyRequest, _study_pb2.Study]  # type: ignore[assignment]
+    """Widens the search or its space, puts configurations in line, or runs failed tasks again; everything that ran stays."""
+    PreviewChange: _aio.UnaryUnaryMultiCallable[_study_pb2.PreviewChangeRequest, _study_pb2.PreviewStudyReply]  # type: ignore[assignment]
+    """What deepening or widening now would add to what was created; changes nothing."""
     AddTrial: _aio.UnaryUnaryMultiCallable[_study_pb2.AddTrialRequest, _study_pb2.AddTrialReply]  # type: ignore[assignment]
     """Adds one configuration outside brackets and quotas."""
     PauseStudy: _aio.UnaryUnaryMultiCallable[_study_pb2.StudyName, _study_pb2.Study]  # type: ignore[assignment]
     ResumeStudy: _aio.UnaryUnaryMultiCallable[_study_pb2.StudyName, _study_pb2.Study]  # type: ignore[assignment]
     StopStudy: _aio.UnaryUnaryMultiCallable[_study_pb2.StopStudyRequest, _study_pb2.Study]  # type: ignore[assignment]
     """Final: outstanding tasks are cancelled."""
-    GetBest: _aio.UnaryUnaryMultiCallable[_study_pb2.StudyName, _study_pb2.Best]  # type: ignore[assignment]
+    GetBest: _aio.UnaryUnaryMultiCallable[_study_pb2.GetBestRequest, _study_pb2.Best]  # type: ignore[assignment]
     ListTrials: _aio.UnaryUnaryMultiCallable[_study_pb2.StudyName, _study_pb2.ListTrialsReply]  # type: ignore[assignment]
     ExplainStudy: _aio.UnaryUnaryMultiCallable[_study_pb2.StudyName, _study_pb2.Explanation]  # type: ignore[assignment]
     """One sentence for each thing that keeps the study from running, if anything does."""
@@ -119,6 +127,22 @@ class StudyServiceServicer(metaclass=_abc_1.ABCMeta):
         """Raises the maximum budget; everything that ran is reused."""
 
     @_abc_1.abstractmethod
+    def ChangeStudy(
+        self,
+        request: _study_pb2.ChangeStudyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_study_pb2.Study, _abc.Awaitable[_study_pb2.Study]]:
+        """Widens the search or its space, puts configurations in line, or runs failed tasks again; everything that ran stays."""
+
+    @_abc_1.abstractmethod
+    def PreviewChange(
+        self,
+        request: _study_pb2.PreviewChangeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_study_pb2.PreviewStudyReply, _abc.Awaitable[_study_pb2.PreviewStudyReply]]:
+        """What deepening or widening now would add to what was created; changes nothing."""
+
+    @_abc_1.abstractmethod
     def AddTrial(
         self,
         request: _study_pb2.AddTrialRequest,
@@ -151,7 +175,7 @@ class StudyServiceServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
     def GetBest(
         self,
-        request: _study_pb2.StudyName,
+        request: _study_pb2.GetBestRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_study_pb2.Best, _abc.Awaitable[_study_pb2.Best]]: ...
 
