@@ -25,7 +25,7 @@ SPEC = """
 name: owned
 target: {n_params: 1B, n_tokens: 20B}
 sizes: [{name: 60m, n_params: 60M}, {name: 120m, n_params: 120M}]
-tokens: {min: 1B, max: 4B, eta: 2}
+tokens: {per_param: {min: 10, max: 40}, eta: 2}
 space: {lr: {type: float, low: 1e-4, high: 1e-2, log: true}, batch_tokens: {type: ordinal, choices: [131072, 262144]}}
 recipe: {optimizer: adamw}
 observations: [old_runs.csv]

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+import isoloss
 from isoloss.client.locate import Local
 from isoloss.testing.controller import controller, temporary_home
 
@@ -90,6 +91,20 @@ def test_an_error_is_one_sentence_with_its_exit_code_and_stdout_stays_empty(
     done = run(*words, "--json", address=local.address)
     assert (done.returncode, done.stdout) == (code, ""), done.stderr
     assert said in done.stderr and "Traceback" not in done.stderr
+
+
+def test_logs_are_followed_until_nothing_more_can_come(local: Local) -> None:
+    def explode(trial: isoloss.Trial) -> None:
+        raise RuntimeError("out of cheese")
+
+    with isoloss.connect(local.address) as client:
+        study = client.create_study(
+            "followed", space={"lr": isoloss.Float(1e-4, 1e-1, log=True)}, objective=isoloss.minimize("val_loss"),
+            method=isoloss.Fixed(budget=1), limits={"trials": 2},
+        )  # fmt: skip
+        study.optimize(explode)
+    said = run("study", "logs", "followed", "1", "--follow", "--json", address=local.address).stdout.splitlines()
+    assert [json.loads(line)["trial"] for line in said] == [1] and "out of cheese" in said[0]
 
 
 def test_without_a_controller_it_says_how_to_get_one(tmp_path: Path) -> None:

@@ -26,28 +26,30 @@ FORECAST: dict[str, Any] = {"lr": 0.01, "batch_tokens": 300.0}
 
 def view(**changes: Any) -> CampaignView:
     base = CampaignView(
-        studies=[StudyView(size="a", max_tokens=4, idle=True), StudyView(size="b", max_tokens=4, idle=True)],
+        studies=[StudyView(size=size, wanted=4, max_tokens=4, idle=True) for size in ("a", "b")],
         max_tokens=4, eta=2, deepen_to=None, confirm=True,
     )  # fmt: skip
     return replace(base, **changes)
 
 
 def test_what_is_not_launched_is_launched_first() -> None:
-    studies = [StudyView(size="a"), StudyView(size="b", max_tokens=4)]
+    studies = [StudyView(size="a", wanted=4), StudyView(size="b", wanted=4, max_tokens=4)]
     assert next_moves(view(studies=studies), None) == (LaunchStudy(size="a"),)
 
 
 def test_a_column_is_bought_only_when_every_study_is_idle() -> None:
-    busy = [StudyView(size="a", max_tokens=4, idle=True), StudyView(size="b", max_tokens=4)]
+    busy = [StudyView(size="a", wanted=4, max_tokens=4, idle=True), StudyView(size="b", wanted=4, max_tokens=4)]
     assert next_moves(view(studies=busy, deepen_to=8), None) == ()
     assert next_moves(view(deepen_to=8), None) == (BuyColumn(max_tokens=8),)
-    rounded = [StudyView(size="a", max_tokens=7, idle=True)]
+    rounded = [StudyView(size="a", wanted=7, max_tokens=7, idle=True)]
     assert next_moves(view(deepen_to=8, max_tokens=7, studies=rounded), None) == (), "8 was reached, in whole batches"
     assert next_moves(view(confirm=False), None) == (Finish(),), "a campaign that confirms nothing ends with its search"
 
 
 def test_studies_behind_the_campaign_are_deepened_to_it() -> None:
-    assert next_moves(view(max_tokens=8), None) == (Deepen(size="a", max_tokens=8), Deepen(size="b", max_tokens=8))
+    behind = [StudyView(size="a", wanted=8, max_tokens=4), StudyView(size="b", wanted=16, max_tokens=8, idle=True)]
+    moves = (Deepen(size="a", max_tokens=8), Deepen(size="b", max_tokens=16))
+    assert next_moves(view(studies=behind, max_tokens=16), None) == moves
 
 
 def test_confirmation_waits_for_a_forecast_and_is_made_once() -> None:
@@ -61,7 +63,7 @@ def test_confirmation_waits_for_a_forecast_and_is_made_once() -> None:
 
 
 def test_a_used_limit_stops_everything_and_one_too_small_for_the_target_ends_the_search() -> None:
-    fresh = [StudyView(size="a")]
+    fresh = [StudyView(size="a", wanted=4)]
     assert next_moves(view(studies=fresh, exhausted="limits.flops"), FORECAST) == (Stop(reason="limits.flops"),)
     poor = view(unaffordable="limits.flops")
     assert next_moves(poor, FORECAST) == (Finish(reason="limits.flops"),)

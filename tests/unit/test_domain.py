@@ -9,13 +9,24 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from isoloss.domain.campaign import campaign_mapping, decode_campaign, n_params_of, study_of, target_study
+from isoloss.domain.campaign import (
+    campaign_mapping,
+    decode_campaign,
+    deepen_to,
+    largest,
+    n_params_of,
+    next_column,
+    study_of,
+    target_study,
+    wanted_tokens,
+)
 from isoloss.domain.lease import Ending, judge
 from isoloss.domain.quantity import format_count, parse_count, parse_duration
 from isoloss.domain.space import AnyParameter, Categorical, Float, Int, Ordinal, check_configuration, configuration_at
 from isoloss.domain.spec import Seconds, decode_study, encode
 from isoloss.domain.task import MAX_FAILURES, MAX_INFRA_FAILURES, NEXT, TERMINAL, TaskState, check_move
 from isoloss.errors import InvalidSpec, WrongState
+from isoloss.search.geometry import ladder_of
 
 
 @pytest.mark.parametrize(
@@ -40,6 +51,7 @@ def test_durations() -> None:
     assert [parse_duration(t, "x") for t in ("90s", "5m", "2h", "3d", "10")] == [90, 300, 7200, 259200, 10]
 
 
+LR: dict[str, Any] = {"lr": {"type": "float", "low": 1e-3, "high": 1e-1, "log": True}}
 GPT_STUDY: dict[str, Any] = {
     "name": "s", "space": {"lr": {"type": "float", "low": 0.1, "high": 1}}, "objective": {"metric": "loss"},
     "method": {"min_budget": 512, "max_budget": 1536}, "budget": {"unit": "tokens"}, "run": {"gpt": {"width": 32, "depth": 3}},
@@ -115,6 +127,33 @@ def test_a_study_spec_survives_its_own_encoding() -> None:
     assert spec.fidelity.decay_fraction == 0.2 and spec.run is not None and spec.run.timeout == Seconds(7200)
 
 
+def test_columns_per_parameter_are_each_sizes_own_and_equally_many() -> None:
+    ratios = {"per_param": {"min": 0.1, "max": 2.7}, "eta": 3, "deepen_to": 8.1}
+    for n_params in (12345, 54321, 999983):
+        sizes = [{"name": "a", "n_params": n_params}, {"name": "b", "n_params": 10 * n_params}]
+        spec = decode_campaign(
+            CAMPAIGN | {"tokens": ratios, "sizes": sizes, "fidelity": {"mode": "resume"}, "space": LR}
+        )
+        small, big = (ladder_of(study_of(spec, size)) for size in spec.sizes)
+        assert small.top == big.top == 3 and largest(spec) is spec.sizes[1]
+        assert abs(big.budgets[-1] - 27 * n_params) <= 256 and abs(small.budgets[-1] - 2.7 * n_params) <= 256
+        assert deepen_to(spec) == pytest.approx(81 * n_params, abs=2)
+        assert wanted_tokens(spec, max_tokens=0, max_per_param=24.3) == pytest.approx(243 * n_params, abs=9)
+        assert next_column(spec, big.extended(1).budgets[-1]) == "--max-per-param 24.3"
+        with pytest.raises(
+            InvalidSpec, match=r"max_tokens is 5 and the spec's tokens are per_param; accepted is max_per_param"
+        ):
+            wanted_tokens(spec, max_tokens=5, max_per_param=0)
+        with pytest.raises(InvalidSpec, match=r"max_per_param is 9; accepted is max, 2\.7, times a power of eta 3"):
+            wanted_tokens(spec, max_tokens=0, max_per_param=9)
+    same = decode_campaign(CAMPAIGN)
+    assert wanted_tokens(same, max_tokens=65536, max_per_param=0) == 65536
+    with pytest.raises(
+        InvalidSpec, match=r"max_per_param is 9 and the spec's tokens are the same .*; accepted is max_tokens"
+    ):
+        wanted_tokens(same, max_tokens=0, max_per_param=9)
+
+
 kinds = st.sampled_from(["complete", "diverge", "fail", "release", "expire"])
 
 
@@ -181,6 +220,17 @@ def test_each_size_of_a_campaign_is_a_study_with_all_brackets_in_branch_mode() -
         ({"objective": {"metric": "acc", "goal": "maximize"}}, "accepted is minimize"),
         ({"limits": {"flops": 0}}, r"limits\.flops is 0; accepted is a number above 0"),
         ({"limits": {"trials": 3}}, r"limits: unknown key `trials`"),
+        ({"tokens": {"min": 8192}}, r"tokens has min; accepted is min and max, or per_param"),
+        ({"tokens": {}}, r"tokens has no columns; accepted"),
+        (
+            {"tokens": {"min": 1, "max": 2, "per_param": {"min": 1, "max": 2}}},
+            r"tokens has min, max, per_param; accepted",
+        ),
+        (
+            {"tokens": {"per_param": {"min": 5, "max": 4}}},
+            r"tokens\.per_param\.min is 5 and max 4; accepted is 0 < min",
+        ),
+        ({"tokens": {"per_param": {"min": 1, "max": 4}, "deepen_to": 6}}, "accepted is max, 4, times a power of eta 2"),
         ({"tokens": {"min": 8192, "max": 32768, "deepen_to": 65537}}, "times a power of eta 2"),
     ],
 )

@@ -36,14 +36,22 @@ def preview(spec: Spec, *, set_: Set = (), output: Output = Output()) -> None:  
         flops = 6 * n_params * cost["billed_budget"]
         value["sizes"].append({"name": size.name, "n_params": n_params, "flops": flops, **cost})
         value["flops"] += flops
+        columns = [rung["budget"] for rung in cost["brackets"][0]["rungs"]]
         rows.append(
-            (size.name, format_count(n_params), cost["tasks"], format_count(cost["billed_budget"]), f"{flops:.3g}")
+            (
+                size.name,
+                format_count(n_params),
+                " ".join(map(format_count, columns)),
+                cost["tasks"],
+                format_count(cost["billed_budget"]),
+                f"{flops:.3g}",
+            )
         )
     target = 6 * n_params_of(campaign, campaign.target, TARGET) * campaign.target.n_tokens
     value["target_flops"] = target
     share = f"Searching costs {value['flops']:.3g} FLOPs; one run of the target {target:.3g}."
     lines = [share, *([f"{own} runs of your own cost nothing."] if own else [])]
-    show(output, value, Table(("size", "parameters", "tasks", "tokens", "FLOPs"), rows), *lines)
+    show(output, value, Table(("size", "parameters", "columns of D", "tasks", "tokens", "FLOPs"), rows), *lines)
 
 
 @app.command
@@ -83,6 +91,8 @@ def list_(*, project: str = "", address: Address = None, output: Output = Output
 @app.command(name="show")
 def show_(name: str, *, project: Project = "default", address: Address = None, output: Output = Output()) -> None:  # noqa: B008
     """Show a campaign: its studies, its forecast, its outcome."""
+    from isoloss.domain.campaign import decode_campaign, next_column
+
     with client(address) as connection:
         info = connection.campaign(name, project=project).info()
     rows = [
@@ -91,8 +101,8 @@ def show_(name: str, *, project: Project = "default", address: Address = None, o
     ]
     lines = [line(info), *forecast_lines(info["forecast"])]
     if info["state"] != "stopped":
-        deeper = info["max_tokens"] * info["spec"]["tokens"]["eta"]
-        lines.append(f"next: isoloss campaign deepen {name} --max-tokens {deeper}   buys the next column of D")
+        flag = next_column(decode_campaign(info["spec"]), info["max_tokens"])
+        lines.append(f"next: isoloss campaign deepen {name} {flag}   buys the next column of D")
     show(output, info, Table(("study", "parameters", "state", "done", "open", "best"), rows), *lines)
 
 
@@ -111,14 +121,22 @@ def watch(name: str, *, project: Project = "default", address: Address = None, o
 def deepen(
     name: str,
     *,
-    max_tokens: Annotated[str, Parameter(help="The new largest D: eta times the present one, or a power of it.")],
+    max_tokens: Annotated[
+        str | None, Parameter(help="The new largest D: eta times the present one, or a power of it.")
+    ] = None,
+    max_per_param: Annotated[
+        str | None, Parameter(help="The new largest D / N, for a spec with tokens: per_param.")
+    ] = None,
     project: Project = "default",
     address: Address = None,
     output: Output = Output(),  # noqa: B008 - frozen
 ) -> None:
     """Buy the next columns of D in every size."""
     with client(address) as connection:
-        info = connection.campaign(name, project=project).deepen(parse_count(max_tokens, "--max-tokens"))
+        info = connection.campaign(name, project=project).deepen(
+            parse_count(max_tokens or 0, "--max-tokens"),
+            max_per_param=parse_count(max_per_param or 0, "--max-per-param"),
+        )
     show(output, info, line(info))
 
 

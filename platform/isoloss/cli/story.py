@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from isoloss.cli.output import number
-from isoloss.domain.campaign import TARGET, decode_campaign, deepenings, n_params_of, study_of
+from isoloss.domain.campaign import TARGET, decode_campaign, deepenings, largest, n_params_of, study_of
 from isoloss.domain.quantity import format_count
 from isoloss.search.preview import preview
 
@@ -20,7 +20,7 @@ def progress(info: dict[str, Any], trades: StudyInfo, seconds: float) -> tuple[A
     from rich.table import Table
 
     planned = {
-        size.name: preview(study_of(spec, size), deepenings(spec, info["max_tokens"]))["tasks"]
+        size.name: preview(study_of(spec, size), deepenings(spec, size, info["max_tokens"]))["tasks"]
         for spec in [decode_campaign(info["spec"])]
         for size in spec.sizes
     }
@@ -87,7 +87,8 @@ def summary(
 def sweep_flops(info: dict[str, Any]) -> float:
     """What one size's search would cost at the target's size, its top rung at the target's D (6ND)."""
     spec = decode_campaign(info["spec"])
-    plan = preview(study_of(spec, spec.sizes[0]), deepenings(spec, info["max_tokens"]))
+    size = largest(spec)
+    plan = preview(study_of(spec, size), deepenings(spec, size, info["max_tokens"]))
     stretch = float(spec.target.n_tokens) / info["max_tokens"]
     tokens: float = plan["billed_budget"] * stretch
     return 6 * n_params_of(spec, spec.target, TARGET) * tokens

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from isoloss.client.blocking import Study
     from isoloss.search.search import Search
 
+LOOK_SECONDS = 1.0
 app = App(name="study", help="Studies: preview, launch, watch, deepen and read them.")
 Set = Annotated[tuple[str, ...], Parameter(name="--set", help="Change the spec: path=value.", consume_multiple=False)]
 DryRun = Annotated[bool, Parameter(help="Only say what it would add.")]
@@ -252,19 +253,24 @@ def logs(
     name: str,
     trial: int | None = None,
     *,
+    follow: Annotated[
+        bool, Parameter(negative="", help="Go on until the study is idle or stopped (with --json, one object a line).")
+    ] = False,
     project: Project = "default",
     address: Address = None,
     output: Output = Output(),  # noqa: B008 - frozen
 ) -> None:
     """Show why trials failed: the reason and the last lines of stderr of the newest attempt."""
     with client(address) as connection:
-        found = connection.study(name, project=project).trials()
+        study = connection.study(name, project=project)
+        if follow:
+            _follow_logs(study, trial, output)
+            return
+        found = study.trials()
     if trial is not None and trial not in {t.number for t in found}:
         raise NotFound(f"Study {name!r} has no trial {trial}; it has {len(found)}.")
-    said = _logs([t for t in found if trial in (None, t.number)])
-    show(
-        output, {"logs": said}, *(f"trial {s['trial']} level {s['level']} ({s['state']}): {s['message']}" for s in said)
-    )
+    said = _logs(found, trial)
+    show(output, {"logs": said}, *map(_log_line, said))
 
 
 @app.command
@@ -514,12 +520,33 @@ def _best(study: Study, *, settled: bool = False) -> dict[str, Any] | None:
         return None
 
 
-def _logs(trials: list[TrialInfo]) -> list[dict[str, Any]]:
+def _follow_logs(study: Study, trial: int | None, output: Output) -> None:
+    """Print each new message once, until nothing more can come; a trial that is not there yet may come."""
+    import time
+
+    before: list[dict[str, Any]] = []
+    while True:
+        ended = study.info().state in ("idle", "stopped")  # asked first: what came before the end is still printed
+        said = _logs(study.trials(), trial)
+        for one in said:
+            if one not in before:
+                print(dumps(one) if output.json else _log_line(one), flush=True)
+        if ended:
+            return
+        before = said
+        time.sleep(LOOK_SECONDS)
+
+
+def _log_line(said: dict[str, Any]) -> str:
+    return f"trial {said['trial']} level {said['level']} ({said['state']}): {said['message']}"
+
+
+def _logs(trials: list[TrialInfo], trial: int | None) -> list[dict[str, Any]]:
     return [
         {"trial": t.number, "level": level.level, "state": level.state, "message": level.message}
         for t in trials
         for level in t.levels
-        if level.message
+        if level.message and trial in (None, t.number)
     ]
 
 

@@ -361,11 +361,12 @@ class Campaign:
         for message in self.transport.stream(self.transport.campaigns.WatchCampaign, self._reference):
             yield answers.campaign(message)
 
-    def deepen(self, max_tokens: float) -> dict[str, Any]:
-        """Buy the next columns of D."""
+    def deepen(self, max_tokens: float = 0.0, *, max_per_param: float = 0.0) -> dict[str, Any]:
+        """Buy the next columns of D, up to ``max_tokens``, or to ``max_per_param`` where the spec has tokens per_param."""
         request = campaign_pb2.DeepenCampaignRequest(
-            idempotency=common_pb2.Idempotency(key=new_key()), campaign=self._reference, max_tokens=max_tokens
-        )
+            idempotency=common_pb2.Idempotency(key=new_key()), campaign=self._reference, max_tokens=max_tokens,
+            max_per_param=max_per_param,
+        )  # fmt: skip
         return answers.campaign(self.transport.call(self.transport.campaigns.DeepenCampaign, request))
 
     def confirm(self) -> dict[str, Any]:

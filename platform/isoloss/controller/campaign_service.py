@@ -21,6 +21,7 @@ from isoloss.domain.campaign import (
     n_params_of,
     study_of,
     target_study,
+    wanted_tokens,
 )
 from isoloss.domain.study import CampaignState
 from isoloss.errors import AlreadyExists, FitFailed, InvalidSpec, NotFound, WrongState
@@ -55,7 +56,9 @@ class CampaignService(campaign_pb2_grpc.CampaignServiceServicer):
         async def effect(conn: Conn) -> pb.Campaign:
             mapping = campaign_mapping(spec)
             plan_of(target_study(spec))
-            top = plan_of(study_of(spec, spec.sizes[0])).ladder
+            top = max(
+                (plan_of(study_of(spec, size)).ladder for size in spec.sizes), key=lambda one: one.budget(one.top)
+            )
             row = await campaigns.insert(conn, mapping, max_tokens=top.budget(top.top), confirm=spec.confirm, own=own)
             if row is None:
                 row = await campaigns.by_name(conn, spec.project, spec.name)
@@ -84,7 +87,8 @@ class CampaignService(campaign_pb2_grpc.CampaignServiceServicer):
             name = request.campaign
             row = await campaigns.lock(conn, (await campaigns.by_name(conn, name.project, name.name)).id)
             spec = decode_campaign(row.spec)
-            await buy_column(conn, spec, row, int(request.max_tokens))
+            wanted = wanted_tokens(spec, max_tokens=request.max_tokens, max_per_param=request.max_per_param)
+            await buy_column(conn, spec, row, int(wanted))
             return await describe(conn, await campaigns.by_name(conn, name.project, name.name))
 
         reply = await once(self.pool, request, pb.Campaign, effect)

@@ -15,8 +15,12 @@ from isoloss.controller.fitter import Fitter
 from isoloss.domain.campaign import (
     TARGET,
     CampaignSpec,
+    Size,
     decode_campaign,
+    deepen_to,
     deepenings,
+    largest,
+    levels_added,
     n_params_of,
     study_of,
     target_study,
@@ -41,7 +45,7 @@ from isoloss.laws.plan import (
     next_moves,
 )  # fmt: skip
 from isoloss.search.events import Deepened, Stopped, TrialAdded
-from isoloss.search.geometry import plan_of
+from isoloss.search.geometry import ladder_of, plan_of
 from isoloss.search.preview import preview
 from isoloss.store import campaigns, limits, studies
 from isoloss.store.campaigns import CampaignRow
@@ -162,13 +166,13 @@ async def buy_column(conn: Conn, spec: CampaignSpec, row: CampaignRow, max_token
         raise WrongState(f"Campaign {row.name!r} has used what it may ({spent}); accepted is one below its limits.")
     if max_tokens <= row.max_tokens:
         raise WrongState(f"max_tokens is {max_tokens} and the campaign is at {row.max_tokens}; accepted is more.")
-    maxima = deepenings(spec, max_tokens)
-    plan = plan_of(study_of(spec, spec.sizes[0]))
-    for maximum in [*maxima[:-1], float(max_tokens)]:
+    biggest = largest(spec)
+    plan = plan_of(study_of(spec, biggest))
+    for maximum in [*deepenings(spec, biggest, max_tokens)[:-1], float(max_tokens)]:
         plan = plan.deepened(maximum)
     added = restart = 0.0
     for size in spec.sizes:
-        cost = preview(study_of(spec, size), maxima)
+        cost = preview(study_of(spec, size), deepenings(spec, size, max_tokens))
         added += cost["added_resumed_budget"]
         restart += cost["resumed_budget"]
     top = plan.ladder.budget(plan.ladder.top)
@@ -181,15 +185,23 @@ async def _view(conn: Conn, spec: CampaignSpec, row: CampaignRow, rows: Sequence
     spent, unaffordable = await exhausted(conn, spec, row)
     return CampaignView(
         studies=[
-            StudyView(size=size.name, max_tokens=study.max_budget, idle=study.state == StudyState.IDLE)
-            if (study := by_size.get(size.name)) is not None
-            else StudyView(size=size.name)
+            StudyView(
+                size=size.name, wanted=_wanted(spec, size, row.max_tokens),
+                max_tokens=study.max_budget if (study := by_size.get(size.name)) else 0,
+                idle=study is not None and study.state == StudyState.IDLE,
+            )
             for size in spec.sizes
         ],
-        max_tokens=row.max_tokens, eta=spec.tokens.eta, deepen_to=spec.tokens.deepen_to, confirm=row.confirm,
+        max_tokens=row.max_tokens, eta=spec.tokens.eta, deepen_to=deepen_to(spec), confirm=row.confirm,
         target_trials=(await studies.counts(conn, target.id))[0] if target else None,
         target_idle=target is not None and target.state == StudyState.IDLE, exhausted=spent, unaffordable=unaffordable,
     )  # fmt: skip
+
+
+def _wanted(spec: CampaignSpec, size: Size, max_tokens: int) -> int:
+    """The largest budget of a size's study in a campaign at ``max_tokens``."""
+    ladder = ladder_of(study_of(spec, size)).extended(levels_added(spec, max_tokens))
+    return ladder.budget(ladder.top)
 
 
 async def _launch(conn: Conn, spec: CampaignSpec, row: CampaignRow, size_name: str) -> None:

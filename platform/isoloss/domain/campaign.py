@@ -51,13 +51,31 @@ class Goal(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     set: dict[str, Scalar] = {}
 
 
-class Tokens(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The columns of D: from ``min`` to ``max`` by ``eta``; the campaign deepens by itself up to ``deepen_to``."""
+class PerParam(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Columns as ratios D / N, so that a larger size trains on more."""
 
     min: Count
     max: Count
+
+
+class Tokens(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The columns of D: from ``min`` to ``max`` by ``eta``, the same for every size, or ``per_param`` of each.
+
+    The campaign deepens by itself up to ``deepen_to``, which is in the measure of the maximum. All sizes have equally
+    many columns, and are deepened by equally many.
+    """
+
+    min: Count | None = None
+    max: Count | None = None
+    per_param: PerParam | None = None
     eta: Annotated[int, Meta(ge=2)] = 2
     deepen_to: Count | None = None
+
+    @property
+    def stated(self) -> tuple[float, float]:
+        """The smallest and the largest column as they are written: tokens, or ratios."""
+        low, high = (self.min, self.max) if self.per_param is None else (self.per_param.min, self.per_param.max)
+        return float(low or 0), float(high or 0)
 
 
 class CampaignLimits(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -124,13 +142,68 @@ def decode_campaign(source: Mapping[str, Any]) -> CampaignSpec:
 
 
 def _check_columns(tokens: Tokens) -> None:
-    if tokens.deepen_to is None:
-        return
-    steps = math.log(tokens.deepen_to / tokens.max) / math.log(tokens.eta)
+    given = [name for name in ("min", "max", "per_param") if getattr(tokens, name) is not None]
+    if given not in (["min", "max"], ["per_param"]):
+        raise InvalidSpec(f"tokens has {', '.join(given) or 'no columns'}; accepted is min and max, or per_param.")
+    field = "tokens" if tokens.per_param is None else "tokens.per_param"
+    low, high = tokens.stated
+    if not 0 < low <= high:
+        raise InvalidSpec(f"{field}.min is {low:g} and max {high:g}; accepted is 0 < min ≤ max.")
+    if tokens.deepen_to is not None:
+        _steps(tokens, tokens.deepen_to, "tokens.deepen_to")
+
+
+def _steps(tokens: Tokens, maximum: float, field: str) -> int:
+    """How many columns above the spec's own a maximum is; ``InvalidSpec`` when it is between two or below."""
+    steps = math.log(max(maximum, 1e-300) / tokens.stated[1]) / math.log(tokens.eta)
     if steps < 0.5 or abs(steps - round(steps)) > 1e-6:
         raise InvalidSpec(
-            f"tokens.deepen_to is {tokens.deepen_to:g}; accepted is max, {tokens.max:g}, times a power of eta {tokens.eta}."
+            f"{field} is {maximum:g}; accepted is max, {tokens.stated[1]:g}, times a power of eta {tokens.eta}."
         )
+    return round(steps)
+
+
+def columns_of(spec: CampaignSpec, size: Size) -> tuple[float, float]:
+    """The smallest and the largest D of a size, before rounding to the ladder's unit.
+
+    With ``per_param`` the smallest follows from the largest, so that every size has the same number of columns.
+    """
+    low, high = spec.tokens.stated
+    if spec.tokens.per_param is None:
+        return low, high
+    levels = math.floor(math.log(high / low) / math.log(spec.tokens.eta) + 1e-9)
+    top = round(high * n_params_of(spec, size, f"sizes.{size.name}"))
+    return float(top // spec.tokens.eta**levels), float(top)
+
+
+def largest(spec: CampaignSpec) -> Size:
+    """The size with the largest D, in which the campaign's maximum is counted."""
+    return max(spec.sizes, key=lambda size: columns_of(spec, size)[1])
+
+
+def deepen_to(spec: CampaignSpec) -> float | None:
+    """The D of the largest size up to which the campaign deepens by itself."""
+    if spec.tokens.deepen_to is None:
+        return None
+    return spec.tokens.deepen_to / spec.tokens.stated[1] * columns_of(spec, largest(spec))[1]
+
+
+def wanted_tokens(spec: CampaignSpec, *, max_tokens: float, max_per_param: float) -> float:
+    """The D of the largest size that a deepening asks for; ``InvalidSpec`` when it names the other measure."""
+    per_param = spec.tokens.per_param is not None
+    ours, theirs = ("max_per_param", "max_tokens") if per_param else ("max_tokens", "max_per_param")
+    given = {"max_tokens": max_tokens, "max_per_param": max_per_param}
+    if given[theirs] or not given[ours]:
+        raise InvalidSpec(
+            f"{theirs} is {given[theirs]:g} and the spec's tokens are {'per_param' if per_param else 'the same for all sizes'}; "
+            f"accepted is {ours}.",
+            hint=f"`isoloss campaign deepen --{ours.replace('_', '-')}`.",
+        )
+    if not per_param:
+        return max_tokens
+    return columns_of(spec, largest(spec))[1] * float(spec.tokens.eta) ** _steps(
+        spec.tokens, max_per_param, "max_per_param"
+    )
 
 
 def n_params_of(spec: CampaignSpec, size: Size | Goal, field: str) -> float:
@@ -144,8 +217,9 @@ def n_params_of(spec: CampaignSpec, size: Size | Goal, field: str) -> float:
 
 def study_of(spec: CampaignSpec, size: Size) -> StudySpec:
     """The study of one size; each size has a seed of its own, so that together they see more of the space."""
+    low, high = columns_of(spec, size)
     method = {
-        "name": "idhb", "min_budget": spec.tokens.min, "max_budget": spec.tokens.max, "eta": spec.tokens.eta,
+        "name": "idhb", "min_budget": low, "max_budget": high, "eta": spec.tokens.eta,
         "brackets": "all", "sampler": spec.sampler,
     }  # fmt: skip
     return _study(spec, f"{spec.name}-{size.name}", size, method=method, limits={}, gpus=size.gpus)
@@ -157,10 +231,23 @@ def target_study(spec: CampaignSpec) -> StudySpec:
     return _study(spec, f"{spec.name}-{TARGET}", spec.target, method=method, limits={"trials": 0}, gpus=0)
 
 
-def deepenings(spec: CampaignSpec, max_tokens: float) -> list[float]:
-    """The largest D of every deepening on the way from the spec's own to ``max_tokens``."""
-    count = round(math.log(max_tokens / spec.tokens.max) / math.log(spec.tokens.eta))
-    return [float(spec.tokens.max) * spec.tokens.eta**k for k in range(1, count + 1)]
+def levels_added(spec: CampaignSpec, max_tokens: float) -> int:
+    """How many columns a campaign at this largest D has beyond its spec's own."""
+    return round(math.log(max_tokens / columns_of(spec, largest(spec))[1]) / math.log(spec.tokens.eta))
+
+
+def deepenings(spec: CampaignSpec, size: Size, max_tokens: float) -> list[float]:
+    """The largest D of a size after every deepening on the way to a campaign at ``max_tokens``."""
+    top = columns_of(spec, size)[1]
+    return [top * spec.tokens.eta**k for k in range(1, levels_added(spec, max_tokens) + 1)]
+
+
+def next_column(spec: CampaignSpec, max_tokens: float) -> str:
+    """The flag that buys the next column, of a campaign that is at ``max_tokens``."""
+    if spec.tokens.per_param is None:
+        return f"--max-tokens {max_tokens * spec.tokens.eta:.0f}"
+    ratio = spec.tokens.stated[1] * spec.tokens.eta ** (levels_added(spec, max_tokens) + 1)
+    return f"--max-per-param {ratio:.15g}"
 
 
 def _study(

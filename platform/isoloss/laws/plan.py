@@ -19,9 +19,10 @@ CONFIRMATION: Final = 3  # runs of the target's cell
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StudyView:
-    """How one size stands; ``max_tokens`` is 0 until its study is launched."""
+    """How one size stands; ``max_tokens`` is 0 until its study is launched, ``wanted`` where the campaign has it be."""
 
     size: str
+    wanted: int
     max_tokens: int = 0
     idle: bool = False
 
@@ -60,7 +61,7 @@ class BuyColumn:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Deepen:
-    """Bring a size's study to the campaign's largest D."""
+    """Bring a size's study to the D the campaign wants of it."""
 
     size: str
     max_tokens: int
@@ -99,8 +100,8 @@ def next_moves(campaign: CampaignView, forecast: Mapping[str, Any] | None) -> tu
         return (Stop(reason=campaign.exhausted),)
     if missing := [s for s in campaign.studies if s.max_tokens == 0]:
         return tuple(LaunchStudy(size=study.size) for study in missing)
-    if behind := [s for s in campaign.studies if s.max_tokens < campaign.max_tokens]:
-        return tuple(Deepen(size=study.size, max_tokens=campaign.max_tokens) for study in behind)
+    if behind := [s for s in campaign.studies if s.max_tokens < s.wanted]:
+        return tuple(Deepen(size=study.size, max_tokens=study.wanted) for study in behind)
     if not all(study.idle for study in campaign.studies):
         return ()
     if campaign.deepen_to is not None and campaign.max_tokens < campaign.deepen_to * NEARLY:
