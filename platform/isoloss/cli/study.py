@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import App, Parameter
 
 from isoloss.cli.connection import Address, Project, client
-from isoloss.cli.output import Output, Table, dumps, number, say, show
+from isoloss.cli.output import Output, Table, dumps, number, say, show, warn
 from isoloss.domain.quantity import format_count, format_duration, parse_count
 from isoloss.errors import InvalidSpec, IsolossError, NotFound
 
@@ -39,10 +39,12 @@ def preview(
     """Show what a study will run and what that costs, before anything runs; needs no service."""
     from isoloss.domain.spec import decode_study
     from isoloss.files.spec import load_spec
+    from isoloss.search.cautions import cautions
     from isoloss.search.preview import preview as plan
 
     study = decode_study(load_spec(spec, set_))
     value = plan(study, [parse_count(text, "--deepen") for text in deepen])
+    value["warnings"] = cautions(study)
     rows = [
         (b["bracket"], r["level"], format_count(r["budget"]), r["configurations"], r.get("new", r["configurations"]))
         for b in value["brackets"]
@@ -74,6 +76,7 @@ def preview(
             f"On {workers} workers {format_duration(found['seconds'])} [{low}, {high}] at {seconds_per_unit:g} s a unit, "
             f"{found['utilization']:.0%} busy."
         )
+    warn(value["warnings"])
     show(output, value, Table(("bracket", "level", unit, "configurations", "new"), rows), *lines)
 
 

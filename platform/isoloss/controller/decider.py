@@ -23,6 +23,7 @@ from isoloss.domain.spec import StudySpec, decode_study
 from isoloss.domain.study import StudyState
 from isoloss.errors import InvalidSpec, IsolossError, WrongState
 from isoloss.search import events as ev
+from isoloss.search.geometry import ENDLESS, Plan
 from isoloss.search.scoring import score
 from isoloss.search.search import ENGINE, Search
 from isoloss.store import ledger, studies
@@ -132,6 +133,7 @@ class _Book:
         self.conn = conn
         self.row = row
         self.search = search
+        self.plan = search.plan
         self.spec: StudySpec = search.spec
         self.seq = row.next_seq
         self.reserved = row.reserved
@@ -160,6 +162,8 @@ class _Book:
                 self.conn, self.row.id, state=state, next_seq=self.seq, reserved=self.reserved, spent=self.spent,
                 max_budget=self.search.ladder.budget(self.search.ladder.top),
             )  # fmt: skip
+        if self.search.plan != self.plan:
+            await studies.set_rungs(self.conn, self.row.id, planned(self.search.plan, self.plan))
         created = sum(isinstance(d, ev.CreateTask) for d in self.decisions)
         return Decided(created=created, results=results, state=state, seq=self.seq - 1, decisions=tuple(self.decisions))
 
@@ -258,6 +262,24 @@ def check_largest(search: Search) -> None:
         raise InvalidSpec(f"The largest budget is {top:.3g}; accepted are budgets below 2^63, in a larger unit.")
 
 
+def planned(plan: Plan, before: Plan | None = None) -> list[dict[str, Any]]:
+    """Every rung with its quota, the one ``before``, and what one task costs; no quota where there is no bound."""
+    rungs, ladder = [], plan.ladder
+    for bracket in range(plan.brackets):
+        had = before.quotas(bracket) if before is not None and bracket < before.brackets else ()
+        for rung, quota in enumerate(plan.quotas(bracket)):
+            level = bracket + rung
+            rungs.append(
+                {
+                    "bracket": bracket, "level": level, "budget": ladder.budget(level),
+                    "quota": quota if quota < ENDLESS else None,
+                    "before": had[rung] if rung < len(had) else (0 if before is not None else None),
+                    "cost": ladder.budget(level) - ladder.budget_from(level, level - 1 if rung else None),
+                }
+            )  # fmt: skip
+    return rungs
+
+
 async def create(
     conn: Conn, spec: StudySpec, *, mapping: dict[str, Any], trainable: str, **campaign: Any
 ) -> StudyRow | None:
@@ -266,6 +288,8 @@ async def create(
     check_largest(search)
     top = search.ladder.budget(search.ladder.top)
     row = await studies.insert(conn, mapping, trainable=trainable, max_budget=top, **campaign)
+    if row is not None:
+        await studies.set_rungs(conn, row.id, planned(search.plan))
     if row is not None and search.idle:
         await studies.set_state(conn, row.id, StudyState.IDLE)
         row = replace(row, state=StudyState.IDLE)

@@ -29,7 +29,9 @@ STATS: Final = (
     ),
     Panel(
         id="spent", title="Budget spent", kind="stat", span=4, height=3,
-        sql="SELECT spent, unit FROM dash_study WHERE study = ${study:sqlstring}",
+        sql="""SELECT spent, coalesce('of ' || dash_short((SELECT sum(quota * cost) FROM dash_rung
+                WHERE study = ${study:sqlstring})) || ' planned, ', '') || unit AS said
+            FROM dash_study WHERE study = ${study:sqlstring}""",
     ),
     Panel(
         id="max_budget", title="Maximum budget", kind="stat", span=4, height=3,
@@ -60,9 +62,11 @@ CURVES: Final = Panel(
 
 RUNGS: Final = Panel(
     id="rungs", title="Brackets and rungs", kind="table", span=10, height=11, unit="short", empty="no trial yet",
-    about="A bracket starts at its own level and sends its best on; bracket -1 holds trials that were added.",
+    about="A bracket starts at its own level and sends its best on; bracket -1 holds trials that were added. Quota: "
+    "before the last deepening or widening, and now.",
     units={"best": "none", "bracket": "none", "level": "none"},
-    sql="""SELECT bracket, level, budget, tasks, done, running, waiting, diverged, failed, best FROM dash_rung
+    sql="""SELECT bracket, level, budget, quota_before AS before, quota, tasks, done, promoted, running, waiting, diverged, failed, best
+        FROM dash_rung
         WHERE study = ${study:sqlstring} ORDER BY bracket, level""",
 )  # fmt: skip
 

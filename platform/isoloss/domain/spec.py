@@ -29,6 +29,9 @@ class Seconds(float):
     """A duration that may be written ``2h``."""
 
 
+Schedule = Literal["constant", "wsd", "cosine", "linear"]
+
+
 class Method(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How the study searches: iterative-deepening Hyperband or the same machine with parts switched off.
 
@@ -73,6 +76,7 @@ class Fidelity(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     mode: Literal["resume", "branch", "fresh"] = "resume"
     decay: Annotated[float, Meta(gt=0, lt=1)] | UnsetType = UNSET
+    schedule: Schedule | UnsetType = UNSET  # of the user's own trainer; of the built-in GPT it is run.gpt.schedule
 
     @property
     def decay_fraction(self) -> float:
@@ -94,6 +98,7 @@ class Gpt(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     batch_tokens: Annotated[int, Meta(ge=1)] = 512
     weight_decay: Annotated[float, Meta(ge=0)] = 0.1
     warmup_tokens: Count = Count(0)
+    schedule: Literal["constant", "cosine", "linear"] = "constant"  # after the warm-up; cosine and linear end at zero
     eval_tokens: Annotated[int, Meta(ge=64)] = 32768
 
     @property
@@ -204,7 +209,22 @@ def check_study(spec: StudySpec) -> None:
             f"limits.flops is {spec.limits.flops:g} and a run's FLOPs are not known with budget.unit {unit}; accepted is "
             "unit flops, or unit tokens with run.gpt of one width and depth (6 N a token)."
         )
+    _check_schedule(spec)
     check_method(spec.method)
+
+
+def _check_schedule(spec: StudySpec) -> None:
+    """A schedule that ends at the budget cannot go on to the next rung: each rung must be a run of its own."""
+    field, schedule = "fidelity.schedule", spec.fidelity.schedule
+    if spec.run is not None and spec.run.gpt is not None:
+        if schedule is not UNSET:
+            raise InvalidSpec(f"{field} is {schedule} with run.gpt; accepted there is run.gpt.schedule.")
+        field, schedule = "run.gpt.schedule", spec.run.gpt.schedule
+    if schedule in ("cosine", "linear") and spec.fidelity.mode != "fresh":
+        raise InvalidSpec(
+            f"{field} is {schedule} with fidelity.mode {spec.fidelity.mode}: it ends at its budget and cannot be resumed "
+            "towards a larger one; accepted is mode fresh, or a schedule that is constant until a decay (mode branch)."
+        )
 
 
 def check_use(**limits: float | None) -> None:

@@ -159,6 +159,14 @@ async def counts(conn: Conn, study_id: StudyId) -> tuple[int, dict[str, int]]:
     return (row[0], row[1]) if row else (0, {})
 
 
+SET_RUNGS: Final[LiteralString] = "UPDATE study SET rungs = %(rungs)s WHERE id = %(study_id)s"
+
+
+async def set_rungs(conn: Conn, study_id: StudyId, rungs: Sequence[dict[str, Any]]) -> None:
+    """What the study plans, rung by rung, for whoever draws it."""
+    await conn.execute(SET_RUNGS, {"study_id": study_id, "rungs": Jsonb(list(rungs))})
+
+
 WAITING: Final[LiteralString] = "SELECT count(*) FROM task WHERE study_id = %(study_id)s AND state = 'ready'"
 
 

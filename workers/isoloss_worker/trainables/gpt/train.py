@@ -49,11 +49,13 @@ class Run:
         self.optimizer = torch.optim.AdamW(groups, lr=spec.lr, betas=BETAS, eps=EPSILON, fused=True)
 
     def rate(self, decay_from: int, budget_to: int) -> float:
-        """The learning rate of the next step: warm-up in tokens, constant, then linear to zero over the branch."""
+        """The learning rate of the next step: warm-up in tokens, then the schedule, or linear to zero over the branch."""
         after = self.tokens + self.spec.batch_tokens
         warm = min(1.0, after / self.spec.warmup_tokens) if self.spec.warmup_tokens else 1.0
         left = (budget_to - self.tokens) / (budget_to - decay_from) if self.tokens >= decay_from < budget_to else 1.0
-        return self.spec.lr * warm * left
+        done = self.tokens / budget_to
+        schedule = {"constant": 1.0, "linear": 1.0 - done, "cosine": 0.5 + 0.5 * math.cos(math.pi * done)}
+        return self.spec.lr * warm * left * schedule[self.spec.schedule]
 
     def step(self, lr: float) -> float:
         """One optimizer step; returns the training loss before it."""
