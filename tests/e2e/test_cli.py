@@ -157,3 +157,45 @@ def test_watch_prints_one_object_a_line(local: Local, spec: Path) -> None:
     done = run("study", "watch", name, "--until-idle", "--json", address=local.address)
     events = [json.loads(line) for line in done.stdout.splitlines()]
     assert [event["kind"] for event in events] == ["deepened"]
+
+
+def test_a_study_is_changed_explained_and_replayed_from_the_command_line(local: Local, tmp_path: Path) -> None:
+    def say(*words: str) -> Any:
+        return answer("study", *words, address=local.address)
+
+    spec = tmp_path / "small.yaml"
+    spec.write_text(SPEC.format(name="changed").replace("max_budget: 81, brackets: all", "max_budget: 9"))
+    say("launch", str(spec))
+    rows = tmp_path / "known.csv"
+    rows.write_text("lr\n0.003\n")
+    say("enqueue", "changed", str(rows))
+    with isoloss.connect(local.address) as client:
+        client.study("changed").optimize(lambda trial: {"val_loss": abs(trial.params["lr"] - 0.003)})
+    assert say("widen", "changed", "--dry-run")["added_tasks"] == 13
+    assert say("deepen", "changed", "--max-budget", "27", "--dry-run")["added_tasks"] == 27
+    assert say("show", "changed")["width"] == 1
+    assert say("best", "changed", "--settled")["params"]["lr"] == 0.003
+    assert say("widen", "changed")["width"] == 2
+    wider = tmp_path / "wider.yaml"
+    wider.write_text("space: {lr: {type: float, low: 1e-6, high: 1, log: true}}")
+    assert say("space", "changed", str(wider))["width"] == 2
+    done = run("study", "best", "changed", "--settled", address=local.address)  # widening opened every rung
+    assert done.returncode == 3
+    told = say("why", "changed", "0")
+    assert [reason["code"] for reason in told["trials"]] == ["at_top"]
+    other = say("replay", "changed", "--method", "asha")
+    assert other["same"] and other["other"]["method"] == "asha settled" and other["other"]["best"]["score"] == 0.0
+    done = run("study", "retry", "changed", address=local.address)
+    assert done.returncode == 2 and "accepted is one of the two" in done.stderr
+    done = run("study", "retry", "changed", "7", address=local.address)
+    assert done.returncode == 4 and "did not fail" in done.stderr
+
+
+def test_preview_simulates_the_time_and_warns(tmp_path: Path) -> None:
+    spec = tmp_path / "w.yaml"
+    spec.write_text(SPEC.format(name="timed") + "fixed: {warmup_epochs: 5}\n")
+    told = answer("study", "preview", str(spec), "--workers", "8", "--seconds-per-unit", "2")
+    assert told["wall"]["interval"][0] <= told["wall"]["seconds"] <= told["wall"]["interval"][1]
+    assert "still warming up" in told["warnings"][0]
+    done = run("study", "preview", str(spec), "--set", "method.width=auto", "--workers", "8")
+    assert done.returncode == 2 and "no end" in done.stderr

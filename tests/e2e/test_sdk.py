@@ -303,3 +303,48 @@ def test_the_async_face_has_the_same_names(local: Local) -> None:
             return found
 
     assert asyncio.run(body()) < 10
+
+
+def test_a_study_is_widened_its_space_changed_and_known_configurations_go_first(client: isoloss.Client) -> None:
+    study = client.create_study("grows", space=SPACE, objective=LOSS, method=isoloss.IDHB(min_budget=1, max_budget=9))
+    study.enqueue([{"lr": 3e-3}, {"lr": 4e-3}]).optimize(train)
+    assert [t.params["lr"] for t in study.trials()[:2]] == [3e-3, 4e-3] and study.trials()[0].source == "enqueued"
+    said = study.preview_change(width=2)
+    before = study.info()
+    assert said["added_tasks"] == 13 and before.width == 1
+    study.widen(2).change_space({"lr": isoloss.Float(1e-5, 1e-1, log=True)}).optimize(train)
+    after = study.info()
+    assert after.width == 2 and after.trials == 18 and after.spent >= before.spent + said["added_budget"]
+    assert len(study.reasons()) == 18 and {"at_top", "outranked"} == {r["code"] for r in study.reasons()}
+    assert study.best_of(settled=True).level == 2
+    with pytest.raises(errors.InvalidSpec, match=r"space\.lr\.low is 0\.0001; accepted is at most 1e-05"):
+        study.change_space(SPACE)
+    with pytest.raises(errors.InvalidSpec, match="width is 2; accepted is a whole number above"):
+        study.widen(2)
+    assert study.info().seq == after.seq
+
+
+def test_what_failed_runs_again_and_counts_as_if_it_never_had(client: isoloss.Client) -> None:
+    study = client.create_study("again", space=SPACE, objective=LOSS, method=isoloss.IDHB(min_budget=1, max_budget=9))
+    broken = True
+
+    def flaky(trial: isoloss.Trial) -> None:
+        if broken and trial.number in (1, 4):
+            raise RuntimeError("no disk")
+        train(trial)
+
+    study.optimize(flaky)
+    failed = study.info().tasks["failed"]
+    assert failed == 2 and study.info().state == "idle"
+    with pytest.raises(errors.WrongState, match="retry.trials has 0, which did not fail"):
+        study.retry_failed([0])
+    broken = False
+    study.retry_failed([1]).optimize(flaky)
+    assert study.info().tasks["failed"] == 1
+    study.retry_failed().optimize(flaky)
+    info = study.info()
+    assert "failed" not in info.tasks and info.reserved == 0 and info.state == "idle"
+    lowest = [t.levels[0] for t in study.trials()]
+    ranked = sorted(lowest, key=lambda level: level.score or 0.0)
+    settled = {t.number for t in study.trials() if len(t.levels) > 1}
+    assert {lowest.index(level) for level in ranked[:3]} <= settled

@@ -121,3 +121,23 @@ def test_an_own_run_that_is_none_or_of_another_recipe_names_file_row_and_column(
         read_own(campaign("a.csv"), tmp_path)
     with pytest.raises(NotFound, match=r"there is no file .*b\.csv"):
         read_own(campaign("b.csv"), tmp_path)
+
+
+def test_a_configuration_of_a_csv_has_the_values_of_its_parameters(tmp_path: Path) -> None:
+    from isoloss.domain.space import Categorical, Float, Int, Space
+    from isoloss.files.tables import read_configurations
+
+    space: Space = {
+        "lr": Float(low=0, high=1),
+        "layers": Int(low=1, high=9),
+        "act": Categorical(choices=("gelu", 2, True)),
+    }
+    file = tmp_path / "known.csv"
+    file.write_text("lr,layers,act\n1e-3,4,gelu\n0.5,,2\n")
+    assert read_configurations(file, space) == [{"lr": 1e-3, "layers": 4, "act": "gelu"}, {"lr": 0.5, "act": 2}]
+    file.write_text("lr\nfast\n")
+    with pytest.raises(InvalidSpec, match=r"known.csv row 1: lr is 'fast'; accepted is a number from 0 to 1"):
+        read_configurations(file, space)
+    file.write_text("speed\n1\n")
+    with pytest.raises(InvalidSpec, match=r"the column 'speed'; accepted are lr, layers, act"):
+        read_configurations(file, space)

@@ -147,3 +147,17 @@ def test_a_hopeless_rate_diverges_at_a_step(tmp_path: Path) -> None:
 def test_a_budget_that_is_no_whole_number_of_steps_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InvalidSpec, match=r"decay_from is 1000; accepted are multiples of batch_tokens, 64"):
         train(job(tmp_path, "x", decay_from=1000))
+
+
+@pytest.mark.parametrize(("schedule", "middle"), [("constant", 1.0), ("linear", 0.5), ("cosine", 0.5)])
+def test_a_schedule_is_a_function_of_the_budget_it_ends_at(corpus: Path, schedule: Any, middle: float) -> None:
+    from isoloss.domain.spec import Gpt
+    from isoloss_worker.trainables.gpt.train import Run
+
+    run = Run(Gpt(width=16, depth=1, lr=0.01, batch_tokens=64, schedule=schedule, data=str(corpus)), seed=0)
+    assert run.rate(6400, 6400) == pytest.approx(0.01)
+    run.tokens = 3200
+    assert run.rate(6400, 6400) == pytest.approx(0.01 * middle)
+    run.tokens = 6336
+    last = run.rate(6400, 6400)
+    assert last == pytest.approx(0.01) if schedule == "constant" else 0 < last < 2e-4

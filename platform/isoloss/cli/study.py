@@ -348,11 +348,13 @@ def enqueue(
     output: Output = Output(),  # noqa: B008 - frozen
 ) -> None:
     """Put known configurations in line: they are started next, inside the brackets."""
-    from isoloss.files.tables import read_rows
+    from isoloss.domain.spec import decode_study
+    from isoloss.files.tables import read_configurations
 
-    rows = [{key: value for key, value in row.items() if value is not None} for row in read_rows(data)]
     with client(address) as connection:
-        info = connection.study(name, project=project).enqueue(rows).info()
+        study = connection.study(name, project=project)
+        rows = read_configurations(data, decode_study(study.info().spec).space)
+        info = study.enqueue(rows).info()
     show(output, _info(info), f"{info.name}: {len(rows)} configurations are next")
 
 

@@ -17,6 +17,7 @@ from typing import Any, Final
 
 from isoloss.domain.campaign import CampaignSpec
 from isoloss.domain.quantity import parse_count
+from isoloss.domain.space import AnyParameter, Choice, Int, Scalar, Space
 from isoloss.errors import InvalidSpec, NotFound
 from isoloss.laws.observation import Observations
 
@@ -92,6 +93,31 @@ def read_rows(path: Path) -> list[Row]:
     except (OSError, EOFError, ValueError) as error:
         raise InvalidSpec(f"{path} cannot be read as {kind}: {error}.") from error
     return _csv_rows(text, path) if kind == "csv" else _jsonl_rows(text, path)
+
+
+def read_configurations(path: Path, space: Space) -> list[dict[str, Scalar]]:
+    """One configuration a row, with a column a parameter; an empty cell is a parameter that is left out.
+
+    A CSV holds words: a number stands for itself, a choice for how it is written. What is no point of the space is
+    refused by whoever takes it. Raises ``InvalidSpec`` naming file, row and column.
+    """
+    found = []
+    for number, row in enumerate(read_rows(path), 1):
+        if unknown := sorted(set(row) - set(space)):
+            raise InvalidSpec(f"{path} has the column {unknown[0]!r}; accepted are {', '.join(space)}.")
+        cells = {name: value for name, value in row.items() if value not in (None, "")}
+        found.append({name: _value(space[name], cell, f"{path} row {number}: {name}") for name, cell in cells.items()})
+    return found
+
+
+def _value(parameter: AnyParameter, cell: Any, where: str) -> Scalar:
+    if isinstance(parameter, Choice):
+        return next((choice for choice in parameter.choices if str(choice) == str(cell)), cell)
+    try:
+        value = float(cell)
+    except (TypeError, ValueError):
+        raise InvalidSpec(f"{where} is {cell!r}; accepted is {parameter.describe()}.") from None
+    return int(value) if isinstance(parameter, Int) and value.is_integer() else value
 
 
 def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
