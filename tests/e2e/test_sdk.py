@@ -348,3 +348,14 @@ def test_what_failed_runs_again_and_counts_as_if_it_never_had(client: isoloss.Cl
     ranked = sorted(lowest, key=lambda level: level.score or 0.0)
     settled = {t.number for t in study.trials() if len(t.levels) > 1}
     assert {lowest.index(level) for level in ranked[:3]} <= settled
+
+
+def test_a_report_back_in_time_or_past_the_budget_is_refused_where_it_is_made(client: isoloss.Client) -> None:
+    study = client.create_study("steps", space=SPACE, objective=LOSS, method=isoloss.Fixed(budget=5))
+    trial = study.ask()
+    trial.report(2, val_loss=1.0)
+    with pytest.raises(errors.InvalidSpec, match=r"report.step is 1; accepted are 2 \(the last one reported\) to 5"):
+        trial.report(1, val_loss=1.0)
+    with pytest.raises(errors.InvalidSpec, match="report.step is 6"):
+        trial.report(6, val_loss=1.0)
+    study.tell(trial, val_loss=0.5)

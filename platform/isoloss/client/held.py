@@ -36,6 +36,7 @@ class Trial:
         self._folder = checkpoint_folder(home().absolute(), lease)
         self._pulse = pulse
         self._lost = ""
+        self._reported = 0
         self.last: dict[str, float] = {}
         self.diverged_at: int | None = None
 
@@ -50,10 +51,19 @@ class Trial:
         yield from range(self.budget_from + 1, self.budget_to + 1)
 
     def report(self, step: int, **metrics: Scalar) -> None:
-        """Report metrics at a step; raises ``LeaseLost`` when somebody else has the trial now, or it was cancelled."""
+        """Report metrics at a step, in the study's unit.
+
+        Raises ``LeaseLost`` when somebody else has the trial now, or it was cancelled, and ``InvalidSpec`` for a step
+        before the last one reported or past the budget.
+        """
         if self._lost:
             shutil.rmtree(self._folder, ignore_errors=True)
             raise LeaseLost(f"Trial {self.number} at level {self.level} was {self._lost}.", hint="Drop it.")
+        if not self._reported <= step <= self.budget_to:
+            raise InvalidSpec(
+                f"report.step is {step}; accepted are {self._reported} (the last one reported) to {self.budget_to} (the budget)."
+            )
+        self._reported = step
         values = numbers(metrics)
         self.last |= values
         if self.diverged_at is None and any(not math.isfinite(values.get(metric, 0.0)) for metric in self.metrics):
