@@ -13,7 +13,8 @@ from isoloss.domain.spec import decode_study
 from isoloss.errors import InvalidSpec, WrongState
 from isoloss.search import Ask, Driver
 from isoloss.search.events import Asked, Idle
-from isoloss.search.proposals import BEST, LATEST, TpeProposer, _seen, distributions, from_optuna, to_optuna
+from isoloss.search.optuna_samplers import distributions, from_optuna, to_optuna, tpe
+from isoloss.search.proposals import BEST, LATEST, seen
 from isoloss.search.replay import replay
 from isoloss.search.streams import BLOCK, RandomStream, SobolStream, stream
 
@@ -160,16 +161,16 @@ def test_tpe_is_deterministic_learns_and_knows_what_is_pending() -> None:
     known = [drawn.configuration(k) for k in range(40)]
     history = [(c, (math.log(float(c["lr"])) + 5) ** 2) for c in known]
     ask = {"history": history, "pending": known[:3], "n": 12, "seed": 4}
-    proposed = TpeProposer(space).propose(**ask)  # type: ignore[arg-type]
-    assert proposed == TpeProposer(space).propose(**ask)  # type: ignore[arg-type]
+    proposed = tpe(space).propose(**ask)  # type: ignore[arg-type]
+    assert proposed == tpe(space).propose(**ask)  # type: ignore[arg-type]
     assert len(proposed) == 12 and all(space[k].contains(v) for c in proposed for k, v in c.items())
     apart = sorted(abs(math.log(float(c["lr"])) + 5) for c in proposed)
     assert apart[6] < sorted(abs(math.log(float(c["lr"])) + 5) for c in known)[20]
     off_grid = [(known[0] | {"momentum": 0.1234}, 0.0), *history]
-    assert len(TpeProposer(space).propose(history=off_grid, pending=(), n=1, seed=0)) == 1
+    assert len(tpe(space).propose(history=off_grid, pending=(), n=1, seed=0)) == 1
 
 
 def test_of_a_long_history_the_model_sees_the_best_and_the_latest() -> None:
     history = [({"x": i}, float(-i if i < 300 else i)) for i in range(BEST + LATEST + 500)]
-    seen = _seen(history)
-    assert len(seen) == BEST + LATEST and seen[-1] == history[-1] and seen[0] == history[50]
+    kept = seen(history)
+    assert len(kept) == BEST + LATEST and kept[-1] == history[-1] and kept[0] == history[300 - BEST]

@@ -24,6 +24,7 @@ from isoloss.domain.study import StudyState
 from isoloss.errors import InvalidSpec, IsolossError, WrongState
 from isoloss.search import events as ev
 from isoloss.search.geometry import ENDLESS, Plan
+from isoloss.search.proposals import check_sampler
 from isoloss.search.scoring import score
 from isoloss.search.search import ENGINE, Search
 from isoloss.store import ledger, studies
@@ -284,6 +285,7 @@ async def create(
     conn: Conn, spec: StudySpec, *, mapping: dict[str, Any], trainable: str, **campaign: Any
 ) -> StudyRow | None:
     """Create a study whose geometry is sound; ``None`` when the name is taken."""
+    check_sampler(spec)
     search = Search(spec)
     check_largest(search)
     top = search.ladder.budget(search.ladder.top)

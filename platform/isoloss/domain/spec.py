@@ -13,6 +13,7 @@ import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from isoloss.domain.objective import AnyDesirability, Objective, metrics_needed
+from isoloss.domain.prior import Prior, check_prior
 from isoloss.domain.quantity import parse_count, parse_duration
 from isoloss.domain.space import AnyParameter, Scalar, Space, check_space
 from isoloss.errors import InvalidSpec
@@ -49,7 +50,8 @@ class Method(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     brackets: Annotated[str, Meta(pattern=r"^(all|first:[1-9][0-9]*)$")] | None = None
     order: Literal["auto", "eager", "patient"] | None = None
     width: Annotated[int, Meta(ge=1)] | Literal["auto"] = 1  # iterations pooled; auto: one more whenever all ran
-    sampler: Literal["random", "sobol", "tpe"] = "sobol"
+    sampler: Annotated[str, Meta(pattern=r"^(random|sobol|tpe|gp|cma|law|[A-Z]\w*Sampler)$")] = "sobol"
+    prior: dict[str, Prior] = {}  # of the sampler law
     ahead: Annotated[int, Meta(ge=0, le=1024)] = 0  # tasks created before a slot asks for them
 
     def resolved(self) -> Method:
@@ -211,6 +213,7 @@ def check_study(spec: StudySpec) -> None:
         )
     _check_schedule(spec)
     check_method(spec.method)
+    check_prior(spec.space, spec.method.prior)
 
 
 def _check_schedule(spec: StudySpec) -> None:
@@ -248,6 +251,11 @@ def check_arguments(run: Run, space: Space) -> None:
 def check_method(method: Method) -> None:
     """Raise ``InvalidSpec`` unless the method's parts fit and its budgets are given, positive and in order."""
     _check_parts(method.resolved())
+    if (method.sampler == "law") != bool(method.prior):
+        said = "set" if method.prior else "missing"
+        raise InvalidSpec(
+            f"method.prior is {said} with sampler {method.sampler}; accepted is a prior with sampler law."
+        )
     needed = ("budget",) if method.name == "fixed" else ("min_budget", "max_budget")
     for field in ("budget", "min_budget", "max_budget"):
         value = getattr(method, field)

@@ -63,10 +63,10 @@ class RungSummary:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProposalRequest:
-    """What a model needs to propose ``n`` configurations: scores of one level, and what is on its way."""
+    """What a model needs to propose ``n`` configurations: scores of one level (``None``: it needs none), and what is on its way."""
 
     n: int
     seed: int
-    level: int
+    level: int | None
     history: tuple[tuple[dict[str, Scalar], float], ...]
     pending: tuple[dict[str, Scalar], ...]

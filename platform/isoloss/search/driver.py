@@ -17,7 +17,7 @@ from isoloss.domain.spec import StudySpec, checked, decode_study
 from isoloss.errors import InvalidSpec
 from isoloss.search.desirability import OverallDesirability, overall
 from isoloss.search.events import Asked, CreateTask, Decision, Deepened, Event, Status, TaskDone
-from isoloss.search.proposals import propose
+from isoloss.search.proposals import check_sampler, propose
 from isoloss.search.scoring import score
 from isoloss.search.search import Search
 
@@ -55,6 +55,7 @@ class Driver:
 
     def __init__(self, spec: Mapping[str, Any] | StudySpec) -> None:
         self.spec = checked(spec) if isinstance(spec, StudySpec) else decode_study(spec)
+        check_sampler(self.spec)
         self.search = Search(self.spec)
         self.ledger: list[tuple[Event, tuple[Decision, ...]]] = []
         self._metrics: dict[tuple[int, int], Mapping[str, float]] = {}
@@ -62,7 +63,7 @@ class Driver:
     def ask(self) -> Ask | None:
         """The next task to run, or ``None`` when there is nothing until a result is told or the study is deepened."""
         if (request := self.search.proposal_request(ahead=1)) is not None:
-            self._apply(propose(self.spec, request))
+            self._apply(propose(self.search.spec, request))
         task = next((made for made in self._apply(Asked()) if isinstance(made, CreateTask)), None)
         if task is None:
             return None

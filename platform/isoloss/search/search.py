@@ -25,10 +25,11 @@ from isoloss.search.answers import Agreement, Incumbent, ProposalRequest, Result
 from isoloss.search.deepening import Bracket, Candidate, Kept
 from isoloss.search.geometry import Ladder, Plan, plan_of
 from isoloss.search.rung import Key, rank_key
-from isoloss.search.streams import Stream, stream
+from isoloss.search.streams import SOBOL, Stream, is_model, stream
 
 ADDED: Final = -1  # the bracket of trials that were added
-BUFFER: Final = 8  # proposals kept ahead
+BUFFER: Final = 8  # proposals kept ahead, at least …
+MOST_AHEAD: Final = 64  # … and at most
 ENGINE: Final = 2  # the format of snapshots
 FEWEST: Final = 5  # trials at both of two levels, before their ranks are compared
 KEPT: Final[dict[str, Kept]] = {"preserving": "pool", "efficient": "promoted"}  # other variants keep none
@@ -245,20 +246,26 @@ class Search:
             for level, rung in bracket.rungs.items()
         )  # fmt: skip
 
-    def wants_proposals(self, ahead: int = BUFFER) -> int:
-        """How many proposals are lacking to have ``ahead`` in store, once some level is known well enough; else 0."""
-        if self.spec.method.sampler != "tpe" or self._stopped is not None or self._model_level() is None:
-            return 0
-        return max(0, min(ahead, self._unstarted()) - len(self._proposed))
+    def wants_proposals(self, ahead: int | None = None) -> int:
+        """How many proposals are lacking to have ``ahead`` in store, once a model can say something; else 0.
 
-    def proposal_request(self, ahead: int = BUFFER) -> ProposalRequest | None:
+        As many as tasks run are kept ahead, within bounds, and asked for in batches: none while half of them are left.
+        """
+        sampler = self.spec.method.sampler
+        if not is_model(sampler) or self._stopped is not None or (sampler != "law" and self._model_level() is None):
+            return 0
+        wanted = max(BUFFER, min(MOST_AHEAD, self.outstanding)) if ahead is None else ahead
+        lacking = min(wanted, self._unstarted()) - len(self._proposed)
+        return lacking if 2 * lacking >= wanted or len(self._proposed) == 0 else 0
+
+    def proposal_request(self, ahead: int | None = None) -> ProposalRequest | None:
         """What a model should propose now and from which results, or ``None``: plain data, for another process.
 
         The level is the highest with more finite results than the space has dimensions; scores of two levels are never
         mixed. Pending are the trials without any result yet and the proposals not used yet.
         """
         n, level = self.wants_proposals(ahead), self._model_level()
-        if n == 0 or level is None:
+        if n <= 0:
             return None
         results = [(t, r) for (t, j), r in self._tasks.items() if j == level and r is not None and r.score is not None]
         started = {trial for (trial, _), result in self._tasks.items() if result is not None}
@@ -394,11 +401,11 @@ class Search:
         sampler = self.spec.method.sampler
         if self._enqueued:
             configuration, source = self._enqueued.popleft(), ledger.ENQUEUED
-        elif self._proposed and (sampler != "tpe" or number % 3):  # every third keeps Hyperband's guarantee
+        elif self._proposed and (not is_model(sampler) or number % 3):  # every third keeps Hyperband's guarantee
             configuration, source = self._proposed.popleft()
         else:
             configuration = self._stream(bracket.number).configuration(index)
-            source = "sobol" if sampler == "sobol" else "random"
+            source = "sobol" if sampler in SOBOL else "random"
         created = self._create_trial(bracket.number, index, configuration, source)
         bracket.start(number)
         return created, self._create_task(number, bracket.number, previous=None)

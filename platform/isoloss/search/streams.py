@@ -15,6 +15,8 @@ from isoloss.domain.space import Scalar, Space, cardinality, configuration_at
 
 BLOCK: Final = 64  # a power of 2: the blocks of a Sobol sequence are balanced
 REDRAWS: Final = 100
+SOBOL: Final = ("sobol", "QMCSampler")  # Optuna's name for the same, which would begin again with every proposal
+STREAMS: Final = (*SOBOL, "random", "RandomSampler")
 
 
 class Stream(Protocol):
@@ -101,9 +103,14 @@ class DistinctStream:
         return next((drawn for drawn in chain([first], again) if tuple(drawn.items()) not in self._seen), first)
 
 
+def is_model(sampler: str) -> bool:
+    """Whether the sampler proposes configurations, beside the stream."""
+    return sampler not in STREAMS
+
+
 def stream(sampler: str, space: Space, *, seed: int, bracket: int) -> Stream:
-    """The bracket's stream: Sobol for sampler sobol, random for the others (a model takes points out of the order)."""
+    """The bracket's stream: Sobol if that is the sampler, random for the others (a model takes points out of the order)."""
     random = RandomStream(space, seed=seed, bracket=bracket)
-    inner = SobolStream(space, seed=seed, bracket=bracket) if sampler == "sobol" else random
+    inner = SobolStream(space, seed=seed, bracket=bracket) if sampler in SOBOL else random
     points = cardinality(space)
     return inner if points is None else DistinctStream(inner, random, points=points)
