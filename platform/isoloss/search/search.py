@@ -386,9 +386,16 @@ class Search:
         return next((bracket for bracket in self._brackets if bracket.has_room), None)
 
     def _may_widen(self) -> bool:
-        """Whether one more iteration may be pooled by itself, as everything planned was started and sent up."""
-        limit = self.spec.limits.trials
-        return self.spec.method.width == "auto" and (limit is None or len(self._trials) - self._added < limit)
+        """Whether one more iteration may be pooled by itself, as everything planned was started and sent up.
+
+        Behind a barrier only at rest: a quota that grows whenever a worker waits would never let a rung complete.
+        """
+        limit, method = self.spec.limits.trials, self.spec.method
+        return (
+            method.width == "auto"
+            and not (method.sync and self._outstanding)
+            and (limit is None or len(self._trials) - self._added < limit)
+        )
 
     def _unstarted(self) -> int:
         """How many configurations are still to be started."""
