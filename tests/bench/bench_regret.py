@@ -511,6 +511,9 @@ def curves(sets: dict[str, list[Task]], seeds: int) -> None:
     eta, top, workers = 3, 3, 8
     horizon = horizon_of(workers, eta, top)
 
+    def plain(row: Floats, budget: int) -> float:
+        return float(row[budget])
+
     def smooth(row: Floats, budget: int) -> float:
         return float(np.mean(row[max(1, budget - budget // 3) : budget + 1]))
 
@@ -532,7 +535,7 @@ def curves(sets: dict[str, list[Task]], seeds: int) -> None:
         sums = dict.fromkeys(("value", *rules), 0.0)
         for task in tasks:
             ranked = {}
-            for rule, score in ({"value": lambda row, budget: float(row[budget])} | rules).items():
+            for rule, score in ({"value": plain} | rules).items():
                 bent = Task(task.name, task.loss.copy(), task.pace, task.points)
                 for level in range(top):
                     budget = eta**level

@@ -1,6 +1,7 @@
 """The asynchronous search against two oracles without increments: the synchronous plan, and the rules read literally.
 
-Random geometry, values with ties and failures, 1 to 64 workers, orders and moments of deepening. Properties have the
+Random geometry, every variant, values with ties and failures, 1 to 64 workers, orders and moments of deepening and
+widening. Properties have the
 numbers S1 … S15.
 """
 
@@ -9,6 +10,7 @@ from __future__ import annotations
 import heapq
 import json
 import math
+import os
 import random
 from collections.abc import Container
 from dataclasses import dataclass, field, replace
@@ -41,6 +43,7 @@ from isoloss.search.events import (
 from isoloss.search.replay import replay
 from isoloss.search.search import Search
 
+CASES = int(os.environ.get("ISOLOSS_CASES", "60"))  # `poe properties` says 1000
 Place = tuple[int, int, int]  # bracket, index, level
 Sets = dict[int, dict[int, tuple[int, ...]]]  # bracket -> level -> indices
 
@@ -328,26 +331,26 @@ def cases(draw: st.DrawFn, variants: tuple[tuple[str, bool], ...] = ALL) -> Case
     )  # fmt: skip
 
 
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=5 * CASES)
 @given(case=cases())
 def test_every_decision_is_the_rules_and_the_end_is_what_the_variant_promises(case: Case) -> None:
     check_case(case)
 
 
 @pytest.mark.long
-@settings(deadline=None, max_examples=1500)
+@settings(deadline=None, max_examples=25 * CASES)
 @given(case=cases())
 def test_a_thousand_random_studies_with_restarts_in_between(case: Case) -> None:
     check_case(case, restart=True)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=CASES)
 @given(case=cases())
 def test_restarting_from_snapshots_changes_nothing(case: Case) -> None:
     assert play(case, check=False)[1].ledger == play(case, check=False, restart=True)[1].ledger
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=CASES)
 @given(
     case=cases(FROM_SCRATCH), workers=st.sampled_from([1, 3, 64]), sync=st.booleans(),
     moments=st.lists(st.integers(0, 90), min_size=9, max_size=9), seed=st.integers(0, 99),
@@ -365,7 +368,7 @@ def test_the_settled_answer_depends_on_no_arrival_order_no_barrier_and_no_moment
     assert by_index(play(case, check=False)[0]) == by_index(play(other, check=False)[0])
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=CASES)
 @given(case=cases())
 def test_deepening_and_widening_before_anything_ran_is_starting_there(case: Case) -> None:
     """S8; in a stated order, because auto turns eager at the first change."""
@@ -379,7 +382,7 @@ def test_deepening_and_widening_before_anything_ran_is_starting_there(case: Case
     ]
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=CASES)
 @given(case=cases((("settled", False), ("efficient", False))))
 def test_without_optimism_the_asynchronous_variants_are_the_synchronous_ones(case: Case) -> None:
     """S9, decision for decision; settled becomes discarding."""
@@ -392,7 +395,7 @@ def test_without_optimism_the_asynchronous_variants_are_the_synchronous_ones(cas
     assert without == play(barrier, check=False)[1].ledger
 
 
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=CASES)
 @given(case=cases((("discarding", True),)))
 def test_synchronous_discarding_runs_exactly_the_sets_it_passes_through(case: Case) -> None:
     """S7: deepened and widened at rest, it adds the new plan's sets to the old one's."""
@@ -407,7 +410,7 @@ def test_synchronous_discarding_runs_exactly_the_sets_it_passes_through(case: Ca
     assert set(book.results) == wanted
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=CASES)
 @given(case=cases(), share=st.floats(0.05, 1), bend=st.integers(0, 99))
 def test_rescored_is_as_if_the_scores_had_been_so_from_the_start_and_promotions_stand(
     case: Case, share: float, bend: int
@@ -429,7 +432,7 @@ def test_rescored_is_as_if_the_scores_had_been_so_from_the_start_and_promotions_
     assert Search.restore(case.spec(), json.loads(json.dumps(fold.snapshot()))).settled() == fold.settled()
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=CASES)
 @given(case=cases(FROM_SCRATCH))
 def test_a_failure_retried_with_success_ends_as_if_it_had_never_failed(case: Case) -> None:
     fold, book = play(replace(case, failures=0.5), check=False)
@@ -459,7 +462,7 @@ class Everything(dict[Place, float | None]):
         return self.case.score(place)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=CASES)
 @given(case=cases())
 def test_replaying_the_ledger_gives_the_same_decisions(case: Case) -> None:
     """S10, through JSON; and a prefix gives a prefix."""
@@ -472,7 +475,7 @@ def test_replaying_the_ledger_gives_the_same_decisions(case: Case) -> None:
     assert replay(case.spec(), events[:half], recorded[:half]).events == half
 
 
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=CASES)
 @given(case=cases())
 def test_a_monotone_transform_of_the_scores_changes_no_decision(case: Case) -> None:
     """S11."""
