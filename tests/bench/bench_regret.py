@@ -4,6 +4,7 @@
 
 Needs ISOLOSS_DATA_HOME (platform/docs/reference/data.md says where the public gets the sets). Every row is ours or a
 rival's on the same pools and clock; means are over tasks of means over seeds, ± the standard error over tasks.
+A restart drops what runs at once, in its own favour; that time stays in its "busy".
 """
 
 # ruff: noqa: T201, B023  a bench prints, and its closures run before their loop goes on
@@ -506,36 +507,42 @@ def models(sets: dict[str, list[Task]], seeds: int) -> None:
             verdict(f"{sampler} is {ratio:.2f}x of random streams (goal <= .80)", ratio <= 0.8)
 
 
+def plain(row: Floats, budget: int) -> float:
+    return float(row[budget])
+
+
+def smooth(row: Floats, budget: int) -> float:
+    return float(np.mean(row[max(1, budget - budget // 3) : budget + 1]))
+
+
+def slope(row: Floats, budget: int) -> float:
+    """The last value carried on by half the gain of the last third, over the doublings that are left."""
+    gain = float(row[max(1, budget - max(1, budget // 3))] - row[budget])
+    return float(row[budget]) - 0.5 * max(0.0, gain) * math.log(27 / budget, 3)
+
+
+def best(row: Floats, budget: int) -> float:
+    return float(np.min(row[1 : budget + 1]))
+
+
+RULES: dict[str, Callable[[Floats, int], float]] = {
+    "mean of the last third": smooth,
+    "carried on": slope,
+    "best so far": best,
+}
+
+
 def curves(sets: dict[str, list[Task]], seeds: int) -> None:
     """Rungs that rank a forecast of the final value, from the curve so far, against plain values at equal budget."""
     eta, top, workers = 3, 3, 8
     horizon = horizon_of(workers, eta, top)
 
-    def plain(row: Floats, budget: int) -> float:
-        return float(row[budget])
-
-    def smooth(row: Floats, budget: int) -> float:
-        return float(np.mean(row[max(1, budget - budget // 3) : budget + 1]))
-
-    def slope(row: Floats, budget: int) -> float:
-        """The last value carried on by half the gain of the last third, over the doublings that are left."""
-        gain = float(row[max(1, budget - max(1, budget // 3))] - row[budget])
-        return float(row[budget]) - 0.5 * max(0.0, gain) * math.log(eta**top / budget, eta)
-
-    def best(row: Floats, budget: int) -> float:
-        return float(np.min(row[1 : budget + 1]))
-
-    rules: dict[str, Callable[[Floats, int], float]] = {
-        "mean of the last third": smooth,
-        "carried on": slope,
-        "best so far": best,
-    }
     for name, tasks in sets.items():
-        wins = dict.fromkeys(rules, 0.0)
-        sums = dict.fromkeys(("value", *rules), 0.0)
+        wins = dict.fromkeys(RULES, 0.0)
+        sums = dict.fromkeys(("value", *RULES), 0.0)
         for task in tasks:
             ranked = {}
-            for rule, score in ({"value": plain} | rules).items():
+            for rule, score in ({"value": plain} | RULES).items():
                 bent = Task(task.name, task.loss.copy(), task.pace, task.points)
                 for level in range(top):
                     budget = eta**level
@@ -548,7 +555,7 @@ def curves(sets: dict[str, list[Task]], seeds: int) -> None:
                 ]
                 ranked[rule] = float(np.mean(traces))
                 sums[rule] += ranked[rule] / len(tasks)
-            for rule in rules:
+            for rule in RULES:
                 wins[rule] += 1.0 if ranked[rule] < ranked["value"] else 0.5 if ranked[rule] == ranked["value"] else 0.0
         print(f"{name}, {len(tasks)} tasks x seeds 0..{seeds - 1}: value {sums['value']:.4f}")
         for rule, won in wins.items():

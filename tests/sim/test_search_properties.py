@@ -1,8 +1,7 @@
 """The asynchronous search against two oracles without increments: the synchronous plan, and the rules read literally.
 
 Random geometry, every variant, values with ties and failures, 1 to 64 workers, orders and moments of deepening and
-widening. Properties have the
-numbers S1 … S15.
+widening. Properties have the numbers S1 … S15.
 """
 
 from __future__ import annotations
