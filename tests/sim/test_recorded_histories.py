@@ -36,6 +36,7 @@ from isoloss.search.events import (
 )
 from isoloss.search.replay import replay
 from isoloss.search.search import Search
+from isoloss.search.standing import failures
 
 FOLDER = Path(__file__).parent / "histories"
 SPACE = {
@@ -85,7 +86,7 @@ def record(name: str) -> None:
     for turn in range(1, 400):
         if turn in changes and not (name == "asha" and turn == 28):
             tell(changes[turn])
-        if turn == 24 and (failed := search.failures()):
+        if turn == 24 and (failed := failures(search)):
             tell(Retried(trial=failed[0][0], level=failed[0][1]))
             tell(TaskDone(trial=failed[0][0], level=failed[0][1], score=rng.random()))
         if turn == 26:

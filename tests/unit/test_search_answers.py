@@ -28,6 +28,7 @@ from isoloss.search.preview import outlook, preview
 from isoloss.search.replay import replay_other
 from isoloss.search.search import Search
 from isoloss.search.simulate import Finished, play, wall_time
+from isoloss.search.standing import agreement, settled_best
 from isoloss.search.why import Code, reasons
 
 
@@ -223,25 +224,25 @@ def test_ranks_are_compared_once_five_trials_are_at_both_levels() -> None:
     search.apply(Asked(n=27))
     for trial in range(27):
         search.apply(TaskDone(trial=trial, level=0, score=float(trial)))
-    assert search.agreement() is None
+    assert agreement(search) is None
     search.apply(Asked(n=5))
     for trial in range(5):
         search.apply(TaskDone(trial=trial, level=1, score=-float(trial)))
-    agreement = search.agreement()
-    assert agreement is not None
-    assert (agreement.level, agreement.trials) == (1, 5) and agreement.spearman == pytest.approx(-1.0)
+    found = agreement(search)
+    assert found is not None
+    assert (found.level, found.trials) == (1, 5) and found.spearman == pytest.approx(-1.0)
 
 
 def test_the_settled_best_is_of_the_highest_settled_rung() -> None:
     search = Search(study())
     search.apply(Asked(n=9))
-    assert search.best_settled() is None
+    assert settled_best(search) is None
     for trial in range(9):
         search.apply(TaskDone(trial=trial, level=0, score=float(trial)))
     for trial in range(3):
         search.apply(Asked())
         search.apply(TaskDone(trial=trial, level=1, score=10.0 - trial))
-    best, settled = search.best(), search.best_settled()
+    best, settled = search.best(), settled_best(search)
     assert best is not None and (best.trial, best.level) == (0, 0)
     assert settled is not None and (settled.trial, settled.level, settled.score) == (2, 1, 8.0)
 

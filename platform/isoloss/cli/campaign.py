@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import App, Parameter
 
-from isoloss.cli.connection import Address, Project, client
+from isoloss.cli.connection import Address, Project, Set, client
 from isoloss.cli.output import Output, Table, dumps, number, say, show, span
-from isoloss.cli.study import Set
 from isoloss.domain.quantity import format_count, parse_count
 
 if TYPE_CHECKING:

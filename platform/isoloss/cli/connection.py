@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from isoloss.client.blocking import Client
 
 Address = Annotated[str | None, Parameter(help="The controller's address; otherwise ISOLOSS_ADDRESS, otherwise yours.")]
+Set = Annotated[tuple[str, ...], Parameter(name="--set", help="Change the spec: path=value.", consume_multiple=False)]
 Project = Annotated[str, Parameter(help="The project the name belongs to.")]
 PATIENCE_SECONDS = 10.0
 

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import App, Parameter
 
-from isoloss.cli.connection import Address, Project, client
+from isoloss.cli.connection import Address, Project, Set, client
 from isoloss.cli.output import Output, Table, dumps, number, say, show, warn
+from isoloss.cli.study_changes import cost, deepen, enqueue, pause, resume, retry, space, stop, widen
 from isoloss.domain.quantity import format_count, format_duration, parse_count
-from isoloss.errors import InvalidSpec, IsolossError, NotFound
+from isoloss.errors import IsolossError, NotFound
 
 if TYPE_CHECKING:
     from isoloss.client.answers import StudyInfo, TrialInfo
@@ -20,10 +21,11 @@ if TYPE_CHECKING:
 
 LOOK_SECONDS = 1.0
 app = App(name="study", help="Studies: preview, launch, watch, deepen and read them.")
-Set = Annotated[tuple[str, ...], Parameter(name="--set", help="Change the spec: path=value.", consume_multiple=False)]
-DryRun = Annotated[bool, Parameter(help="Only say what it would add.")]
 ALIKE = 0.9  # rank correlation from which a larger budget hardly tells more
 Spec = Annotated[Path, Parameter(help="The study spec, YAML or JSON.")]
+
+for change in (deepen, widen, space, enqueue, retry, pause, resume, stop):
+    app.command(change)
 
 
 @app.command
@@ -52,17 +54,17 @@ def preview(
     ]
     unit = study.budget.unit
     lines = [
-        f"{value['tasks']} tasks; {_cost(value['total_budget'])} {unit} from scratch, "
-        f"{_cost(value['resumed_budget'])} resumed, {_cost(value['billed_budget'])} as {study.fidelity.mode}."
+        f"{value['tasks']} tasks; {cost(value['total_budget'])} {unit} from scratch, "
+        f"{cost(value['resumed_budget'])} resumed, {cost(value['billed_budget'])} as {study.fidelity.mode}."
     ]
     if deepen:
         lines.append(
-            f"The last step adds {value['added_tasks']} tasks, {_cost(value['added_resumed_budget'])} {unit} resumed; "
-            f"starting again each time would cost {_cost(value['restart_resumed_budget'])} in all."
+            f"The last step adds {value['added_tasks']} tasks, {cost(value['added_resumed_budget'])} {unit} resumed; "
+            f"starting again each time would cost {cost(value['restart_resumed_budget'])} in all."
         )
         lines.append(
-            f"Expect {_cost(value['expected_added_resumed_budget'])} where levels rank alike, at most "
-            f"{_cost(value['most_added_resumed_budget'])}."
+            f"Expect {cost(value['expected_added_resumed_budget'])} where levels rank alike, at most "
+            f"{cost(value['most_added_resumed_budget'])}."
         )
     if workers:
         from isoloss.search.simulate import wall_time
@@ -176,7 +178,7 @@ def show_(name: str, *, project: Project = "default", address: Address = None, o
     if deeper := info.next_deepening:
         lines.append(
             f"next: isoloss study deepen {name} --max-budget {deeper['max_budget']:.0f}   "
-            f"+{_cost(deeper['added_budget'])} {unit} instead of {_cost(deeper['restart_budget'])} from scratch"
+            f"+{cost(deeper['added_budget'])} {unit} instead of {cost(deeper['restart_budget'])} from scratch"
         )
     table = Table(("bracket", "level", unit, "quota", "results", "promoted", "settled"), rows)
     show(output, value, table, *lines)
@@ -277,137 +279,6 @@ def logs(
 
 
 @app.command
-def deepen(
-    name: str,
-    *,
-    max_budget: Annotated[str, Parameter(help="The new maximum: eta times the present one, or a power of it.")],
-    dry_run: DryRun = False,
-    project: Project = "default",
-    address: Address = None,
-    output: Output = Output(),  # noqa: B008 - frozen
-) -> None:
-    """Raise the maximum budget of a study; everything that ran is reused."""
-    with client(address) as connection:
-        study, budget = connection.study(name, project=project), parse_count(max_budget, "--max-budget")
-        if dry_run:
-            _outlook(study.info(), study.preview_change(max_budget=budget), output)
-            return
-        study.deepen(budget)
-        info = study.info()
-    show(output, _info(info), f"{info.name}: maximum is {format_count(info.max_budget)} {info.spec['budget']['unit']}")
-
-
-@app.command
-def widen(
-    name: str,
-    *,
-    width: Annotated[int | None, Parameter(help="Iterations pooled; one more than now when it is not said.")] = None,
-    dry_run: DryRun = False,
-    project: Project = "default",
-    address: Address = None,
-    output: Output = Output(),  # noqa: B008 - frozen
-) -> None:
-    """Give a study more configurations under the same maximum budget; everything that ran is reused."""
-    with client(address) as connection:
-        study = connection.study(name, project=project)
-        info = study.info()
-        wanted = info.width + 1 if width is None else width
-        if dry_run:
-            _outlook(info, study.preview_change(width=wanted), output)
-            return
-        info = study.widen(wanted).info()
-    show(output, _info(info), f"{info.name}: {info.width} iterations are pooled")
-
-
-@app.command
-def space(
-    name: str,
-    spec: Annotated[Path, Parameter(help="A spec with the whole new space; every configuration there is must fit it.")],
-    *,
-    set_: Set = (),
-    project: Project = "default",
-    address: Address = None,
-    output: Output = Output(),  # noqa: B008 - frozen
-) -> None:
-    """Search a larger space from now on: a range may grow, a choice may be added."""
-    from isoloss.files.spec import load_spec
-
-    with client(address) as connection:
-        study = connection.study(name, project=project)
-        info = study.change_space(load_spec(spec, set_).get("space", {})).info()
-    show(output, _info(info), f"{info.name}: the space is {', '.join(info.spec['space'])}")
-
-
-@app.command
-def enqueue(
-    name: str,
-    data: Annotated[Path, Parameter(help="CSV, JSONL or parquet with a column a parameter and a row a configuration.")],
-    *,
-    project: Project = "default",
-    address: Address = None,
-    output: Output = Output(),  # noqa: B008 - frozen
-) -> None:
-    """Put known configurations in line: they are started next, inside the brackets."""
-    from isoloss.domain.spec import decode_study
-    from isoloss.files.tables import read_configurations
-
-    with client(address) as connection:
-        study = connection.study(name, project=project)
-        rows = read_configurations(data, decode_study(study.info().spec).space)
-        info = study.enqueue(rows).info()
-    show(output, _info(info), f"{info.name}: {len(rows)} configurations are next")
-
-
-@app.command
-def retry(
-    name: str,
-    trials: tuple[int, ...] = (),
-    *,
-    failed: Annotated[bool, Parameter(help="All trials with a failed task.")] = False,
-    project: Project = "default",
-    address: Address = None,
-    output: Output = Output(),  # noqa: B008 - frozen
-) -> None:
-    """Run failed tasks again, of these trials or with --failed of all; until they end their failure stands."""
-    if bool(trials) == failed:
-        raise InvalidSpec("retry names both or neither of TRIALS and --failed; accepted is one of the two.")
-    with client(address) as connection:
-        info = connection.study(name, project=project).retry_failed(trials).info()
-    show(output, _info(info), f"{info.name}: {info.state}, {info.tasks.get('ready', 0)} tasks wait")
-
-
-@app.command
-def pause(name: str, *, project: Project = "default", address: Address = None, output: Output = Output()) -> None:  # noqa: B008
-    """Lease nothing more; what runs goes on."""
-    with client(address) as connection:
-        info = connection.study(name, project=project).pause()
-    show(output, _info(info), f"{info.name}: {info.state}")
-
-
-@app.command
-def resume(name: str, *, project: Project = "default", address: Address = None, output: Output = Output()) -> None:  # noqa: B008
-    """Go on after pause."""
-    with client(address) as connection:
-        info = connection.study(name, project=project).resume()
-    show(output, _info(info), f"{info.name}: {info.state}")
-
-
-@app.command
-def stop(
-    name: str,
-    *,
-    reason: str = "stopped by hand",
-    project: Project = "default",
-    address: Address = None,
-    output: Output = Output(),  # noqa: B008 - frozen
-) -> None:
-    """End a study for good; what runs is cancelled."""
-    with client(address) as connection:
-        info = connection.study(name, project=project).stop(reason)
-    show(output, _info(info), f"{info.name}: {info.state}")
-
-
-@app.command
 def replay(
     name: str,
     *,
@@ -442,7 +313,7 @@ def replay(
         value["other"] = other = _other(info, found.search, method, set_)
         best = other["best"] or {}
         lines.append(
-            f"{other['method']} would have spent {_cost(other['budget'])} on {other['known']} tasks and ended at score "
+            f"{other['method']} would have spent {cost(other['budget'])} on {other['known']} tasks and ended at score "
             f"{number(best.get('score'))}; {other['unknown']} tasks it wanted were never measured"
         )
     show(output, value, *lines)
@@ -502,18 +373,6 @@ def _other(info: StudyInfo, search: Search, method: str, sets: tuple[str, ...]) 
     return {"method": f"{spec.method.name} {spec.method.variant}", **asdict(replay_other(search, spec))}
 
 
-def _outlook(info: StudyInfo, value: dict[str, Any], output: Output) -> None:
-    unit = info.spec["budget"]["unit"]
-    rows = [
-        (r["bracket"], r["level"], format_count(r["budget"]), r["configurations"], r["new"]) for r in value["rungs"]
-    ]
-    said = (
-        f"adds at least {value['added_tasks']} tasks, {_cost(value['added_budget'])} {unit}, instead of "
-        f"{_cost(value['restart_budget'])} from scratch; nothing was changed"
-    )
-    show(output, value, Table(("bracket", "level", unit, "configurations", "new"), rows), said)
-
-
 def _info(info: StudyInfo) -> dict[str, Any]:
     return asdict(info)
 
@@ -557,7 +416,3 @@ def _logs(trials: list[TrialInfo], trial: int | None) -> list[dict[str, Any]]:
 
 def _params(values: Any, *, skip: str = "") -> str:
     return " ".join(f"{k}={number(v) if isinstance(v, float) else v}" for k, v in values.items() if k != skip)
-
-
-def _cost(value: float | None) -> str:
-    return "endless" if value is None else format_count(value)

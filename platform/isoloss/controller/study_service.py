@@ -33,6 +33,7 @@ from isoloss.search.events import (
 )
 from isoloss.search.preview import outlook, preview
 from isoloss.search.search import Search
+from isoloss.search.standing import agreement, failures, settled_best
 from isoloss.search.why import reasons
 from isoloss.store import ledger, studies, workers
 from isoloss.store.pool import Conn, Pool
@@ -84,10 +85,8 @@ class StudyService(study_pb2_grpc.StudyServiceServicer):
             for r in search.rungs()
         )  # fmt: skip
         message.width = search.width
-        if (agreement := search.agreement()) is not None:
-            message.agreement.CopyFrom(
-                pb.Agreement(level=agreement.level, trials=agreement.trials, spearman=agreement.spearman)
-            )
+        if (found := agreement(search)) is not None:
+            message.agreement.CopyFrom(pb.Agreement(level=found.level, trials=found.trials, spearman=found.spearman))
         if (deepening := next_deepening(search)) is not None and row.state != StudyState.STOPPED:
             message.next_deepening.CopyFrom(deepening)
         return message
@@ -125,10 +124,10 @@ class StudyService(study_pb2_grpc.StudyServiceServicer):
         async with self.pool.connection() as conn:
             row = await studies.by_name(conn, request.study.project, request.study.name)
         wanted = set(request.retry.trials)
-        failures = (await self.decider.search(row.id)).failures()
-        if unknown := sorted(wanted - {trial for trial, _ in failures}):
+        failed = failures(await self.decider.search(row.id))
+        if unknown := sorted(wanted - {trial for trial, _ in failed}):
             raise WrongState(f"retry.trials has {unknown[0]}, which did not fail; accepted are trials that failed.")
-        return [Retried(trial=trial, level=level) for trial, level in failures if not wanted or trial in wanted]
+        return [Retried(trial=trial, level=level) for trial, level in failed if not wanted or trial in wanted]
 
     async def PreviewChange(self, request: pb.PreviewChangeRequest, context: Context) -> pb.PreviewStudyReply:
         async with self.pool.connection() as conn:
@@ -184,7 +183,7 @@ class StudyService(study_pb2_grpc.StudyServiceServicer):
         async with self.pool.connection() as conn:
             row = await studies.by_name(conn, request.project, request.name)
         search = await self.decider.search(row.id)
-        best = search.best_settled() if request.settled else search.best()
+        best = settled_best(search) if request.settled else search.best()
         if best is None:
             return pb.Best()
         async with self.pool.connection() as conn:

@@ -15,10 +15,10 @@ from typing import Final, Protocol
 from isoloss.domain.space import Configuration, Scalar, Space, check_configuration
 from isoloss.domain.spec import Method, StudySpec
 from isoloss.errors import InvalidSpec, IsolossError
-from isoloss.search import optuna_samplers
 from isoloss.search.answers import ProposalRequest
 from isoloss.search.cma import CmaProposer
 from isoloss.search.events import Proposed
+from isoloss.search.optuna_samplers import classes, gp, named, tpe
 from isoloss.search.priors import PriorProposer
 from isoloss.search.streams import STREAMS
 
@@ -42,8 +42,8 @@ class Proposer(Protocol):
 
 
 PROPOSERS: Final[dict[str, Callable[[Space, Method], Proposer]]] = {
-    "tpe": lambda space, _: optuna_samplers.tpe(space),
-    "gp": lambda space, _: optuna_samplers.gp(space),
+    "tpe": lambda space, _: tpe(space),
+    "gp": lambda space, _: gp(space),
     "cma": lambda space, _: CmaProposer(space),
     "law": lambda space, method: PriorProposer(space, method.prior),
 }
@@ -53,7 +53,7 @@ OPTUNA: Final = {"TPESampler": "tpe", "GPSampler": "gp", "CmaEsSampler": "cma"} 
 def proposer(space: Space, method: Method) -> Proposer:
     """The model the method names."""
     name = OPTUNA.get(method.sampler, method.sampler)
-    return PROPOSERS[name](space, method) if name in PROPOSERS else optuna_samplers.named(space, name)
+    return PROPOSERS[name](space, method) if name in PROPOSERS else named(space, name)
 
 
 def check_sampler(spec: StudySpec) -> None:
@@ -69,7 +69,7 @@ def check_sampler(spec: StudySpec) -> None:
         )
     if name in PROPOSERS or name in STREAMS:
         return
-    if name not in (found := optuna_samplers.classes()):
+    if name not in (found := classes()):
         raise InvalidSpec(
             f"method.sampler is {sampler}; accepted are {', '.join([*STREAMS, *PROPOSERS])} and, of optuna.samplers, "
             f"{', '.join(sorted(found))}."

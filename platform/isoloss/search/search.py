@@ -21,7 +21,7 @@ from isoloss.domain.space import AnyParameter, Scalar, Space, check_configuratio
 from isoloss.domain.spec import StudySpec
 from isoloss.domain.widening import widened
 from isoloss.errors import InvalidSpec, WrongState
-from isoloss.search.answers import Agreement, Incumbent, ProposalRequest, Result, RungSummary, Trial
+from isoloss.search.answers import Incumbent, ProposalRequest, Result, RungSummary, Trial
 from isoloss.search.deepening import Bracket, Candidate, Kept
 from isoloss.search.geometry import Ladder, Plan, plan_of
 from isoloss.search.rung import Key, rank_key
@@ -31,7 +31,6 @@ ADDED: Final = -1  # the bracket of trials that were added
 BUFFER: Final = 8  # proposals kept ahead, at least …
 MOST_AHEAD: Final = 64  # … and at most
 ENGINE: Final = 2  # the format of snapshots
-FEWEST: Final = 5  # trials at both of two levels, before their ranks are compared
 KEPT: Final[dict[str, Kept]] = {"preserving": "pool", "efficient": "promoted"}  # other variants keep none
 
 
@@ -132,53 +131,23 @@ class Search:
             raise WrongState(f"trial is {number}; accepted are 0 to {len(self._trials) - 1}.")
         return self._trials[number]
 
+    @property
+    def brackets(self) -> tuple[Bracket, ...]:
+        """The brackets by number, to look at."""
+        return tuple(self._brackets)
+
+    @property
+    def tasks(self) -> Mapping[tuple[int, int], Result | None]:
+        """Every task as (trial, level) with its result, in order of creation; to look at."""
+        return self._tasks
+
+    def runs(self, trial: int, level: int) -> bool:
+        """Whether the task was created and has no result yet, or runs again."""
+        return (trial, level) in self._outstanding
+
     def result(self, trial: int, level: int) -> Result | None:
         """The result of a task, or ``None`` while there is none."""
         return self._tasks.get((trial, level))
-
-    def bracket(self, number: int) -> Bracket:
-        """A bracket by number, to look at."""
-        return self._brackets[number]
-
-    def highest(self, trial: int) -> int:
-        """The highest level a trial has a task at."""
-        level = max(0, self._trials[trial].bracket)
-        if self._trials[trial].bracket == ADDED:
-            return next(j for t, j in self._tasks if t == trial)
-        while (trial, level + 1) in self._tasks:
-            level += 1
-        return level
-
-    def open_trials(self) -> tuple[int, ...]:
-        """The trials with a task to run, in order of its creation."""
-        return tuple(trial for trial, _ in self._outstanding)
-
-    def failures(self) -> tuple[tuple[int, int], ...]:
-        """The tasks that failed and do not run again, as (trial, level)."""
-        return tuple(
-            task for task, result in self._tasks.items()
-            if result is not None and result.status == "failed" and task not in self._outstanding
-        )  # fmt: skip
-
-    def agreement(self) -> Agreement | None:
-        """How alike the two highest levels rank the trials measured at both, once there are five; else ``None``.
-
-        Near 1 the lower budget ranks as well as the higher one, and deepening will not change the answer much.
-        """
-        upper = self.ladder.top
-        while upper > 0 and self._finite[upper] < FEWEST:
-            upper -= 1
-        pairs = [
-            (below.score, result.score) for (trial, level), result in self._tasks.items()
-            if level == upper > 0 and result is not None and result.score is not None
-            and (below := self._tasks.get((trial, upper - 1))) is not None and below.score is not None
-        ]  # fmt: skip
-        if len(pairs) < FEWEST:
-            return None
-        from scipy.stats import spearmanr
-
-        rho = float(spearmanr([below for below, _ in pairs], [score for _, score in pairs]).statistic)
-        return None if math.isnan(rho) else Agreement(level=upper, trials=len(pairs), spearman=rho)
 
     def startable(self) -> bool:
         """Whether ``Asked(1)`` would create a task now."""
@@ -204,24 +173,7 @@ class Search:
         if self._best is None:
             return None
         score, minus_level, trial = self._best
-        return self._incumbent(trial, -minus_level, score)
-
-    def best_settled(self) -> Incumbent | None:
-        """The best member of the highest settled rung; where more budget can make a metric worse, the one to trust."""
-        marks = [
-            (-level, result.score, trial)
-            for bracket in self._brackets
-            for level in bracket.rungs
-            for trial in bracket.members(level) or ()
-            if (result := self._tasks.get((trial, level))) is not None and result.score is not None
-        ]
-        if not marks:
-            return None
-        minus_level, score, trial = min(marks)
-        return self._incumbent(trial, -minus_level, score)
-
-    def _incumbent(self, trial: int, level: int, score: float) -> Incumbent:
-        return Incumbent(trial=trial, level=level, score=score, configuration=self._trials[trial].configuration)
+        return Incumbent(trial=trial, level=-minus_level, score=score, configuration=self._trials[trial].configuration)
 
     def settled(self) -> dict[int, dict[int, tuple[int, ...]]]:
         """The synchronous member sets known so far: bracket → level → trials, in order of creation."""

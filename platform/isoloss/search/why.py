@@ -36,12 +36,11 @@ class Reason:
 
 def reasons(search: Search) -> tuple[Reason, ...]:
     """The reason of every trial that has no task to run, in order of creation."""
-    running = set(search.open_trials())
+    highest = dict(search.tasks.keys())  # a trial's tasks are created level by level
     found = []
-    for number in range(search.trials):
-        if number not in running:
-            trial, level = search.trial(number), search.highest(number)
-            code, sentence = _reason(search, trial, level)
+    for number, level in highest.items():
+        if not search.runs(number, level):
+            code, sentence = _reason(search, search.trial(number), level)
             found.append(Reason(trial=number, level=level, code=code, sentence=sentence))
     return tuple(found)
 
@@ -58,7 +57,7 @@ def _reason(search: Search, trial: Trial, level: int) -> tuple[Code, str]:
         return Code.ADDED, f"It was added outside the brackets and is measured at {budget}."
     if level == search.ladder.top:
         return Code.AT_TOP, f"It is measured at the largest budget, {budget}: deepening may take it further."
-    rung, following = (search.bracket(trial.bracket).rungs[level + step] for step in (0, 1))
+    rung, following = (search.brackets[trial.bracket].rungs[level + step] for step in (0, 1))
     return _standing(search, rung, following, trial.index)
 
 
