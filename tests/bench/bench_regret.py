@@ -149,6 +149,8 @@ class Trace:
             self.lowest, self.regret_lowest = (value, -level), regret
         if level == top and math.isnan(self.first):
             self.first = clock
+        if clock <= 0.7 * self.horizon:
+            self.half = self.regret_lowest
 
     @property
     def utilization(self) -> float:
@@ -180,8 +182,6 @@ def run(
             member = machine.members[done.task.trial]
             level = round(math.log(done.task.budget_to, eta))
             trace.see(clock, level, top, math.nan if done.score is None else done.score, task.regret(member, eta**top))
-            if clock <= 0.7 * horizon:
-                trace.half = trace.regret_lowest
             if change is not None and clock >= change[0]:
                 machine, change = change[1](machine), None
                 if machine is not before:

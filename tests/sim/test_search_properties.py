@@ -330,14 +330,14 @@ def cases(draw: st.DrawFn, variants: tuple[tuple[str, bool], ...] = ALL) -> Case
     )  # fmt: skip
 
 
-@settings(deadline=None, max_examples=5 * CASES)
+@settings(deadline=None, max_examples=max(300, CASES))
 @given(case=cases())
 def test_every_decision_is_the_rules_and_the_end_is_what_the_variant_promises(case: Case) -> None:
     check_case(case)
 
 
 @pytest.mark.long
-@settings(deadline=None, max_examples=25 * CASES)
+@settings(deadline=None, max_examples=1500)
 @given(case=cases())
 def test_a_thousand_random_studies_with_restarts_in_between(case: Case) -> None:
     check_case(case, restart=True)
