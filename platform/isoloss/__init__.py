@@ -14,10 +14,12 @@ if TYPE_CHECKING:
     from isoloss.client.current import current_trial, report
     from isoloss.client.held import Trial
     from isoloss.client.words import (
+        ASHA,
         IDHB,
         Categorical,
         Fixed,
         Float,
+        Hyperband,
         Int,
         Larger,
         Ordinal,
@@ -34,10 +36,12 @@ WHERE: Final = {
     "Trial": "isoloss.client.held",
     **dict.fromkeys(
         (
+            "ASHA",
             "IDHB",
             "Categorical",
             "Fixed",
             "Float",
+            "Hyperband",
             "Int",
             "Larger",
             "Ordinal",
@@ -50,12 +54,14 @@ WHERE: Final = {
     ),
 }
 __all__ = [
+    "ASHA",
     "IDHB",
     "Campaign",
     "Categorical",
     "Client",
     "Fixed",
     "Float",
+    "Hyperband",
     "Int",
     "Larger",
     "Ordinal",

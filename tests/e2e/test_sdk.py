@@ -350,6 +350,19 @@ def test_what_failed_runs_again_and_counts_as_if_it_never_had(client: isoloss.Cl
     assert {lowest.index(level) for level in ranked[:3]} <= settled
 
 
+def test_asha_and_hyperband_are_the_same_machine(client: isoloss.Client) -> None:
+    asha = client.create_study(
+        "asha", space=SPACE, objective=LOSS, method=isoloss.ASHA(min_budget=1, max_budget=9), limits={"trials": 12}
+    ).optimize(train)
+    assert asha.info().trials == 12 and not any(rung["settled"] for rung in asha.info().rungs)
+    hyperband = client.create_study(
+        "hyperband", space=SPACE, objective=LOSS, method=isoloss.Hyperband(min_budget=1, max_budget=9)
+    ).optimize(train, n_jobs=2)
+    info = hyperband.info()
+    assert info.trials == 17 and all(rung["results"] == rung["quota"] for rung in info.rungs)
+    assert info.spec["method"]["variant"] == "discarding" and hyperband.deepen(27).info().max_budget == 27
+
+
 def test_a_report_back_in_time_or_past_the_budget_is_refused_where_it_is_made(client: isoloss.Client) -> None:
     study = client.create_study("steps", space=SPACE, objective=LOSS, method=isoloss.Fixed(budget=5))
     trial = study.ask()

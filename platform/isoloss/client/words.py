@@ -66,6 +66,16 @@ def IDHB(*, min_budget: float, max_budget: float, eta: int = 3, **more: Any) -> 
     return Method(name="idhb", min_budget=Count(min_budget), max_budget=Count(max_budget), eta=eta, **more)
 
 
+def Hyperband(*, min_budget: float, max_budget: float, eta: int = 3, **more: Any) -> Method:
+    """Synchronous Hyperband, all brackets; it can be deepened and widened as well."""
+    return Method(name="hyperband", min_budget=Count(min_budget), max_budget=Count(max_budget), eta=eta, **more)
+
+
+def ASHA(*, min_budget: float, max_budget: float, eta: int = 3, **more: Any) -> Method:
+    """Asynchronous successive halving (Li et al. 2020): no quotas, so it ends at ``limits.trials`` or never."""
+    return Method(name="asha", min_budget=Count(min_budget), max_budget=Count(max_budget), eta=eta, **more)
+
+
 def Fixed(*, budget: float, **more: Any) -> Method:
     """Every trial at one budget."""
     return Method(name="fixed", budget=Count(budget), **more)
