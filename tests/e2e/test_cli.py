@@ -197,5 +197,9 @@ def test_preview_simulates_the_time_and_warns(tmp_path: Path) -> None:
     told = answer("study", "preview", str(spec), "--workers", "8", "--seconds-per-unit", "2")
     assert told["wall"]["interval"][0] <= told["wall"]["seconds"] <= told["wall"]["interval"][1]
     assert "still warming up" in told["warnings"][0]
+    smaller = tmp_path / "smaller.yaml"
+    smaller.write_text(SPEC.format(name="smaller").replace("81", "27"))
+    beside = answer("study", "preview", str(spec), "--against", str(smaller))
+    assert (beside["tasks"], beside["against"]["tasks"]) == (206, 69)
     done = run("study", "preview", str(spec), "--set", "method.width=auto", "--workers", "8")
     assert done.returncode == 2 and "no end" in done.stderr

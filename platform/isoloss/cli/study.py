@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 LOOK_SECONDS = 1.0
 app = App(name="study", help="Studies: preview, launch, watch, deepen and read them.")
+TOTALS = ("tasks", "total_budget", "resumed_budget", "billed_budget")
 ALIKE = 0.9  # rank correlation from which a larger budget hardly tells more
 Spec = Annotated[Path, Parameter(help="The study spec, YAML or JSON.")]
 
@@ -33,6 +34,7 @@ def preview(
     spec: Spec,
     *,
     deepen: Annotated[tuple[str, ...], Parameter(help="Then deepen to this; in order.", consume_multiple=False)] = (),
+    against: Annotated[Path | None, Parameter(help="Another spec, whose plan is set beside this one.")] = None,
     workers: Annotated[int, Parameter(help="Simulate how long it takes on so many workers.")] = 0,
     seconds_per_unit: Annotated[float, Parameter(help="What a unit of budget takes, for --workers.")] = 1.0,
     set_: Set = (),
@@ -78,6 +80,10 @@ def preview(
             f"On {workers} workers {format_duration(found['seconds'])} [{low}, {high}] at {seconds_per_unit:g} s a unit, "
             f"{found['utilization']:.0%} busy."
         )
+    if against:
+        other = plan(decode_study(load_spec(against)))
+        value["against"] = {key: other[key] for key in TOTALS}
+        lines.append(f"Against {against}: " + ", ".join(_difference(key, value[key], other[key]) for key in TOTALS))
     warn(value["warnings"])
     show(output, value, Table(("bracket", "level", unit, "configurations", "new"), rows), *lines)
 
@@ -354,6 +360,11 @@ def _follow(study: Study, output: Output, *, after: int = 0, until_idle: bool) -
             print(text, flush=True)
         else:
             say(text)
+
+
+def _difference(key: str, mine: float | None, theirs: float | None) -> str:
+    more = "endless" if mine is None or theirs is None else f"{mine - theirs:+.4g}"
+    return f"{key.replace('_', ' ')} {more}"
 
 
 def _other(info: StudyInfo, search: Search, method: str, sets: tuple[str, ...]) -> dict[str, Any]:
