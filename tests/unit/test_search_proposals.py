@@ -13,7 +13,8 @@ from isoloss.domain.spec import StudySpec, decode_study
 from isoloss.errors import InvalidSpec
 from isoloss.search import Driver, optuna_samplers, proposals
 from isoloss.search.answers import ProposalRequest
-from isoloss.search.proposals import check_sampler, propose, proposer
+from isoloss.search.events import Asked, CreateTask, TaskDone
+from isoloss.search.proposals import BEST, LATEST, check_sampler, propose, proposer
 from isoloss.search.streams import RandomStream
 
 SPACE: dict[str, Any] = {
@@ -128,3 +129,36 @@ def test_classes_that_need_an_argument_are_not_offered() -> None:
     found = optuna_samplers.classes()
     assert "TPESampler" in found and "GridSampler" not in found and "BaseSampler" not in found
     assert proposer(study().space, study(sampler="NSGAIISampler").method) is not None
+
+
+def test_a_driver_goes_on_with_its_stream_when_the_model_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(proposals.PROPOSERS, "tpe", lambda *_: None)
+    driver = Driver(study())
+
+    def run() -> None:
+        while (ask := driver.ask()) is not None:
+            driver.tell(ask.trial, ask.budget_to, {"loss": loss(ask.params)})
+
+    with pytest.warns(RuntimeWarning, match="method.sampler is tpe, which failed with AttributeError"):
+        run()
+    assert driver.search.trials == 9 and driver.best() is not None
+    assert {driver.search.trial(number).source for number in range(driver.search.trials)} == {"random"}
+
+
+def test_a_request_is_as_large_as_a_model_looks_at() -> None:
+    spec = decode_study(
+        {
+            "name": "p",
+            "space": SPACE,
+            "objective": {"metric": "loss"},
+            "method": {"name": "fixed", "budget": 1, "sampler": "tpe"},
+        }
+    )
+    driver = Driver(spec)
+    for number in range(BEST + LATEST + 50):
+        made = driver.search.apply(Asked())
+        task = next(decision for decision in made if isinstance(decision, CreateTask))
+        driver.search.apply(TaskDone(trial=task.trial, level=0, score=float(number)))
+    request = driver.search.proposal_request()
+    assert request is not None and len(request.history) == BEST + LATEST
+    assert request.history[0][1] == 0.0 and request.history[-1][1] == BEST + LATEST + 49

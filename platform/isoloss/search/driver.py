@@ -8,6 +8,7 @@ driver.best()
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +16,7 @@ from typing import Any
 from isoloss.domain.space import Scalar
 from isoloss.domain.spec import StudySpec, checked, decode_study
 from isoloss.errors import InvalidSpec
+from isoloss.search.answers import ProposalRequest
 from isoloss.search.desirability import OverallDesirability, overall
 from isoloss.search.events import Asked, CreateTask, Decision, Deepened, Event, Status, TaskDone
 from isoloss.search.proposals import check_sampler, propose
@@ -63,7 +65,7 @@ class Driver:
     def ask(self) -> Ask | None:
         """The next task to run, or ``None`` when there is nothing until a result is told or the study is deepened."""
         if (request := self.search.proposal_request(ahead=1)) is not None:
-            self._apply(propose(self.search.spec, request))
+            self._propose(request)
         task = next((made for made in self._apply(Asked()) if isinstance(made, CreateTask)), None)
         if task is None:
             return None
@@ -111,6 +113,15 @@ class Driver:
 
     def _params(self, trial: int) -> dict[str, Scalar]:
         return self.spec.fixed | self.search.trial(trial).configuration
+
+    def _propose(self, request: ProposalRequest) -> None:
+        """What the model proposes; when it fails, a warning says so and the study goes on with its stream."""
+        try:
+            proposed = propose(self.search.spec, request)
+        except InvalidSpec as error:
+            warnings.warn(f"{error.message} The study goes on without it.", RuntimeWarning, stacklevel=3)
+        else:
+            self._apply(proposed)
 
     def _apply(self, event: Event) -> tuple[Decision, ...]:
         decisions = self.search.apply(event)

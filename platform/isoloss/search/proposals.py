@@ -9,8 +9,9 @@ sampler's name, and the search goes on with its stream.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from heapq import nsmallest
 from importlib.util import find_spec
-from typing import Final, Protocol
+from typing import Final, Protocol, TypeVar
 
 from isoloss.domain.space import Configuration, Scalar, Space, check_configuration
 from isoloss.domain.spec import Method, StudySpec
@@ -24,6 +25,7 @@ from isoloss.search.streams import STREAMS
 
 BEST: Final = 50  # of a long history a model sees the best …
 LATEST: Final = 200  # … and the latest
+C = TypeVar("C", bound=Configuration)
 
 
 class Proposer(Protocol):
@@ -104,10 +106,10 @@ def _proposed(spec: StudySpec, request: ProposalRequest) -> tuple[dict[str, Scal
     return configurations
 
 
-def seen(history: Sequence[tuple[Configuration, float]]) -> Sequence[tuple[Configuration, float]]:
+def seen(history: Sequence[tuple[C, float]]) -> Sequence[tuple[C, float]]:
     """Of a long history, the best and the latest in their order."""
     if len(history) <= BEST + LATEST:
         return history
     older = range(len(history) - LATEST)
-    kept = sorted(sorted(older, key=lambda place: (history[place][1], place))[:BEST])
+    kept = sorted(nsmallest(BEST, older, key=lambda place: history[place][1]))  # of equals the earlier
     return [*(history[place] for place in kept), *history[-LATEST:]]

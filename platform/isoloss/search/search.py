@@ -24,6 +24,7 @@ from isoloss.errors import InvalidSpec, WrongState
 from isoloss.search.answers import Incumbent, ProposalRequest, Result, RungSummary, Trial
 from isoloss.search.deepening import Bracket, Candidate, Kept
 from isoloss.search.geometry import Ladder, Plan, plan_of
+from isoloss.search.proposals import seen
 from isoloss.search.rung import Key, rank_key
 from isoloss.search.streams import SOBOL, Stream, is_model, stream
 
@@ -226,7 +227,7 @@ class Search:
             n=n,
             seed=(self.spec.seed * 1_000_003 + len(self._trials) * 1_009 + len(self._proposed)) % 2**32,
             level=level,
-            history=tuple((self._trials[t].configuration, r.score) for t, r in results if r.score is not None),
+            history=tuple(seen([(self._trials[t].configuration, r.score) for t, r in results if r.score is not None])),
             pending=(*pending, *(configuration for configuration, _ in self._proposed)),
         )
 
