@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from statistics import median
 from typing import Any
 
 from isoloss.domain.spec import StudySpec, decode_study
@@ -21,6 +22,7 @@ from isoloss.search.proposals import propose
 from isoloss.search.streams import RandomStream
 
 SIZES = (100, 1_000, 10_000)
+ROUNDS = 5  # of all sizes in turn, the median of each: one round says little on a busy machine
 SPACE = {name: {"type": "float", "low": 1e-4, "high": 1.0, "log": True} for name in "abcdef"}
 
 
@@ -58,10 +60,16 @@ def main() -> None:
     batch = parser.parse_args().batch
     stream = RandomStream(study("tpe").space, seed=0, bracket=0)
     known = [(c, sum(float(v) for v in c.values())) for c in (stream.configuration(k) for k in range(SIZES[-1]))]
+
     print(f"ms a proposal, batches of {batch}: " + ", ".join(f"{n} results" for n in SIZES) + "; last / first")
-    rows = {name: [ours(name, known[:n], batch) for n in SIZES] for name in ("tpe", "cma", "gp")}
-    rows["optuna tpe"] = [optunas(known[:n], batch) for n in SIZES]
-    for name, row in rows.items():
+
+    def once() -> dict[str, list[float]]:
+        rows = {name: [ours(name, known[:n], batch) for n in SIZES] for name in ("tpe", "cma", "gp")}
+        return rows | {"optuna tpe": [optunas(known[:n], batch) for n in SIZES]}
+
+    rounds = [once() for _ in range(ROUNDS)]
+    for name in rounds[0]:
+        row = [median(each) for each in zip(*(made[name] for made in rounds), strict=True)]
         print(f"{name:11}" + "".join(f"{1e3 * seconds:9.1f}" for seconds in row) + f"{row[-1] / row[0]:9.1f}x")
 
 
