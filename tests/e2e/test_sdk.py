@@ -363,6 +363,16 @@ def test_asha_and_hyperband_are_the_same_machine(client: isoloss.Client) -> None
     assert info.spec["method"]["variant"] == "discarding" and hyperband.deepen(27).info().max_budget == 27
 
 
+def test_tasks_wait_for_a_slot_when_the_method_says_so(client: isoloss.Client) -> None:
+    method = isoloss.IDHB(min_budget=1, max_budget=9, ahead=3)
+    study = client.create_study("ahead", space=SPACE, objective=LOSS, method=method)
+    trial = study.ask()
+    assert study.info().tasks == {"leased": 1, "ready": 2}
+    study.tell(trial, val_loss=1.0)
+    second = study.ask()
+    assert study.info().tasks["ready"] >= 2 and second.number == 1
+
+
 def test_a_report_back_in_time_or_past_the_budget_is_refused_where_it_is_made(client: isoloss.Client) -> None:
     study = client.create_study("steps", space=SPACE, objective=LOSS, method=isoloss.Fixed(budget=5))
     trial = study.ask()

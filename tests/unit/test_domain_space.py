@@ -265,7 +265,7 @@ def test_a_wider_space_keeps_every_point(name: str, change: dict[str, Any], poin
 @pytest.mark.parametrize(
     ("name", "parameter", "message"),
     [
-        ("f", None, r"space\.f is gone; accepted are f, g"),
+        ("f", None, r"space\.f is gone; accepted are c, f, g"),
         ("z", RATE, r"space\.z is new"),
         ("f", KINDS["i"], r"space\.f\.type is int; accepted is float"),
         ("f", KINDS["f"] | {"low": -1}, r"space\.f\.low is -1; accepted is at most -2"),

@@ -278,3 +278,19 @@ def test_wall_time_halves_with_twice_the_workers_and_names_what_has_no_end() -> 
     with pytest.raises(InvalidSpec, match="workers is 0"):
         wall_time(spec, workers=0, tasks=tasks)
     assert math.isfinite(one["utilization"])
+
+
+def test_the_order_of_a_specs_keys_changes_nothing() -> None:
+    """Postgres's jsonb keeps none, and a notebook must draw what the controller draws."""
+    space = {name: {"type": "float", "low": 0, "high": 1} for name in ("momentum", "lr", "wd")}
+    turned = dict(sorted(space.items()))
+    one, other = (Search(study(space=order)) for order in (space, turned))
+    assert list(one.spec.space) == ["lr", "wd", "momentum"]
+    assert one.apply(Asked(n=5)) == other.apply(Asked(n=5))
+    wider = decode_study(
+        {"name": "w", "space": {name: parameter | {"high": 2} for name, parameter in space.items()},
+         "objective": {"metric": "loss"}, "method": {"min_budget": 1, "max_budget": 9}}
+    ).space  # fmt: skip
+    one.apply(SpaceChanged(space=dict(wider)))
+    other.apply(SpaceChanged(space=dict(reversed(wider.items()))))
+    assert one.apply(Asked(n=4)) == other.apply(Asked(n=4))

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 LOOK_SECONDS = 1.0
 app = App(name="study", help="Studies: preview, launch, watch, deepen and read them.")
 TOTALS = ("tasks", "total_budget", "resumed_budget", "billed_budget")
+ENDLESS = 2**62  # a quota that is none
 ALIKE = 0.9  # rank correlation from which a larger budget hardly tells more
 Spec = Annotated[Path, Parameter(help="The study spec, YAML or JSON.")]
 
@@ -160,7 +161,7 @@ def show_(name: str, *, project: Project = "default", address: Address = None, o
             r["bracket"],
             r["level"],
             format_count(r["budget"]),
-            r["quota"],
+            "no bound" if r["quota"] >= ENDLESS else r["quota"],
             r["results"],
             r["promoted"],
             "✓" if r["settled"] else "",

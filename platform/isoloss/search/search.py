@@ -278,7 +278,7 @@ class Search:
 
     def _change_space(self, space: Space) -> tuple[ledger.Decision, ...]:
         widened(self.spec.space, space)
-        self.spec = msgspec.structs.replace(self.spec, space=dict(space))
+        self.spec = msgspec.structs.replace(self.spec, space={name: space[name] for name in self.spec.space})
         self._streams.clear()
         return ()
 
@@ -461,7 +461,7 @@ class Search:
             raise InvalidSpec(f"snapshot.engine is {snapshot.get('engine')!r}; accepted is {ENGINE}.")
         search = cls(spec)
         space = msgspec.convert(snapshot["space"], dict[str, AnyParameter])
-        search.spec = msgspec.structs.replace(spec, space=space)
+        search.spec = msgspec.structs.replace(spec, space={name: space[name] for name in spec.space})
         ladder = search.ladder.extended(snapshot["top"] - search.ladder.top)
         search._adopt(replace(search._plan, ladder=ladder, width=snapshot["width"]))
         for bracket, configuration, source in snapshot["trials"]:
