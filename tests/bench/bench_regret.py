@@ -554,7 +554,7 @@ def best(row: Floats, budget: int) -> float:
 
 
 def final(row: Floats, _budget: int) -> float:
-    """What no rule can know: the bound for all of them."""
+    """A perfect forecast: how much room there is for any rule."""
     return float(row[27])
 
 
