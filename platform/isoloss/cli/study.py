@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 LOOK_SECONDS = 1.0
 app = App(name="study", help="Studies: preview, launch, watch, deepen and read them.")
 TOTALS = ("tasks", "total_budget", "resumed_budget", "billed_budget")
-ENDLESS = 2**62  # a quota that is none
 ALIKE = 0.9  # rank correlation from which a larger budget hardly tells more
 Spec = Annotated[Path, Parameter(help="The study spec, YAML or JSON.")]
 
@@ -151,6 +150,8 @@ def list_(*, project: str = "", address: Address = None, output: Output = Output
 @app.command(name="show")
 def show_(name: str, *, project: Project = "default", address: Address = None, output: Output = Output()) -> None:  # noqa: B008
     """Show a study: its rungs, its best trial, and the next sensible command with its price."""
+    from isoloss.search.geometry import ENDLESS
+
     with client(address) as connection:
         study = connection.study(name, project=project)
         info = study.info()

@@ -23,7 +23,7 @@ from isoloss.domain.spec import StudySpec, decode_study
 from isoloss.domain.study import StudyState
 from isoloss.errors import InvalidSpec, IsolossError, WrongState
 from isoloss.search import events as ev
-from isoloss.search.geometry import ENDLESS, Plan
+from isoloss.search.preview import planned_rungs
 from isoloss.search.proposals import check_sampler
 from isoloss.search.scoring import score
 from isoloss.search.search import ENGINE, Search
@@ -164,7 +164,7 @@ class _Book:
                 max_budget=self.search.ladder.budget(self.search.ladder.top),
             )  # fmt: skip
         if self.search.plan != self.plan:
-            await studies.set_rungs(self.conn, self.row.id, planned(self.search.plan, self.plan))
+            await studies.set_rungs(self.conn, self.row.id, planned_rungs(self.search.plan, self.plan))
         created = sum(isinstance(d, ev.CreateTask) for d in self.decisions)
         return Decided(created=created, results=results, state=state, seq=self.seq - 1, decisions=tuple(self.decisions))
 
@@ -263,24 +263,6 @@ def check_largest(search: Search) -> None:
         raise InvalidSpec(f"The largest budget is {top:.3g}; accepted are budgets below 2^63, in a larger unit.")
 
 
-def planned(plan: Plan, before: Plan | None = None) -> list[dict[str, Any]]:
-    """Every rung with its quota, the one ``before``, and what one task costs; no quota where there is no bound."""
-    rungs, ladder = [], plan.ladder
-    for bracket in range(plan.brackets):
-        had = before.quotas(bracket) if before is not None and bracket < before.brackets else ()
-        for rung, quota in enumerate(plan.quotas(bracket)):
-            level = bracket + rung
-            rungs.append(
-                {
-                    "bracket": bracket, "level": level, "budget": ladder.budget(level),
-                    "quota": quota if quota < ENDLESS else None,
-                    "before": had[rung] if rung < len(had) else (0 if before is not None else None),
-                    "cost": ladder.budget(level) - ladder.budget_from(level, level - 1 if rung else None),
-                }
-            )  # fmt: skip
-    return rungs
-
-
 async def create(
     conn: Conn, spec: StudySpec, *, mapping: dict[str, Any], trainable: str, **campaign: Any
 ) -> StudyRow | None:
@@ -291,7 +273,7 @@ async def create(
     top = search.ladder.budget(search.ladder.top)
     row = await studies.insert(conn, mapping, trainable=trainable, max_budget=top, **campaign)
     if row is not None:
-        await studies.set_rungs(conn, row.id, planned(search.plan))
+        await studies.set_rungs(conn, row.id, planned_rungs(search.plan))
     if row is not None and search.idle:
         await studies.set_state(conn, row.id, StudyState.IDLE)
         row = replace(row, state=StudyState.IDLE)

@@ -31,6 +31,7 @@ from isoloss.search.events import (
     TrialAdded,
     Widened,
 )
+from isoloss.search.geometry import ENDLESS
 from isoloss.search.preview import outlook, preview
 from isoloss.search.search import Search
 from isoloss.search.standing import agreement, failures, settled_best
@@ -79,7 +80,7 @@ class StudyService(study_pb2_grpc.StudyServiceServicer):
         search = await self.decider.search(row.id)
         message.rungs.extend(
             pb.Rung(
-                bracket=r.bracket, level=r.level, budget=r.budget, quota=min(r.quota, 2**62), results=r.results,
+                bracket=r.bracket, level=r.level, budget=r.budget, quota=min(r.quota, ENDLESS), results=r.results,
                 promoted=r.sent, settled=r.settled,
             )
             for r in search.rungs()

@@ -60,6 +60,10 @@ class Ladder:
         """Where a task at ``level`` starts when the trial was last measured at ``previous`` (``None``: never)."""
         return 0 if previous is None or previous >= level or self.mode == "fresh" else self.forks[previous]
 
+    def cost(self, level: int, previous: int | None) -> int:
+        """What a task at ``level`` runs when the trial was last measured at ``previous`` (``None``: never)."""
+        return self.budget(level) - self.budget_from(level, previous)
+
     def level_of(self, budget: float) -> int:
         """The level whose budget this is; ``InvalidSpec`` names the budgets there are."""
         if budget not in self.budgets:

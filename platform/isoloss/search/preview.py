@@ -2,7 +2,8 @@
 
 Counts are those of the synchronous search, which ``settled`` reaches and may exceed by wrong early promotions. Budgets
 are the rounded ones a worker is given, in the budget's unit. What deepening adds is exact for ``efficient`` and a lower
-bound otherwise, because a promotion of the smaller plan need not be one of the larger: ``Added`` has what to expect.
+bound otherwise, because a promotion of the smaller plan need not be one of the larger;
+``expected_added_budget`` and ``most_added_budget`` say what to expect then.
 """
 
 from __future__ import annotations
@@ -68,7 +69,7 @@ def outlook(search: Search, change: Deepened | Widened) -> dict[str, Any]:
     for bracket in range(plan.brackets):
         for level, quota in enumerate(plan.quotas(bracket), bracket):
             new = max(0, quota - there.get((bracket, level), 0))
-            cost = ladder.budget(level) - ladder.budget_from(level, level - 1 if level > bracket else None)
+            cost = ladder.cost(level, level - 1 if level > bracket else None)
             rungs.append(
                 {"bracket": bracket, "level": level, "budget": ladder.budget(level), "configurations": quota,
                  "new": new, "added_budget": new * cost, "restart_budget": quota * cost}
@@ -79,6 +80,24 @@ def outlook(search: Search, change: Deepened | Widened) -> dict[str, Any]:
         "added_budget": sum(rung["added_budget"] for rung in rungs),
         "restart_budget": sum(rung["restart_budget"] for rung in rungs),
     }  # fmt: skip
+
+
+def planned_rungs(plan: Plan, before: Plan | None = None) -> list[dict[str, Any]]:
+    """Every rung with its quota, the one ``before``, and what one task costs; no quota where there is no bound."""
+    rungs, ladder = [], plan.ladder
+    for bracket in range(plan.brackets):
+        had = before.quotas(bracket) if before is not None and bracket < before.brackets else ()
+        for rung, quota in enumerate(plan.quotas(bracket)):
+            level = bracket + rung
+            rungs.append(
+                {
+                    "bracket": bracket, "level": level, "budget": ladder.budget(level),
+                    "quota": quota if quota < ENDLESS else None,
+                    "before": had[rung] if rung < len(had) else (0 if before is not None else None),
+                    "cost": ladder.cost(level, level - 1 if rung else None),
+                }
+            )  # fmt: skip
+    return rungs
 
 
 def _counts(plan: Plan, limit: int, before: Counts) -> Counts:
@@ -106,7 +125,7 @@ def _totals(plan: Plan, steps: Counts) -> dict[str, Any]:
             totals["tasks"] += count
             totals["total_budget"] += count * budget
             totals["resumed_budget"] += count * (budget - (0 if previous is None else ladder.budget(previous)))
-            totals["billed_budget"] += count * (budget - ladder.budget_from(level, previous))
+            totals["billed_budget"] += count * ladder.cost(level, previous)
     return totals
 
 

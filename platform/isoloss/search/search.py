@@ -160,11 +160,11 @@ class Search:
         """What the task costs that ``Asked(1)`` would create now, in the budget's unit; ``None`` when there is none."""
         if not self.startable():
             return None
-        found, ladder = self._promotion(), self.ladder
+        found = self._promotion()
         previous = None if found is None else -found[1][0]
         vacant = self._vacant()
         level = (0 if vacant is None else vacant.number) if previous is None else previous + 1
-        return ladder.budget(level) - ladder.budget_from(level, previous)
+        return self.ladder.cost(level, previous)
 
     def best(self) -> Incumbent | None:
         """The lowest score at any level, of equals the one at the higher level, then of the earlier trial.
