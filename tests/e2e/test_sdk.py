@@ -339,7 +339,8 @@ def test_what_failed_runs_again_and_counts_as_if_it_never_had(client: isoloss.Cl
     with pytest.raises(errors.WrongState, match="retry.trials has 0, which did not fail"):
         study.retry_failed([0])
     broken = False
-    study.retry_failed([1]).optimize(flaky)
+    assert study.retry_failed([1]).info().reserved == 1.0
+    study.optimize(flaky)
     assert study.info().tasks["failed"] == 1
     study.retry_failed().optimize(flaky)
     info = study.info()

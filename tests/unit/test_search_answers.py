@@ -15,6 +15,7 @@ from isoloss.search.events import (
     CreateTask,
     CreateTrial,
     Deepened,
+    Idle,
     Proposed,
     Rescored,
     Retried,
@@ -113,6 +114,20 @@ def test_width_auto_goes_on_until_the_limit() -> None:
     whole = Search(study(method={"width": 5}, limits={"trials": 40}))
     run(whole)
     assert whole.settled() == search.settled()
+
+
+def test_behind_a_barrier_width_auto_waits_for_the_iteration_to_end() -> None:
+    search = Search(study(method={"name": "sha", "width": "auto"}, limits={"trials": 27}))
+    search.apply(Asked(n=9))
+    for trial in range(8):
+        search.apply(TaskDone(trial=trial, level=0, score=float(trial)))
+        assert search.apply(Asked()) == (Idle(),) and search.width == 1
+    search.apply(TaskDone(trial=8, level=0, score=8.0))
+    made = search.apply(Asked())
+    assert isinstance(made[0], CreateTask) and (made[0].trial, made[0].level) == (0, 1)
+    search.apply(TaskDone(trial=0, level=1, score=0.0))
+    run(search)
+    assert search.trials == 27 and search.width == 3
 
 
 # ---- events ----------------------------------------------------------------------------------------------------------
