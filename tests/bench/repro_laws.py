@@ -105,7 +105,7 @@ def extrapolation(home: Path) -> Iterator[Check]:
     }
     scores = []
     for name, (train, test) in splits.items():
-        made = surface.fit_surface(seen.select(train), bootstrap=0, test=False)
+        made = surface.fit_surface(seen.select(train), test=False)
         held = seen.select(test)
         index = cell_index(held)
         regrets = [_regret(held.select(index == cell), made) for cell in range(index.max() + 1)]

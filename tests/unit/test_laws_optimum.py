@@ -142,7 +142,7 @@ def test_the_surfaces_jacobian_is_the_derivative() -> None:
 @settings(max_examples=6, deadline=None)
 @given(seed=st.integers(0, 1000))
 def test_the_surface_finds_the_moving_optimum_from_scattered_runs(seed: int) -> None:
-    made = surface.fit_surface(campaign(seed=seed), bootstrap=0, test=False)
+    made = surface.fit_surface(campaign(seed=seed), test=False)
     for N in SIZES:
         (u, v), _ = surface.predict(made, N, TOKENS[2])
         regret = BASIN.excess(*(np.array(a - b) for a, b in zip((u, v), optimum(N, TOKENS[2]), strict=True)))
@@ -156,14 +156,14 @@ def test_diverged_runs_push_the_optimum_down() -> None:
         for N in SIZES
         for D in TOKENS
     ]
-    without = surface.fit_surface(low, bootstrap=0, test=False)
-    with_cliff = surface.fit_surface(Observations((*low.rows, *cliff)), bootstrap=0, test=False)
+    without = surface.fit_surface(low, test=False)
+    with_cliff = surface.fit_surface(Observations((*low.rows, *cliff)), test=False)
     assert surface.predict(with_cliff, 8e4, 3e5)[0][0] < surface.predict(without, 8e4, 3e5)[0][0]
 
 
 def test_a_batch_size_never_varied_is_kept_and_said() -> None:
     rows = [run(N, D, u, 9.0) for N in SIZES for D in TOKENS for u in (-9.0, -8.0, -7.0, -6.0, -5.0)]
-    made = surface.fit_surface(Observations(tuple(rows)), bootstrap=50)
+    made = surface.fit_surface(Observations(tuple(rows)))
     assert forecast([made], 6e5, 4e6).batch_tokens == pytest.approx(512, rel=0.01)
     assert "never varied" in made.warnings[0]
 

@@ -72,7 +72,7 @@ def fit_campaign(
     """
     observations.one_recipe(pool=pool)
     found = cells(observations)
-    place = surface.fit_surface(observations, bootstrap=bootstrap, seed=seed, level=level)
+    place = surface.fit_surface(observations, seed=seed, level=level)
     step: list[Fit] = []
     rows = steplaw.optima(observations)
     if steplaw.spans(rows):

@@ -69,7 +69,8 @@ class Fit:
     """A law with its estimates and evidence.
 
     ``theta`` are the law's parameters in the order of ``parameters`` (coefficients as logarithms), ``covariance``
-    theirs (p × p) and ``draws`` their bootstrap sample; forecasting needs nothing else but ``extra``. ``noise`` is
+    theirs (p × p) and ``draws`` their bootstrap sample; forecasting needs nothing else but ``extra`` and, where the
+    optimum is a field, its ``nodes`` (``field.py``). ``noise`` is
     the standard deviation of one run in ln loss; ``residual_rms`` is in the logarithm of what is fitted.
     ``backtest_note`` says why there is no back-test.
     """
@@ -98,6 +99,7 @@ class Fit:
     warnings: tuple[str, ...] = ()
     checklist: dict[str, str] = field(default_factory=dict)
     extra: dict[str, float] = field(default_factory=dict)
+    nodes: tuple[tuple[float, ...], ...] = ()
 
     def sample(self) -> Floats:
         """The draws (B, p); the point alone when there are none."""
@@ -125,7 +127,7 @@ def decode(mapping: Mapping[str, Any], kind: type[Any]) -> Any:
         ) from error
 
 
-def pack(values: Floats) -> tuple[tuple[float, ...], ...]:
-    """Rows of a matrix at seven significant digits, at most ``KEPT_DRAWS`` of them evenly chosen."""
-    chosen = values if len(values) <= KEPT_DRAWS else values[np.linspace(0, len(values) - 1, KEPT_DRAWS).astype(int)]
+def pack(values: Floats, *, most: int = KEPT_DRAWS) -> tuple[tuple[float, ...], ...]:
+    """Rows of a matrix at seven significant digits, at most ``most`` of them evenly chosen."""
+    chosen = values if len(values) <= most else values[np.linspace(0, len(values) - 1, most).astype(int)]
     return tuple(tuple(float(f"{x:.7g}") for x in row) for row in chosen)

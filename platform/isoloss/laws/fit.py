@@ -84,7 +84,7 @@ def fit(
     observations.one_recipe(pool=pool)
     fitters: dict[str, Callable[[], Fit]] = {
         "steplaw": lambda: steplaw.fit_step_law(observations, near=near, bootstrap=bootstrap, seed=seed, level=level),
-        "lr-batch": lambda: surface.fit_surface(observations, bootstrap=bootstrap, seed=seed, level=level),
+        "lr-batch": lambda: surface.fit_surface(observations, seed=seed, level=level),
         "auto": lambda: _auto(observations, settings),
     }
     if form in fitters:

@@ -1,13 +1,16 @@
 """The joint surface over every run: one basin in (log2 lr, log2 batch) whose centre moves with N and D.
 
-    ln L = a(cell) + f(log2 lr − u*(N, D), log2 batch − v*(N, D)),      u*, v* linear in log2 N, log2 D
+    ln L = a(cell) + f(log2 lr − u*(N, D), log2 batch − v*(N, D))
 
 No cell needs an interior optimum, or five runs, to count: each run says where the shared basin must lie. It therefore
-answers when the step law cannot, and leans on beliefs where the data are silent (exponents near the Step Law's,
-widths ``widen`` times as in the study they come from). A cell's level a(cell) is free, drawn weakly towards a smooth
-law of N and D, so that cells of one or two runs help too. Runs far above their cell's best, and diverged ones, say
-only that the basin is at least that high there. Every draw reweights cells and runs and redraws the beliefs' means:
-an exponent that nothing determines keeps the whole width of its belief.
+answers when the step law cannot. It is fitted in two steps.
+
+1. *The basin.* Shape, and u*, v* linear in log2 N and log2 D, from all runs at once, with beliefs where the data are
+   silent. A cell's level a(cell) is free, drawn weakly towards a smooth law of N and D, so that cells of one or two
+   runs help too. Runs far above their cell's best, and diverged ones, say only that the basin is at least that high.
+2. *The centres.* No shape is right far from the optimum, and a shape that is wrong there moves the centre by a third
+   of an octave. So each cell's own optimum is found again by its best runs alone (Gaussian weights on their excess),
+   with the shape held, and its covariance says how much those runs know. The field (``field.py``) joins these nodes.
 """
 
 from __future__ import annotations
@@ -23,7 +26,8 @@ from isoloss.laws.basin import BELIEFS, SHAPE, Basin
 from isoloss.laws.cells import cell_index
 from isoloss.laws.checklist import checklist
 from isoloss.laws.evidence import Backtest, Estimate, Fit, pack, support
-from isoloss.laws.inference import estimate, exponential_weights
+from isoloss.laws.field import Field
+from isoloss.laws.inference import estimate
 from isoloss.laws.losslaw import HELD_OUT
 from isoloss.laws.observation import Observations
 from isoloss.laws.solve import Floats, Prior, RobustLoss, Solution, best, solve
@@ -32,20 +36,27 @@ EQUATION: Final = (
     "ln L = a(cell) + f(log2 lr - u*, log2 batch - v*); u* = u + a x + b y; v* = v + p x + q y; x, y = log2 N, log2 D"
 )
 CENTRE: Final = ("u", "a", "b", "v", "p", "q")
-EXPONENTS: Final = {"a": (-0.65, 0.15), "b": (0.27, 0.12), "p": (-0.05, 0.08), "q": (0.57, 0.12)}
-WIDEN: Final = 1.5
+# What is believed of the exponents before any run, (mean, sd). ``sp``: near the Step Law's, 1.5 times as wide as its
+# table needs. ``mup``: a maximal-update parameterisation takes N out of the learning rate. ``other``: only what was
+# published elsewhere (Porian et al. 2024; DeepSeek 2024; Bjorck et al. 2024; Bergsma et al. 2025), for tests on that table.
+EXPONENTS: Final[dict[str, dict[str, tuple[float, float]]]] = {
+    "sp": {"a": (-0.65, 0.22), "b": (0.27, 0.18), "p": (-0.05, 0.12), "q": (0.57, 0.18)},
+    "mup": {"a": (0.0, 0.2), "b": (0.0, 0.25), "p": (-0.05, 0.12), "q": (0.5, 0.2)},
+    "other": {"a": (-0.4, 0.25), "b": (0.1, 0.2), "p": (0.0, 0.12), "q": (0.45, 0.15)},
+}
 LEVEL: Final = 6  # parameters of the smooth law of the cells' levels: 1, x, y, x², y², xy
 LEVEL_SD: Final = np.array([3.0, 0.5, 0.5, 0.02, 0.02, 0.02])
 CELL_SD: Final = 0.01  # how far (ln loss) a cell's level may lie from that smooth law
 NOISE: Final = (0.005, 4.0)  # prior of a run's noise in ln loss: its sd, and how many observations it is worth
 HUBER: Final = 1.5  # noises beyond which a residual counts linearly
 NARROW, WIDE, PER_CELL = 0.04, 0.30, 6  # the cap: at least 4 % above a cell's best, wider until six runs a cell are in
-FLOOR: Final = (
-    0.2  # octaves added to every draw's optimum: what the shape's misfit costs, from coverage on the Step Law table
-)
 AROUND: Final = 1.5  # octaves the centre may lie from the median of the cells' best runs: people search around a guess
 VARIED: Final = 1e-6  # octaves: a batch size that spans less was not varied
 FIRST: Final = len(CENTRE) + len(SHAPE)
+BEST, SIXTH = 0.0075, 6  # a node listens to runs this close (ln loss) to their cell's best, and to six runs at least
+NODE_SD: Final = 1.0  # octaves a node may lie from step 1's centre, while it is solved; taken out again afterwards
+UNSEEN: Final = 1e-4  # information (1/octave²) of a direction in which a cell knows nothing
+DRAWS: Final = 400
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +78,11 @@ class Runs:
     def n_cells(self) -> int:
         """How many cells there are."""
         return int(self.cell.max()) + 1
+
+    @property
+    def batch_varied(self) -> bool:
+        """Whether more than one batch size was tried."""
+        return bool(np.ptp(self.v) >= VARIED)
 
 
 def gather(observations: Observations) -> Runs:
@@ -120,12 +136,12 @@ def _smooth(runs: Runs) -> Floats:
     return np.column_stack([np.ones_like(x), x, y, x**2, y**2, x * y])
 
 
-def _beliefs(runs: Runs, widen: float) -> tuple[Floats, Floats]:
+def _beliefs(runs: Runs, believed: str) -> tuple[Floats, Floats]:
     """Mean and sd of every parameter's belief (p,)."""
     best_rows = [rows[np.argmin(runs.ln_loss[rows] + 1e3 * runs.censored[rows])] for rows in _by_cell(runs)]
-    exponents = {name: (mean, sd * widen) for name, (mean, sd) in EXPONENTS.items()}
+    exponents = dict(EXPONENTS[believed])
     around = {"u": (float(np.median(runs.u[best_rows])), AROUND), "v": (float(np.median(runs.v[best_rows])), AROUND)}
-    if np.ptp(runs.v) < VARIED:  # one batch size is a constant of the campaign, not an axis to optimise
+    if not runs.batch_varied:  # one batch size is a constant of the campaign, not an axis to optimise
         around["v"], exponents["p"], exponents["q"] = (float(runs.v[0]), 1e-3), (0.0, 1e-3), (0.0, 1e-3)
     centre = [(exponents | around)[name] for name in CENTRE]
     mean, sd = (np.array(column) for column in zip(*centre, *BELIEFS, strict=True))
@@ -149,9 +165,9 @@ class _Point:
     sd: Floats
 
 
-def _solve(runs: Runs, widen: float) -> _Point:
+def _solve(runs: Runs, believed: str) -> _Point:
     """The point estimate, its noise found with it, from starts around the best runs."""
-    mean, sd = _beliefs(runs, widen)
+    mean, sd = _beliefs(runs, believed)
     starts = np.tile(mean, (6, 1))
     starts[:, 0] += [0, -1.5, 1.5, 0, 0, 0.7]
     starts[:, 3] += [0, 0, 0, -1.5, 1.5, -0.7]
@@ -172,51 +188,67 @@ def _solve(runs: Runs, widen: float) -> _Point:
     return _Point(replace(solution, starts=tries, agreeing=agreeing), noise, mean, sd)
 
 
-def _draws(runs: Runs, point: _Point, count: int, seed: int) -> Floats:
-    """Draws (count, p): cells and runs reweighted, the beliefs' means redrawn, then the floor on the optimum."""
-    rng = np.random.default_rng(seed)
-    weights = exponential_weights(rng, count, runs.cell) ** 0.5 * exponential_weights(
-        rng, count, np.arange(len(runs.u))
-    )
-    mean = point.mean + point.sd * rng.standard_normal((count, len(point.mean)))
-    prior = Prior(mean, point.noise**2 / point.sd**2)
-    loss = RobustLoss("huber", HUBER * point.noise)
-    start = np.tile(point.solution.theta, (count, 1))
-    weights *= runs.weight
-    theta = solve(lambda t: residuals(runs, t), start, loss=loss, weights=weights, prior=prior, tolerance=1e-5).theta
-    theta[:, [0, 3]] += FLOOR * rng.standard_normal((count, 2))
-    return theta
+def _nodes(runs: Runs, point: _Point) -> Floats:
+    """Every cell's own optimum (C, 7; columns as in ``field.py``)."""
+    return np.array([_node(runs, point, rows) for rows in _by_cell(runs)])
+
+
+def _node(runs: Runs, point: _Point, rows: NDArray[np.int64]) -> list[float]:
+    """One cell: Gauss-Newton on (level, offset from step 1's centre), the level then eliminated."""
+    theta, at = point.solution.theta, np.array([1.0, runs.x[rows[0]], runs.y[rows[0]]])
+    centre, shape = np.array([theta[:3] @ at, theta[3:6] @ at]), Basin.of(theta[len(CENTRE) : FIRST])
+    kept = rows[~runs.censored[rows]]
+    places, ln_loss = np.column_stack([runs.u[kept], runs.v[kept]]) - centre, runs.ln_loss[kept]
+    excess = ln_loss - ln_loss.min()
+    weight = np.exp(-0.5 * (excess / max(BEST, np.sort(excess)[:SIXTH][-1])) ** 2)
+    held = np.diag([0.0, 1.0, 1.0]) * (point.noise / NODE_SD) ** 2
+    offset = np.zeros(2)
+    for _ in range(8):
+        f, _, slope = shape.gradient(*(places - offset).T)
+        level = np.sum(weight * (ln_loss - f)) / weight.sum()
+        J = np.column_stack([np.ones_like(f), -slope])
+        normal = (J.T * weight) @ J
+        right = (J.T * weight) @ (ln_loss - f - level) - held @ np.array([0.0, *offset])
+        offset = offset + np.clip(np.linalg.solve(normal + held + 1e-12 * np.eye(3), right)[1:], -0.5, 0.5)
+    seen = (normal[1:, 1:] - np.outer(normal[1:, 0], normal[0, 1:]) / normal[0, 0]) / point.noise**2
+    cov = np.linalg.inv(seen + UNSEEN * np.eye(2))
+    u, v = centre + cov @ (seen + np.eye(2) / NODE_SD**2) @ offset
+    return [float(at[1]), float(at[2]), float(u), float(v), cov[0, 0], cov[0, 1], cov[1, 1]]
+
+
+def believed_of(observations: Observations) -> str:
+    """Which of ``EXPONENTS`` fits the recipe: ``mup`` where it says a maximal-update parameterisation, else ``sp``."""
+    recipes = "".join({row.recipe.lower() for row in observations})
+    return "mup" if "mup" in recipes or "completep" in recipes else "sp"
 
 
 def fit_surface(
-    observations: Observations,
-    *,
-    bootstrap: int = 200,
-    seed: int = 0,
-    level: float = 0.9,
-    widen: float = WIDEN,
-    test: bool = True,
+    observations: Observations, *, beliefs: str = "", seed: int = 0, level: float = 0.9, test: bool = True
 ) -> Fit:
-    """Fit the surface to every run with known lr and batch size; ``widen`` scales the beliefs about the exponents.
+    """Fit the surface to every run with known lr and batch size.
 
-    Estimates: the optimum at the centre of the data (``lr``, ``batch_tokens``), its exponents a, b (lr over N, D) and
-    p, q (batch), and the basin's shape. Raises ``FitFailed`` when fewer than four finished runs have both.
+    ``beliefs`` names one of ``EXPONENTS``; by default the recipe chooses. Estimates: the optimum at the centre of the
+    data (``lr``, ``batch_tokens``), its exponents a, b (lr over N, D) and p, q (batch), and the basin's shape; their
+    intervals are of the posterior, in closed form. Raises ``FitFailed`` when fewer than four finished runs have both.
     """
+    believed = beliefs or believed_of(observations)
     runs = gather(observations)
-    point = _solve(runs, widen)
-    theta = point.solution.theta[:FIRST]
+    point = _solve(runs, believed)
+    nodes = _nodes(runs, point)
+    about = Prior(point.mean[: len(CENTRE)], point.sd[: len(CENTRE)] ** -2)
+    field = Field.given(nodes, about, varied=runs.batch_varied)
+    theta = np.concatenate([field.trend, point.solution.theta[len(CENTRE) : FIRST]])
     r, J = residuals(runs, point.solution.theta[None])
-    cov = _covariance(runs, point, J[0])
-    draws = _draws(runs, point, bootstrap, seed)[:, :FIRST] if bootstrap > 1 else np.empty((0, FIRST))
-    tested, note = _backtest(observations, widen) if test else (None, "not asked for")
+    cov = _covariance(runs, point, J[0], field)
+    tested, note = _backtest(observations, believed) if test else (None, "not asked for")
     error = f"; back-test error {tested.error:.2%} of loss inside held-out cells" if tested else ""
-    validity = f"{level:.0%} intervals by {len(draws)} draws of runs, cells and beliefs{error}"
+    validity = f"{level:.0%} intervals of the posterior: trend, field and shape{error}"
     return Fit(
         form="lr-batch",
         equation=EQUATION,
         observation_hash=observations.hash(),
         n_observations=len(runs.u),
-        estimates=_estimates(theta, draws, cov, level),
+        estimates=_estimates(theta, cov, level),
         level=level,
         objective=point.solution.objective,
         loss=f"huber:{HUBER * point.noise:.2g}",
@@ -226,36 +258,43 @@ def fit_surface(
         parameters=(*CENTRE, *SHAPE),
         theta=tuple(theta.tolist()),
         covariance=tuple(tuple(row) for row in cov.tolist()),
-        draws=pack(draws),
+        draws=(),
+        nodes=pack(nodes, most=len(nodes)),
         residual_rms=float(np.sqrt(np.average(r[0] ** 2, weights=runs.weight))),
         noise=point.noise,
         support=support(observations.n_params, observations.n_tokens),
         seed=seed,
         backtest=tested,
         backtest_note=note,
-        warnings=_warnings(runs, point),
+        warnings=_warnings(runs, point, field),
         checklist=_checklist(observations, runs, point, validity),
-        extra={"log2_n": runs.origin[0], "log2_d": runs.origin[1], "cap": runs.cap, "widen": widen},
+        extra={
+            "log2_n": runs.origin[0],
+            "log2_d": runs.origin[1],
+            "cap": runs.cap,
+            "batch_varied": float(runs.batch_varied),
+        },
     )
 
 
-def _covariance(runs: Runs, point: _Point, jacobian: Floats) -> Floats:
-    """Covariance of centre and shape: the inverse information of runs and beliefs, and the floor."""
+def _covariance(runs: Runs, point: _Point, jacobian: Floats, field: Field) -> Floats:
+    """Covariance of trend (the field's) and shape (the inverse information of runs and beliefs)."""
     information = (jacobian * runs.weight[:, None]).T @ jacobian / point.noise**2 + np.diag(1 / point.sd**2)
     cov = np.linalg.inv(information)[:FIRST, :FIRST]
-    cov[[0, 3], [0, 3]] += FLOOR**2
+    k = len(CENTRE)
+    cov[:k, k:] = cov[k:, :k] = 0.0
+    cov[:k, :k] = field.trend_covariance
     return np.asarray(cov)
 
 
-def _estimates(theta: Floats, draws: Floats, cov: Floats, level: float) -> dict[str, Estimate]:
+def _estimates(theta: Floats, cov: Floats, level: float) -> dict[str, Estimate]:
     """Octaves and logarithms become what people read: the centre's lr and batch, and the basin's curvatures."""
     named = {"u": "lr", "v": "batch_tokens", "ln_q1": "q1", "ln_q2": "q2"}
     found = {}
     for i, name in enumerate((*CENTRE, *SHAPE)):
         scale = np.log(2.0) if name in ("u", "v") else 1.0
         se = float(np.sqrt(cov[i, i])) * scale
-        label = named.get(name, name)
-        found[label] = estimate(float(theta[i] * scale), draws[:, i] * scale, se, level, log=name in named)
+        found[named.get(name, name)] = estimate(float(theta[i] * scale), np.empty(0), se, level, log=name in named)
     return found
 
 
@@ -272,14 +311,24 @@ def _checklist(observations: Observations, runs: Runs, point: _Point, validity: 
     )
 
 
-def predict(fit: Fit, n_params: float, n_tokens: float) -> tuple[Floats, Floats]:
-    """(log2 lr*, log2 batch*) by the point, (2,), and by every draw, (B, 2)."""
+def field_of(fit: Fit) -> Field:
+    """The fitted field."""
+    k = len(CENTRE)
+    nodes, trend, cov = np.array(fit.nodes), np.array(fit.theta[:k]), np.array(fit.covariance)[:k, :k]
+    return Field.restored(nodes, trend, cov, varied=bool(fit.extra["batch_varied"]))
+
+
+def coordinates(fit: Fit, n_params: Floats | float, n_tokens: Floats | float) -> Floats:
+    """Where (N, D) lie in the field, (m, 2)."""
     x, y = np.log2(n_params) - fit.extra["log2_n"], np.log2(n_tokens) - fit.extra["log2_d"]
-    point, draws = (
-        np.column_stack([theta[:, 3 * k] + theta[:, 3 * k + 1] * x + theta[:, 3 * k + 2] * y for k in (0, 1)])
-        for theta in (np.array([fit.theta]), fit.sample())
-    )
-    return point[0], draws
+    return np.column_stack([np.atleast_1d(x), np.atleast_1d(y)])
+
+
+def predict(fit: Fit, n_params: float, n_tokens: float) -> tuple[Floats, Floats]:
+    """(log2 lr*, log2 batch*): the mean (2,) and draws of the posterior (B, 2), the same draws at every place."""
+    mean, cov = field_of(fit).at(coordinates(fit, n_params, n_tokens))
+    draws = np.random.default_rng(fit.seed).standard_normal((DRAWS, 2)) @ np.linalg.cholesky(cov + 1e-12 * np.eye(2)).T
+    return mean[0], mean[0] + draws
 
 
 def basin(fit: Fit) -> Basin:
@@ -287,13 +336,13 @@ def basin(fit: Fit) -> Basin:
     return Basin.of(np.array(fit.theta[len(CENTRE) : FIRST]))
 
 
-def levels(observations: Observations, *, widen: float = WIDEN) -> tuple[Observations, float]:
+def levels(observations: Observations, *, beliefs: str = "") -> tuple[Observations, float]:
     """One observation a cell, its loss the bottom of the fitted basin instead of the luckiest run's, and the run noise.
 
     A bottom further under the best run than two noises, or above it, is not believed and cut there.
     """
     runs = gather(observations)
-    point = _solve(runs, widen)
+    point = _solve(runs, beliefs or believed_of(observations))
     bottom = np.column_stack([_smooth(runs), np.eye(runs.n_cells)[runs.cell]]) @ point.solution.theta[FIRST:]
     rows = []
     index = cell_index(observations)
@@ -306,19 +355,19 @@ def levels(observations: Observations, *, widen: float = WIDEN) -> tuple[Observa
     return Observations(tuple(replace(row, loss=loss, run="") for row, loss in rows)), point.noise
 
 
-def _warnings(runs: Runs, point: _Point) -> tuple[str, ...]:
-    theta, found = point.solution.theta, []
-    if np.ptp(runs.v) < VARIED:
+def _warnings(runs: Runs, point: _Point, field: Field) -> tuple[str, ...]:
+    theta, found = field.trend, []
+    if not runs.batch_varied:
         found.append("the batch size was never varied: the optimum of lr is the one at that batch size")
     for i, name in enumerate(CENTRE):
-        if name in EXPONENTS and abs(theta[i] - point.mean[i]) > 2 * point.sd[i]:
+        if name in EXPONENTS["sp"] and abs(theta[i] - point.mean[i]) > 2 * point.sd[i]:
             found.append(f"the exponent {name} is {theta[i]:.2f}, more than two sd from the belief {point.mean[i]:.2f}")
     if not point.solution.converged:
         found.append("the solver stopped at its limit of iterations")
     return tuple(found)
 
 
-def _backtest(observations: Observations, widen: float) -> tuple[Backtest | None, str]:
+def _backtest(observations: Observations, believed: str) -> tuple[Backtest | None, str]:
     """Refit without the largest cells; inside each of them compare runs with the basin, its level fitted to them."""
     scale = observations.n_params * observations.n_tokens
     sizes = np.unique(scale[observations.ok])
@@ -327,7 +376,7 @@ def _backtest(observations: Observations, widen: float) -> tuple[Backtest | None
         return None, f"too few cells: {len(sizes)}; a back-test needs 4."
     train, test = observations.select(scale < sizes[-count]), observations.select(scale >= sizes[-count])
     try:
-        fit, held = fit_surface(train, bootstrap=0, test=False, widen=widen), gather(test)
+        fit, held = fit_surface(train, test=False, beliefs=believed), gather(test)
     except FitFailed as error:
         return None, error.message
     errors = []
