@@ -146,3 +146,24 @@ def test_help_imports_nothing_heavy() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert all(noun in done.stdout for noun in NOUNS)
     assert not HEAVY & set(done.stderr.split("\n"))
+
+
+def test_plan_says_which_runs_to_buy_and_what_they_save(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fit_file = str(tmp_path / "fit.json")
+    run(["law", "fit", str(data), "--columns", "tokens=n_tokens", "--form", "lr-batch", "--out", fit_file])
+    capsys.readouterr()
+    target = ["--n-params", "1.28M", "--n-tokens", "4M"]
+    assert (
+        run(["law", "plan", fit_file, *target, "--budget", "1e13", "--batches", "512,1024", "--spend-all", "--json"])
+        == 0
+    )
+    answer = json.loads(capsys.readouterr().out)
+    assert 0 < answer["spent"] <= answer["budget"]
+    assert answer["regret_after"] < answer["regret_now"]
+    assert {r["batch_tokens"] for purchase in answer["purchases"] for r in purchase["runs"]} <= {512.0, 1024.0}
+    assert run(["law", "plan", fit_file, *target, "--budget", "1e13", "--sizes", "9T"]) == 2
+    assert "cheaper than the target" in capsys.readouterr().err
+    assert run(["law", "plan", fit_file, "--n-params", "1M", "--budget", "1e13"]) == 2
+    assert "--n-tokens" in capsys.readouterr().err

@@ -24,7 +24,7 @@ NOUNS: Final = {
     "worker": ("isoloss.cli.worker:app", "Workers: start, list, drain."),
     "db": ("isoloss.cli.db:app", "The database: status, migrate, dump, psql."),
     "dash": ("isoloss.cli.dash:app", "Dashboards: open the page, write Grafana's."),
-    "law": ("isoloss.cli.law:app", "Scaling laws on files: fit, forecast, compare, back-test, report."),
+    "law": ("isoloss.cli.law:app", "Scaling laws on files: fit, forecast, plan, compare, back-test, report."),
 }
 DEBUG: Final = "--debug"
 

@@ -5,24 +5,33 @@ A FIT file is the JSON of ``law fit``; it holds the evidence and all that a fore
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import App, Parameter
 
+from isoloss.cli.law_files import (
+    Columns,
+    Flops,
+    Params,
+    Pool,
+    Tokens,
+    Where,
+    is_campaign,
+    load,
+    load_laws,
+    observations,
+    target,
+)
+from isoloss.cli.law_plan import plan
 from isoloss.cli.output import Output, Table, dumps, number, say, show, span, warn
-from isoloss.domain.quantity import parse_count
-from isoloss.errors import InvalidSpec, NotFound
+from isoloss.errors import InvalidSpec
 
 if TYPE_CHECKING:
-    from isoloss.laws.campaign import CampaignFit
     from isoloss.laws.evidence import Fit
-    from isoloss.laws.observation import Observations
 
-app = App(name="law", help="Scaling laws on files: fit, forecast, compare, back-test, report.")
-Columns = Annotated[tuple[str, ...], Parameter(help="Their column names: theirs=ours,…", consume_multiple=False)]
-Where = Annotated[str, Parameter(help="Keep rows where this holds, such as 'n_tokens >= 2B and loss < 3.2'.")]
+app = App(name="law", help="Scaling laws on files: fit, forecast, plan, compare, back-test, report.")
+app.command(plan)
 Loss = Annotated[str, Parameter(help="Robust loss of log residuals: huber:DELTA, lad or squared.")]
 Bootstrap = Annotated[int, Parameter(help="Draws of the bootstrap; 0 takes intervals from the covariance.")]
 Level = Annotated[float, Parameter(help="Level of the intervals.")]
@@ -32,11 +41,7 @@ Near = Annotated[
 Out = Annotated[Path | None, Parameter(help="Write the fit to this file, for law forecast and law report.")]
 Form = Annotated[str, Parameter(help="A form of law catalogue, or campaign: optimum and loss together.")]
 HoldOut = Annotated[str, Parameter(help="Which runs to hold out, such as 'flops > 1e21'.")]
-Params = Annotated[str | None, Parameter(help="Parameters of the run (7B).")]
-Tokens = Annotated[str | None, Parameter(help="Tokens of the run (140B).")]
-Flops = Annotated[str | None, Parameter(help="Compute of the run; alone, N and D are the frontier's at C = 6 N D.")]
 FitFiles = Annotated[tuple[Path, ...], Parameter(name="FIT", negative="", help="FIT files, foretelling together.")]
-Pool = Annotated[bool, Parameter(negative="", help="Allow observations of different recipes in one fit.")]
 CAMPAIGN = "campaign"
 
 
@@ -60,15 +65,15 @@ def fit(
     from isoloss.laws.campaign import fit_campaign
     from isoloss.laws.fit import fit as fit_law
 
-    observations = _observations(data, columns, where)
+    seen = observations(data, columns, where)
     if form == CAMPAIGN:
-        joint = fit_campaign(observations, seed=seed, bootstrap=bootstrap, level=level, pool=pool)
+        joint = fit_campaign(seen, seed=seed, bootstrap=bootstrap, level=level, pool=pool)
         _write(out, joint.to_mapping())
         warn(joint.warnings)
         parts = [_constants(part) for part in joint.fits]
         show(output, {**joint.to_mapping(), "form": CAMPAIGN}, *parts, f"optimum by {joint.source}")
         return
-    made = fit_law(form, observations, loss=loss, bootstrap=bootstrap, seed=seed, level=level, near=near, pool=pool)
+    made = fit_law(form, seen, loss=loss, bootstrap=bootstrap, seed=seed, level=level, near=near, pool=pool)
     mapping = made.to_mapping()
     _write(out, mapping)
     warn(made.warnings)
@@ -92,13 +97,8 @@ def forecast(
 
     if not fits:
         raise InvalidSpec("no FIT file was given; accepted is one or more.")
-    laws: list[Fit] = []
-    warnings: list[str] = []
-    for path in fits:
-        loaded = _load(path)
-        laws += loaded.fits if _is_campaign(loaded) else [loaded]
-        warnings += loaded.warnings if _is_campaign(loaded) else []
-    N, D = _target(laws, n_params, n_tokens, flops)
+    laws, warnings = load_laws(*fits)
+    N, D = target(laws, n_params, n_tokens, flops)
     found = foretell(laws, N, D, level)
     mapping = found.to_mapping()
     mapping["warnings"] = list(dict.fromkeys([*warnings, *mapping["warnings"]]))
@@ -131,7 +131,7 @@ def compare(
     """Fit every loss law to DATA and rank them by their error on the largest runs, held out."""
     from isoloss.laws.fit import compare as compare_laws
 
-    fits = compare_laws(_observations(data, columns, where), loss=loss, pool=pool)
+    fits = compare_laws(observations(data, columns, where), loss=loss, pool=pool)
     rows = [
         (
             made.form,
@@ -171,7 +171,7 @@ def backtest(
     """Fit every loss law without some runs and ask it for them."""
     from isoloss.laws.fit import backtest as backtest_laws
 
-    tested = backtest_laws(_observations(data, columns, where), hold_out, loss=loss, pool=pool)
+    tested = backtest_laws(observations(data, columns, where), hold_out, loss=loss, pool=pool)
     ranked = sorted(tested.items(), key=lambda item: item[1].error)
     rows = [(name, f"{test.error:.3%}", f"{test.bias:+.3%}", test.held_out) for name, test in ranked]
     value = {"laws": [{"form": name, "error": t.error, "bias": t.bias, "held_out": t.held_out} for name, t in ranked]}
@@ -181,8 +181,8 @@ def backtest(
 @app.command
 def report(fit_file: Annotated[Path, Parameter(name="FIT")], /, *, output: Output = Output()) -> None:  # noqa: B008 - frozen
     """Print the reporting checklist of a FIT as Markdown."""
-    loaded = _load(fit_file)
-    fits = loaded.fits if _is_campaign(loaded) else (loaded,)
+    loaded = load(fit_file)
+    fits = loaded.fits if is_campaign(loaded) else (loaded,)
     lines = []
     for made in fits:
         lines += [f"# {made.form}", "", *(f"- **{item}**: {answer}" for item, answer in made.checklist.items()), ""]
@@ -205,16 +205,6 @@ def catalogue(*, output: Output = Output()) -> None:  # noqa: B008 - frozen
     show(output, value, Table(("form", "equation", "gives", "source"), rows))
 
 
-def _observations(data: Path, columns: tuple[str, ...], where: str) -> Observations:
-    from isoloss.files.tables import read_observations
-
-    observations = read_observations(data, columns)
-    kept = observations.where(where) if where else observations
-    if not len(kept):
-        raise InvalidSpec(f"where {where!r} keeps none of {len(observations)} rows; accepted is some.")
-    return kept
-
-
 def _constants(made: Fit) -> Table:
     rows = [
         (name, number(e.value), number(e.se, 3), span((e.low or 0.0, e.high or float("inf"))), e.verdict)
@@ -228,55 +218,3 @@ def _write(out: Path | None, mapping: dict[str, Any]) -> None:
     if out is not None:
         out.write_text(dumps(mapping) + "\n", encoding="utf-8")
         say(f"wrote {out}")
-
-
-def _is_campaign(loaded: Any) -> bool:
-    return hasattr(loaded, "fits")
-
-
-def _load(path: Path) -> Any:
-    """The Fit or CampaignFit in a FIT file."""
-    from isoloss.laws.campaign import CampaignFit
-    from isoloss.laws.evidence import Fit
-
-    try:
-        mapping = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise NotFound(
-            f"there is no file {path}.", hint="Write one with: isoloss law fit DATA --form F --out FIT"
-        ) from error
-    except ValueError as error:
-        raise InvalidSpec(f"{path} is no FIT file: {error}.") from error
-    if not isinstance(mapping, dict):
-        raise InvalidSpec(f"{path} is no FIT file; accepted is the JSON of law fit --out.")
-    kind: type[Fit | CampaignFit] = CampaignFit if "fits" in mapping else Fit
-    return kind.from_mapping(mapping)
-
-
-def _frontier(laws: list[Fit], C: float) -> tuple[float, float]:
-    from isoloss.laws.forecast import LOSS_FORMS
-    from isoloss.laws.frontier import frontier
-
-    law = next((made for made in laws if made.form in LOSS_FORMS), None)
-    if law is None:
-        raise InvalidSpec(f"--flops alone needs a loss law; accepted is a FIT of {', '.join(LOSS_FORMS)}.")
-    return frontier(LOSS_FORMS[law.form], law, C)
-
-
-def _target(laws: list[Fit], n_params: str | None, n_tokens: str | None, flops: str | None) -> tuple[float, float]:
-    """N and D from what was given; from C alone, the frontier of the first loss law."""
-    N = parse_count(n_params, "--n-params") if n_params else None
-    D = parse_count(n_tokens, "--n-tokens") if n_tokens else None
-    C = parse_count(flops, "--flops") if flops else None
-    for name, value in (("--n-params", N), ("--n-tokens", D), ("--flops", C)):
-        if value is not None and value <= 0:
-            raise InvalidSpec(f"{name} is {value!r}; accepted is a number above 0.")
-    if N and D and C:
-        raise InvalidSpec("--n-params, --n-tokens and --flops were all given; accepted are two of them, or --flops.")
-    if C and (N or D):
-        return (N, C / (6 * N)) if N else (C / (6 * (D or 1.0)), D or 1.0)
-    if C:
-        return _frontier(laws, C)
-    if not (N and D):
-        raise InvalidSpec("the target is not complete; accepted are --n-params with --n-tokens, or --flops.")
-    return N, D

@@ -12,8 +12,9 @@ the frontier, and a purchase that costs more compute than it saves is not made.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
@@ -81,6 +82,13 @@ class Outlook:
         return replace(self, covariance=cov - cov[:, at] @ np.linalg.solve(cov[at, at] + told, cov[at, :]))
 
 
+def candidates(sizes: Sequence[float], columns: Sequence[float], target: tuple[float, float]) -> Floats:
+    """Every size with every token count (m, 2) whose run costs less than the target's."""
+    most = target[0] * target[1]
+    cells = [(n, d) for n in sizes for d in columns if n * d < most * (1 - 1e-9)]
+    return np.array(cells, dtype=np.float64).reshape(-1, 2)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Purchase:
     """A few runs of one cell: ``places`` (k, 2) as log2 lr and log2 batch, and what they do for the target's regret."""
@@ -98,6 +106,12 @@ class Purchase:
     def saved(self) -> float:
         """By how much the target's expected regret falls (fraction of loss)."""
         return self.regret_before - self.regret_after
+
+    def to_mapping(self) -> dict[str, Any]:
+        """The JSON of ``law plan --json``."""
+        runs = [{"lr": float(2.0**u), "batch_tokens": float(2.0**v)} for u, v in self.places]
+        names = ("n_params", "n_tokens", "flops", "regret_before", "regret_after", "worth")
+        return {**{name: getattr(self, name) for name in names}, "runs": runs}
 
 
 def curvature(basin: Basin) -> Floats:
@@ -155,15 +169,17 @@ def purchases(outlook: Outlook, budget: float, *, turn: float = 0.0, slope: floa
     return sorted(found, key=lambda purchase: -purchase.saved / purchase.flops)
 
 
-def plan(outlook: Outlook, budget: float, *, slope: float = FRONTIER_SLOPE) -> list[Purchase]:
-    """The purchases to make with ``budget`` (FLOP), in order, as far as they are worth their price.
+def plan(outlook: Outlook, budget: float, *, slope: float = FRONTIER_SLOPE, thrifty: bool = True) -> list[Purchase]:
+    """The purchases to make with ``budget`` (FLOP), in order; with ``thrifty`` as far as they are worth their price.
 
     What later runs will say is not known, but how much they will teach is: the list is what would be bought if every
     optimum turned out where it is expected. Buy the first, observe, and plan again.
     """
     bought: list[Purchase] = []
     turn = 0.0
-    while offers := [offer for offer in purchases(outlook, budget, turn=turn, slope=slope) if offer.worth]:
+    while offers := [
+        offer for offer in purchases(outlook, budget, turn=turn, slope=slope) if offer.worth or not thrifty
+    ]:
         chosen = offers[0]
         bought.append(chosen)
         budget -= chosen.flops

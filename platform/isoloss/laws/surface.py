@@ -318,6 +318,12 @@ def field_of(fit: Fit) -> Field:
     return Field.restored(nodes, trend, cov, varied=bool(fit.extra["batch_varied"]))
 
 
+def cells_of(fit: Fit) -> Floats:
+    """N and D of the cells the fit has seen, (C, 2)."""
+    origin = np.array([fit.extra["log2_n"], fit.extra["log2_d"]])
+    return np.asarray(2.0 ** (np.array(fit.nodes)[:, :2] + origin))
+
+
 def coordinates(fit: Fit, n_params: Floats | float, n_tokens: Floats | float) -> Floats:
     """Where (N, D) lie in the field, (m, 2)."""
     x, y = np.log2(n_params) - fit.extra["log2_n"], np.log2(n_tokens) - fit.extra["log2_d"]
