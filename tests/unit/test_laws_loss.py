@@ -9,10 +9,11 @@ from isoloss.errors import FitFailed, InvalidSpec
 from isoloss.laws.chinchilla import CHINCHILLA, ChinchillaLaw
 from isoloss.laws.evidence import Fit
 from isoloss.laws.fit import CATALOGUE, backtest, compare, fit
-from isoloss.laws.forecast import LOSS_FORMS, forecast
+from isoloss.laws.forecast import forecast
 from isoloss.laws.frontier import frontier
 from isoloss.laws.observation import Observation, Observations
-from isoloss.laws.powersum import PowerSum, Problem
+from isoloss.laws.lossform import LossForm, Problem, columns_of
+from isoloss.laws.lossforms import FAMILY, LOSS_FORMS
 from isoloss.laws.solve import RobustLoss, parse_loss
 
 SIZES, TOKENS = np.geomspace(5e7, 5e9, 6), np.geomspace(1e9, 1e11, 6)
@@ -68,11 +69,11 @@ def test_the_jacobian_is_the_derivative(form: PowerSum) -> None:
 @pytest.mark.parametrize("loss", ["huber:1e-3", "lad"])
 def test_no_small_step_improves_on_the_solution(loss: str) -> None:
     seen = planted(LAW, noise=0.01)
-    problem = Problem(CHINCHILLA, seen.n_params, seen.n_tokens, seen.loss, parse_loss(loss))
+    problem = Problem(CHINCHILLA, columns_of(CHINCHILLA, seen), seen.loss, parse_loss(loss))
     _, solution = problem.solve(problem.starts())
     rng = np.random.default_rng(0)
     tries = solution.theta + rng.normal(size=(500, 5)) * np.geomspace(1e-6, 1e-2, 500)[:, None]
-    residuals = problem.residuals(tries, problem.design())[0]
+    residuals = problem.residuals(tries)[0]
     assert (problem.robust.total(residuals, np.ones(len(seen))) >= solution.objective * (1 - 1e-7)).all()
 
 
@@ -147,7 +148,7 @@ def test_auto_takes_the_form_with_the_least_backtest_error_and_says_so() -> None
 
 def test_a_backtest_holds_out_what_it_is_told() -> None:
     tested = backtest(planted(LAW), "flops > 1e20")
-    assert set(tested) == set(LOSS_FORMS)
+    assert set(tested) == set(FAMILY)
     assert tested["chinchilla"].error < 1e-6 < tested["kaplan"].error
     with pytest.raises(InvalidSpec, match="hold-out"):
         backtest(planted(LAW), "flops > 1e30")

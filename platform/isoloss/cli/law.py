@@ -254,8 +254,8 @@ def _load(path: Path) -> Any:
 
 
 def _frontier(laws: list[Fit], C: float) -> tuple[float, float]:
-    from isoloss.laws.forecast import LOSS_FORMS
     from isoloss.laws.frontier import frontier
+    from isoloss.laws.lossforms import LOSS_FORMS
 
     law = next((made for made in laws if made.form in LOSS_FORMS), None)
     if law is None:

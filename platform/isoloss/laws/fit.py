@@ -9,7 +9,7 @@ from typing import Final
 from isoloss.errors import FitFailed, InvalidSpec
 from isoloss.laws import steplaw, surface
 from isoloss.laws.evidence import Backtest, Estimate, Fit
-from isoloss.laws.forecast import LOSS_FORMS
+from isoloss.laws.lossforms import FAMILY, LOSS_FORMS
 from isoloss.laws.losslaw import Settings, fit_loss_law, held_out_error
 from isoloss.laws.observation import Observations
 from isoloss.laws.solve import parse_loss
@@ -31,7 +31,7 @@ class Form:
 CATALOGUE: Final[dict[str, Form]] = {
     **{
         form.name: Form(
-            name=form.name, equation=form.equation, gives="loss", needs="n_params, n_tokens, loss", source=form.source
+            name=form.name, equation=form.equation, gives="loss", needs=", ".join((*form.columns, "loss")), source=form.source
         )
         for form in LOSS_FORMS.values()
     },
@@ -116,7 +116,7 @@ def backtest(
             f"hold-out {hold_out!r} takes {len(test)} of {len(used)} finished runs; accepted is some of them."
         )
     settings = _settings(loss, 0, 0, 0.9)
-    return {name: held_out_error(form, train, test, settings) for name, form in LOSS_FORMS.items()}
+    return {name: held_out_error(form, train, test, settings) for name, form in FAMILY.items()}
 
 
 def _settings(loss: str, bootstrap: int, seed: int, level: float) -> Settings:
@@ -137,7 +137,7 @@ def _auto(observations: Observations, settings: Settings) -> Fit:
 
 def _ranked(observations: Observations, settings: Settings) -> list[Fit]:
     fits, problems = [], []
-    for form in LOSS_FORMS.values():
+    for form in FAMILY.values():
         try:
             fits.append(fit_loss_law(form, observations, settings))
         except FitFailed as error:

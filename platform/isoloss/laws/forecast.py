@@ -18,15 +18,11 @@ from isoloss.domain.quantity import format_count
 from isoloss.errors import InvalidSpec
 from isoloss.laws import losslaw, steplaw, surface
 from isoloss.laws.basin import TYPICAL, Basin
-from isoloss.laws.chinchilla import CHINCHILLA
 from isoloss.laws.evidence import Fit
 from isoloss.laws.inference import interval
-from isoloss.laws.interaction import INTERACTION
-from isoloss.laws.kaplan import KAPLAN
-from isoloss.laws.powersum import PowerSum
+from isoloss.laws.lossforms import LOSS_FORMS
 from isoloss.laws.solve import Floats
 
-LOSS_FORMS: Final[dict[str, PowerSum]] = {form.name: form for form in (CHINCHILLA, KAPLAN, INTERACTION)}
 PLACES: Final[dict[str, Callable[[Fit, float, float], tuple[Floats, Floats]]]] = {
     "lr-batch": surface.predict,
     "steplaw": steplaw.predict,
@@ -146,7 +142,7 @@ def _loss(losses: list[Fit], n_params: float, n_tokens: float, regret: Floats) -
     rng = np.random.default_rng(losses[0].seed)
     errors = np.array([_model_error(fit, n_params, n_tokens) for fit in losses])
     weights = errors**-2.0 / np.sum(errors**-2.0)
-    predictions = [losslaw.predict(LOSS_FORMS[fit.form], fit, n_params, n_tokens) for fit in losses]
+    predictions = [losslaw.predict_loss(LOSS_FORMS[fit.form], fit, n_params, n_tokens, {}) for fit in losses]
     point = float(np.exp(np.sum(weights * np.log([value for value, _ in predictions]))))
     chosen = rng.choice(len(losses), size=SAMPLES, p=weights)
     ln_draws = np.array([np.log(rng.choice(predictions[k][1])) for k in chosen])
