@@ -62,7 +62,9 @@ class DataConstrained:
         E, A, B, alpha, beta, data, params = (column[:, None] for column in whole.T)
         n, d, unique = design
         tokens, _, d_data = _worth(d - unique, data)
-        share = np.log(alpha) + A - np.log(beta) - B  # ln of (α A) / (β B): with it the optimal N for U_D is in closed form
+        share = (
+            np.log(alpha) + A - np.log(beta) - B
+        )  # ln of (α A) / (β B): with it the optimal N for U_D is in closed form
         filled = share / alpha + beta / alpha * unique
         excess = np.maximum(n - filled, 0.0)
         size, d_excess, d_params = _worth(excess, params)
@@ -107,12 +109,12 @@ class DataConstrained:
         if self.base:
             return repeats
         base = CHINCHILLA.starts(x[:2], loss, robust)[:3]
-        return np.hstack([np.repeat(base, len(repeats), axis=0), np.tile(repeats, (len(base), 1))])
+        return np.asarray(np.hstack([np.repeat(base, len(repeats), axis=0), np.tile(repeats, (len(base), 1))]))
 
 
 def _worth(ln_ratio: Floats, ln_most: Floats) -> tuple[Floats, Floats, Floats]:
     """ln(1 + R* (1 − e^{−R/R*})) for R = e^ratio − 1 and R* = e^most, and its derivatives by ratio and by most."""
-    repeats, most = np.expm1(ln_ratio), np.exp(ln_most)
+    repeats, most = np.expm1(np.minimum(ln_ratio, 100.0)), np.exp(ln_most)
     left = np.exp(-repeats / most)
     worth = 1 + most * (1 - left)
     return np.log(worth), (repeats + 1) * left / worth, (most * (1 - left) - repeats * left) / worth

@@ -16,7 +16,7 @@ from typing import Final
 import numpy as np
 
 from isoloss.laws.lossform import N_AND_D
-from isoloss.laws.solve import Floats, RobustLoss, project
+from isoloss.laws.solve import Floats, RobustLoss, best, project, solve
 
 REFERENCE: Final = float(np.log(1e9))  # the size about which a finished θ is held
 LEAST_CURVE: Final = 1e-4  # below this (N^c − 1) / c is as good as its series
@@ -96,25 +96,48 @@ class Farseer:
         return low[self.free], high[self.free]
 
     def starts(self, x: Floats, loss: Floats, robust: RobustLoss) -> Floats:
-        """The best points of a grid of straight lines, whose two levels are linear; then with curves too."""
+        """The best points of a grid of straight lines, whose two levels are linear, with g bent or not.
+
+        The full form starts at the simplified one's optimum, with f and h bent or not.
+        """
+        if all(self.curved):
+            return self._bent(SIMPLIFIED.optimum(x, loss, robust), loss)
         u, v = x
         k, r, beta, t = np.array(list(product(*GRID.values()))).T
         r = r - beta * t * v.mean()  # the grid's r is the slope at the mean ln D
         first = -k[:, None] * u
         second = -r[:, None] * u - (beta[:, None] * np.exp(t[:, None] * u)) * v
         levels, objective = project(np.stack([first, second]), loss, robust)
-        best = np.argsort(objective, kind="stable")[:STARTS]
-        parts = np.zeros((len(CURVES), len(best), 3, 3))
-        parts[..., 0] = np.stack([levels[:, 0], levels[:, 1], np.log(beta)], axis=-1)[best]
-        parts[..., 1] = np.stack([-k, -r, t], axis=-1)[best]
+        ranked = np.argsort(objective, kind="stable")[:STARTS]
+        parts = np.zeros((len(CURVES), len(ranked), 3, 3))
+        parts[..., 0] = np.stack([levels[:, 0], levels[:, 1], np.log(beta)], axis=-1)[ranked]
+        parts[..., 1] = np.stack([-k, -r, t], axis=-1)[ranked]
         parts[..., 2] = np.array(CURVES)[:, None, None]
         return np.clip(parts.reshape(-1, 9)[:, self.free], *self.bounds(loss))
 
-    def _parts(self, theta: Floats) -> Floats:
-        """θ (…, p) as (…, 3 functions, level slope curve)."""
+    def optimum(self, x: Floats, loss: Floats, robust: RobustLoss) -> Floats:
+        """The best θ (p,) about the centre of x."""
+
+        def residuals(theta: Floats) -> tuple[Floats, Floats]:
+            value, jacobian = self.log_loss(theta, x)
+            return value - np.log(loss), jacobian
+
+        return best(solve(residuals, self.starts(x, loss, robust), loss=robust, bounds=self.bounds(loss))).theta
+
+    def _bent(self, simplified: Floats, loss: Floats) -> Floats:
+        starts = np.tile(SIMPLIFIED.spread(simplified), (len(CURVES) ** 2, 1))
+        starts[:, [2, 8]] = list(product(CURVES, repeat=2))
+        return np.clip(starts, *self.bounds(loss))
+
+    def spread(self, theta: Floats) -> Floats:
+        """θ (…, p) among the nine (…, 9) of levels, slopes and curves."""
         parts = np.zeros((*theta.shape[:-1], 9))
         parts[..., self.free] = theta
-        return parts.reshape(*theta.shape[:-1], 3, 3)
+        return parts
+
+    def _parts(self, theta: Floats) -> Floats:
+        """θ (…, p) as (…, 3 functions, level slope curve)."""
+        return self.spread(theta).reshape(*theta.shape[:-1], 3, 3)
 
 
 def _bend(curve: Floats, u: Floats | float) -> tuple[Floats, Floats]:

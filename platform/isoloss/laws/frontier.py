@@ -7,16 +7,14 @@ A grid along the line of constant C finds the valley and a bounded search its fl
 from __future__ import annotations
 
 from collections.abc import Mapping
-from types import MappingProxyType
 from typing import Final
 
 import numpy as np
 
 from isoloss.errors import FitFailed
 from isoloss.laws.evidence import Fit
-from isoloss.laws.lossform import LossForm, predict, target
+from isoloss.laws.lossform import NOTHING, LossForm, predict, target
 
-NOTHING: Final[Mapping[str, float]] = MappingProxyType({})
 GRID: Final = 400
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Final, Protocol
 
 import numpy as np
@@ -19,6 +20,7 @@ from isoloss.errors import InvalidSpec
 from isoloss.laws.observation import NUMBERS, Observations
 from isoloss.laws.solve import Floats, Prior, RobustLoss, Solution, best, solve
 
+NOTHING: Final[Mapping[str, float]] = MappingProxyType({})  # no further columns
 N_AND_D: Final = ("n_params", "n_tokens")
 DERIVED: Final[dict[str, tuple[str, Callable[[Floats], Floats]]]] = {
     "6 N^2": ("n_params", lambda N: 6 * N**2),
@@ -138,12 +140,12 @@ def predict(form: LossForm, theta: Floats, x: Floats) -> Floats:
 
 
 def columns_of(form: LossForm, observations: Observations) -> Floats:
-    """x (columns, n) of the observations; ``InvalidSpec`` naming the form and the column that is missing."""
+    """X (columns, n) of the observations; ``InvalidSpec`` naming the form and the column that is missing."""
     return _inputs(form, lambda name: _column(form, observations, name))
 
 
 def target(form: LossForm, n_params: float, n_tokens: float, given: Mapping[str, float]) -> Floats:
-    """x (columns, 1) of one run; ``given`` are its further columns. ``InvalidSpec`` names the one that is missing."""
+    """X (columns, 1) of one run; ``given`` are its further columns. ``InvalidSpec`` names the one that is missing."""
     known = {"n_params": n_params, "n_tokens": n_tokens, **given}
 
     def column(name: str) -> Floats:

@@ -20,7 +20,6 @@ FAMILY: Final[dict[str, LossForm]] = {**BELIEVED, SIMPLIFIED.name: SIMPLIFIED}
 LOSS_FORMS: Final[dict[str, LossForm]] = {
     **FAMILY,
     **{
-        form.name: form
-        for form in (FARSEER, OVERTRAINING, DATA_CONSTRAINED, DATA_CONSTRAINED_C4, ROUTED, MOE_SPARSITY)
+        form.name: form for form in (FARSEER, OVERTRAINING, DATA_CONSTRAINED, DATA_CONSTRAINED_C4, ROUTED, MOE_SPARSITY)
     },
 }

@@ -19,8 +19,8 @@ from isoloss.errors import FitFailed
 from isoloss.laws.checklist import checklist
 from isoloss.laws.evidence import Backtest, Estimate, Fit, pack, support
 from isoloss.laws.inference import covariance, estimate, exponential_weights, multinomial_weights, run_groups
-from isoloss.laws.observation import Observations
 from isoloss.laws.lossform import LossForm, Problem, at_edge, columns_of, predict, target
+from isoloss.laws.observation import Observations
 from isoloss.laws.powersum import PowerSum
 from isoloss.laws.solve import Floats, Prior, RobustLoss, Solution
 
@@ -28,6 +28,7 @@ NOISE: Final = (0.005, 4.0)  # prior of a run's noise in ln loss: its sd, and ho
 DRAW_TOLERANCE: Final = 1e-6  # of a draw's objective: far within the spread between draws
 WORDS: Final = {"n_params": "sizes", "n_tokens": "token counts", "6 N^2": "sizes", "6 D^2": "token counts"}
 HELD_OUT: Final = 0.2  # the back-test holds out this share of points, the largest by FLOP
+SHARES: Final = (0.25, 0.2, 0.15, 0.1)  # and the roll-outs these
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,6 +66,7 @@ def fit_loss_law(form: LossForm, observations: Observations, settings: Settings,
     cov = _moved(point.problem.finished, point.solution.theta, _covariance(point))
     estimates = _estimates(point, theta, finished, cov=cov, level=settings.level, edges=draws)
     tested, note = backtest(form, used, settings)
+    rolled = () if settings.believe else rollouts(form, used, settings)
     return Fit(
         form=form.name,
         equation=form.equation,
@@ -87,6 +89,7 @@ def fit_loss_law(form: LossForm, observations: Observations, settings: Settings,
         seed=settings.seed,
         backtest=tested,
         backtest_note=note,
+        rollouts=rolled,
         warnings=_warnings(estimates, point.solution, settings),
         checklist=_checklist(point, observations, used, settings, tested),
     )
@@ -100,10 +103,12 @@ def predict_loss(
     return float(predict(form, np.array(fit.theta), x)[0, 0]), predict(form, fit.sample(), x)[:, 0]
 
 
-def backtest(form: LossForm, used: Observations, settings: Settings) -> tuple[Backtest | None, str]:
-    """Refit without the largest fifth of the points (by FLOP) and predict them; or ``None`` and why not."""
+def backtest(
+    form: LossForm, used: Observations, settings: Settings, share: float = HELD_OUT
+) -> tuple[Backtest | None, str]:
+    """Refit without the largest ``share`` of the points (by FLOP) and predict them; or ``None`` and why not."""
     order = np.argsort(used.flops, kind="stable")
-    count = max(1, round(HELD_OUT * len(used)))
+    count = max(1, round(share * len(used)))
     train, test = used.select(np.isin(np.arange(len(used)), order[:-count])), order[-count:]
     if settings.believe and len(train) < 4:
         return None, f"too few points: {len(train)} would be left to fit; a back-test needs 4."
@@ -114,16 +119,28 @@ def backtest(form: LossForm, used: Observations, settings: Settings) -> tuple[Ba
     return held_out_error(form, train, used.select(np.isin(np.arange(len(used)), test)), settings), ""
 
 
+def rollouts(form: LossForm, used: Observations, settings: Settings) -> tuple[Backtest, ...]:
+    """The back-tests at every share of ``SHARES`` that leaves enough to fit, the least training first."""
+    tested = (backtest(form, used, settings, share)[0] for share in SHARES)
+    return tuple(found for found in tested if found is not None)
+
+
 def held_out_error(form: LossForm, train: Observations, test: Observations, settings: Settings) -> Backtest:
     """How well the law fitted to ``train`` predicts the losses of ``test``."""
     point = _solve(form, train, settings)
     theta = point.problem.finished(point.solution.theta)
     ratio = predict(form, theta, columns_of(form, test))[0] / test.loss - 1
+    return report(ratio, train, test)
+
+
+def report(ratio: Floats, train: Observations, test: Observations) -> Backtest:
+    """The back-test whose predicted / observed − 1 for ``test`` are ``ratio`` (n,)."""
     return Backtest(
         held_out=len(test),
         error=float(np.mean(np.abs(ratio))),
         bias=float(np.mean(ratio)),
         largest_trained_flops=float(train.flops.max()),
+        held_out_flops=float(np.exp(np.mean(np.log(6 * test.n_params * test.n_tokens)))),
     )
 
 

@@ -74,7 +74,7 @@ class MoeSparsity:
         exponents = slopes @ self.design(x)[1, :, 2:].T
         levels, objective = project(np.stack([np.zeros_like(exponents), exponents]), loss, robust)
         best = np.argsort(objective, kind="stable")[:STARTS]
-        return np.clip(np.hstack([levels[best], slopes[best]]), *self.bounds(loss))
+        return np.asarray(np.clip(np.hstack([levels[best], slopes[best]]), *self.bounds(loss)))
 
 
 MOE_SPARSITY: Final = MoeSparsity()

@@ -52,7 +52,7 @@ class Routed:
         return TEN * (a * n + slope * saturated + d), TEN * jacobian
 
     def shift(self, theta: Floats, by: Floats) -> Floats:
-        """b absorbs c's offset in log10 N, and d that of a."""
+        """B absorbs c's offset in log10 N, and d that of a."""
         offset = by[0] / TEN
         a, b, c, d, *rest = np.moveaxis(theta, -1, 0)
         return np.stack([a, b - c * offset, c, d - a * offset, *rest], axis=-1)
