@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from isoloss.errors import InvalidSpec
-from isoloss.laws.dataconstrained import C4, DATA_CONSTRAINED, DATA_CONSTRAINED_C4
+from isoloss.laws.dataconstrained import C4, DATA_CONSTRAINED, DATA_CONSTRAINED_FREE
 from isoloss.laws.farseer import FARSEER, SIMPLIFIED
 from isoloss.laws.fit import fit
 from isoloss.laws.forecast import forecast
@@ -59,8 +59,8 @@ THETA: dict[str, Floats] = {
     "farseer-simplified": np.array([0.4, -0.05, 4.9, -1.1, -0.17, np.log(0.3), 0.12]),
     "farseer": np.array([0.1, -0.12, 0.13, 4.9, -1.1, -0.17, np.log(0.3), 0.12, 0.05]),
     "overtraining": np.array([np.log(1.8), 6.1, 7.2, 0.17]),
-    "data-constrained": np.array([0.62, 6.2, 7.3, 0.35, 0.37, np.log(12.0), np.log(4.0)]),
-    "data-constrained-c4": np.log(np.array([15.0, 5.0])),
+    "data-constrained-free": np.array([0.62, 6.2, 7.3, 0.35, 0.37, np.log(12.0), np.log(4.0)]),
+    "data-constrained": np.log(np.array([15.0, 5.0])),
     "routed": np.array([-0.082, -0.108, 0.009, 1.104, np.log(1.85), np.log(314.5)]),
     "moe-sparsity": np.array([0.3, 5.0, 0.1, 0.27, 0.004]),
 }
@@ -145,7 +145,7 @@ def test_a_straight_line_is_the_limit_of_a_curve() -> None:
 def test_repeats_that_add_nothing_are_worth_what_the_unique_tokens_are() -> None:
     theta = np.array([0.62, 6.2, 7.3, 0.35, 0.37, np.log(10.0), np.log(5.0)])
     once, often, forever = (
-        predict(DATA_CONSTRAINED, theta, target(DATA_CONSTRAINED, 1e8, D, {"unique_tokens": 1e10}))[0, 0]
+        predict(DATA_CONSTRAINED_FREE, theta, target(DATA_CONSTRAINED_FREE, 1e8, D, {"unique_tokens": 1e10}))[0, 0]
         for D in (1e10, 1e11, 1e20)
     )
     E, A, B, alpha, beta = (np.exp(theta[0]), np.exp(theta[1]), np.exp(theta[2]), theta[3], theta[4])
@@ -155,18 +155,18 @@ def test_repeats_that_add_nothing_are_worth_what_the_unique_tokens_are() -> None
 
 
 def test_the_held_base_is_the_fitted_form_at_c4s_constants() -> None:
-    x = columns_of(DATA_CONSTRAINED, points(DATA_CONSTRAINED))
+    x = columns_of(DATA_CONSTRAINED_FREE, points(DATA_CONSTRAINED_FREE))
     repeats = np.log([15.0, 5.0])
     assert np.allclose(
-        predict(DATA_CONSTRAINED_C4, repeats, x), predict(DATA_CONSTRAINED, np.array([*C4, *repeats]), x)
+        predict(DATA_CONSTRAINED, repeats, x), predict(DATA_CONSTRAINED_FREE, np.array([*C4, *repeats]), x)
     )
 
 
 def test_a_worth_of_repeats_that_no_run_shows_is_not_identified() -> None:
-    runs = points(DATA_CONSTRAINED)
+    runs = points(DATA_CONSTRAINED_FREE)
     single = Observations(tuple(row for row in runs if row.extras["unique_tokens"] == row.n_tokens))
     few = Observations(tuple(replace(row, extras={"unique_tokens": row.n_tokens * 0.99}) for row in single))
-    made = fit("data-constrained-c4", planted(DATA_CONSTRAINED_C4, np.log([15.0, 5.0]), few, 0.005), bootstrap=50)
+    made = fit("data-constrained", planted(DATA_CONSTRAINED, np.log([15.0, 5.0]), few, 0.005), bootstrap=50)
     assert made.estimates["R_D*"].verdict == "not identified"
 
 
@@ -204,7 +204,7 @@ def test_sparsity_is_its_equation() -> None:
     assert loss == pytest.approx(E + A * 8**-a * 1e9**-b * 8 ** (c * np.log(1e9)), rel=1e-12)
 
 
-@pytest.mark.parametrize("form", ["data-constrained", "routed", "moe-sparsity"])
+@pytest.mark.parametrize("form", ["data-constrained-free", "routed", "moe-sparsity"])
 def test_a_missing_column_is_named_with_its_form(form: str) -> None:
     bare = Observations(tuple(Observation(n_params=N, n_tokens=N, loss=3.0) for N in np.geomspace(1e7, 1e9, 9)))
     with pytest.raises(InvalidSpec, match=f"{form} needs the column {LOSS_FORMS[form].columns[-1]}, and it is None"):

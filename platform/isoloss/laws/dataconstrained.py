@@ -107,7 +107,7 @@ class DataConstrained:
         """A grid of R* (times Chinchilla's best starts, which do not know of repeats)."""
         repeats = np.log(np.array(list(product(GRID, GRID))))
         if self.base:
-            return repeats
+            return np.asarray(repeats)
         base = CHINCHILLA.starts(x[:2], loss, robust)[:3]
         return np.asarray(np.hstack([np.repeat(base, len(repeats), axis=0), np.tile(repeats, (len(base), 1))]))
 
@@ -120,15 +120,16 @@ def _worth(ln_ratio: Floats, ln_most: Floats) -> tuple[Floats, Floats, Floats]:
     return np.log(worth), (repeats + 1) * left / worth, (most * (1 - left) - repeats * left) / worth
 
 
+SOURCE: Final = "Muennighoff et al. 2023, arXiv 2305.16264, eq. 3 to 5"
 DATA_CONSTRAINED: Final = DataConstrained(
     name="data-constrained",
-    equation="L = E + A / N'^alpha + B / D'^beta; N', D' discounted by R_N*, R_D*",
-    source="Muennighoff et al. 2023, arXiv 2305.16264, eq. 3 to 5",
-    base=None,
-)
-DATA_CONSTRAINED_C4: Final = DataConstrained(
-    name="data-constrained-c4",
-    equation="L = 1.869 + 521 / N'^0.3527 + 1488 / D'^0.3527; N', D' discounted by R_N*, R_D*",
-    source="Muennighoff et al. 2023, arXiv 2305.16264, eq. 3 to 5, base as fitted to C4",
+    equation="L = 1.869 + 521 / N'^0.3527 + 1488 / D'^0.3527 (as for C4); N', D' discounted by R_N*, R_D*",
+    source=SOURCE,
     base=C4,
+)
+DATA_CONSTRAINED_FREE: Final = DataConstrained(
+    name="data-constrained-free",
+    equation="L = E + A / N'^alpha + B / D'^beta; N', D' discounted by R_N*, R_D*",
+    source=SOURCE,
+    base=None,
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from isoloss.laws.chinchilla import CHINCHILLA
-from isoloss.laws.dataconstrained import DATA_CONSTRAINED, DATA_CONSTRAINED_C4
+from isoloss.laws.dataconstrained import DATA_CONSTRAINED, DATA_CONSTRAINED_FREE
 from isoloss.laws.farseer import FARSEER, SIMPLIFIED
 from isoloss.laws.interaction import INTERACTION
 from isoloss.laws.kaplan import KAPLAN
@@ -20,6 +20,7 @@ FAMILY: Final[dict[str, LossForm]] = {**BELIEVED, SIMPLIFIED.name: SIMPLIFIED}
 LOSS_FORMS: Final[dict[str, LossForm]] = {
     **FAMILY,
     **{
-        form.name: form for form in (FARSEER, OVERTRAINING, DATA_CONSTRAINED, DATA_CONSTRAINED_C4, ROUTED, MOE_SPARSITY)
+        form.name: form
+        for form in (FARSEER, OVERTRAINING, DATA_CONSTRAINED, DATA_CONSTRAINED_FREE, ROUTED, MOE_SPARSITY)
     },
 }
