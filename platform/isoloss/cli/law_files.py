@@ -96,8 +96,8 @@ def target(laws: list[Fit], n_params: str | None, n_tokens: str | None, flops: s
 
 def frontier_of(laws: list[Fit], C: float) -> tuple[float, float]:
     """N and D of the first loss law's frontier at C FLOP; ``InvalidSpec`` when there is no loss law."""
-    from isoloss.laws.forecast import LOSS_FORMS
     from isoloss.laws.frontier import frontier
+    from isoloss.laws.lossforms import LOSS_FORMS
 
     law = next((made for made in laws if made.form in LOSS_FORMS), None)
     if law is None:

@@ -18,7 +18,8 @@ from isoloss.errors import FitFailed
 from isoloss.laws import steplaw, surface
 from isoloss.laws.cells import CONFIGURATIONS, Cell, cells
 from isoloss.laws.evidence import Fit, decode
-from isoloss.laws.forecast import LOSS_FORMS, Forecast, forecast
+from isoloss.laws.forecast import Forecast, forecast
+from isoloss.laws.lossforms import BELIEVED
 from isoloss.laws.losslaw import Settings, fit_loss_law
 from isoloss.laws.observation import Observations
 
@@ -95,7 +96,7 @@ def _losses(observations: Observations, settings: Settings) -> tuple[list[Fit], 
     """The loss laws over the cells' levels, best back-test first, or none and why."""
     levels, noise = surface.levels(observations)
     fits = []
-    for form in LOSS_FORMS.values():
+    for form in BELIEVED.values():
         try:
             fit = fit_loss_law(form, levels, settings, observation_hash=observations.hash())
         except FitFailed as error:

@@ -31,22 +31,30 @@ class Estimate:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Backtest:
-    """The law refitted without the largest runs and asked for them: mean size and mean of predicted / observed − 1."""
+    """The law refitted without the largest runs and asked for them: mean size and mean of predicted / observed − 1.
+
+    ``held_out_flops`` is the geometric mean of 6 N D of the runs asked for, 0 where it was not kept.
+    """
 
     held_out: int
     error: float
     bias: float
     largest_trained_flops: float
+    held_out_flops: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Support:
-    """What the observations span: least and most N (parameters) and D (tokens), and how many values of each."""
+    """What the observations span: least and most N (parameters) and D (tokens), and how many values of each.
+
+    ``flops`` is the greatest 6 N D, 0 where it was not kept.
+    """
 
     n_params: tuple[float, float]
     n_tokens: tuple[float, float]
     sizes: int
     columns: int
+    flops: float = 0.0
 
     def beyond(self, n_params: float, n_tokens: float) -> dict[str, float]:
         """How many times outside the observed range a target lies, 1.0 when inside, for N and for D."""
@@ -61,6 +69,7 @@ def support(n_params: Floats, n_tokens: Floats) -> Support:
         n_tokens=(float(n_tokens.min()), float(n_tokens.max())),
         sizes=len(np.unique(n_params)),
         columns=len(np.unique(n_tokens)),
+        flops=float((6 * n_params * n_tokens).max()),
     )
 
 
@@ -72,7 +81,9 @@ class Fit:
     theirs (p × p) and ``draws`` their bootstrap sample; forecasting needs nothing else but ``extra`` and, where the
     optimum is a field, its ``nodes`` (``field.py``). ``noise`` is
     the standard deviation of one run in ln loss; ``residual_rms`` is in the logarithm of what is fitted.
-    ``backtest_note`` says why there is no back-test.
+    ``backtest_note`` says why there is no back-test. ``rollouts`` are back-tests at several splits, the smallest
+    training share first. A mixture (form ``auto``) has the laws it mixes as ``components`` and otherwise the evidence
+    of the heaviest.
     """
 
     form: str
@@ -96,6 +107,8 @@ class Fit:
     seed: int
     backtest: Backtest | None = None
     backtest_note: str = ""
+    rollouts: tuple[Backtest, ...] = ()
+    components: tuple[Fit, ...] = ()
     warnings: tuple[str, ...] = ()
     checklist: dict[str, str] = field(default_factory=dict)
     extra: dict[str, float] = field(default_factory=dict)

@@ -6,11 +6,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Final
 
+import numpy as np
+
 from isoloss.errors import FitFailed, InvalidSpec
-from isoloss.laws import steplaw, surface
+from isoloss.laws import mixture, steplaw, surface
 from isoloss.laws.evidence import Backtest, Estimate, Fit
-from isoloss.laws.forecast import LOSS_FORMS
-from isoloss.laws.losslaw import Settings, fit_loss_law, held_out_error
+from isoloss.laws.lossforms import FAMILY, LOSS_FORMS
+from isoloss.laws.losslaw import Settings, fit_loss_law, held_out_error, report
 from isoloss.laws.observation import Observations
 from isoloss.laws.solve import parse_loss
 
@@ -31,7 +33,11 @@ class Form:
 CATALOGUE: Final[dict[str, Form]] = {
     **{
         form.name: Form(
-            name=form.name, equation=form.equation, gives="loss", needs="n_params, n_tokens, loss", source=form.source
+            name=form.name,
+            equation=form.equation,
+            gives="loss",
+            needs=", ".join((*form.columns, "loss")),
+            source=form.source,
         )
         for form in LOSS_FORMS.values()
     },
@@ -51,10 +57,10 @@ CATALOGUE: Final[dict[str, Form]] = {
     ),
     "auto": Form(
         name="auto",
-        equation="the loss law with the least back-test error",
+        equation="a mixture of loss laws, weighted by how well they foretold dearer runs from cheaper ones",
         gives="loss",
         needs="n_params, n_tokens, loss",
-        source=f"one of {', '.join(LOSS_FORMS)}",
+        source=", ".join(FAMILY),
     ),
 }
 
@@ -116,7 +122,8 @@ def backtest(
             f"hold-out {hold_out!r} takes {len(test)} of {len(used)} finished runs; accepted is some of them."
         )
     settings = _settings(loss, 0, 0, 0.9)
-    return {name: held_out_error(form, train, test, settings) for name, form in LOSS_FORMS.items()}
+    found = {name: held_out_error(form, train, test, settings) for name, form in FAMILY.items()}
+    return found | {"auto": report(mixture.held_out(_ranked(train, settings), test), train, test)}
 
 
 def _settings(loss: str, bootstrap: int, seed: int, level: float) -> Settings:
@@ -128,16 +135,27 @@ def _settings(loss: str, bootstrap: int, seed: int, level: float) -> Settings:
 
 
 def _auto(observations: Observations, settings: Settings) -> Fit:
-    chosen, *others = _ranked(observations, replace(settings, bootstrap=0))
-    errors = ", ".join(f"{other.form} {other.backtest.error:.2%}" for other in (chosen, *others) if other.backtest)
-    refitted = fit_loss_law(LOSS_FORMS[chosen.form], observations, settings)
-    note = f"auto chose {chosen.form} by back-test ({errors or 'none possible: ' + chosen.backtest_note})"
-    return replace(refitted, warnings=(note, *refitted.warnings))
+    laws = _ranked(observations, settings)
+    shares = mixture.weights(laws)
+    heaviest = laws[int(np.argmax(shares))]
+    said = ", ".join(f"{law.form} {share:.0%}" for law, share in sorted(zip(laws, shares, strict=True), key=_falling))
+    note = f"auto mixes {said} by their roll-outs; the constants are those of {heaviest.form}"
+    return replace(
+        heaviest,
+        form="auto",
+        equation=f"{heaviest.form}: {heaviest.equation}",
+        warnings=(note, *heaviest.warnings),
+        components=tuple(laws),
+    )
+
+
+def _falling(entry: tuple[Fit, float]) -> float:
+    return -entry[1]
 
 
 def _ranked(observations: Observations, settings: Settings) -> list[Fit]:
     fits, problems = [], []
-    for form in LOSS_FORMS.values():
+    for form in FAMILY.values():
         try:
             fits.append(fit_loss_law(form, observations, settings))
         except FitFailed as error:

@@ -1,14 +1,12 @@
 """From fits to a prediction that is never a bare number: interval, plateau, regret and how far it extrapolates.
 
-No form wins everywhere: on nine public data sets the best of four loss laws changes with the data, and one law's
-bootstrap covers a fraction of what it claims. So several loss laws are mixed by their back-test errors, and the
-interval adds, to every draw, the noise of a run, the back-test error grown with the distance to the target, and the
-regret of training at the predicted setting.
+Loss laws are mixed by their roll-outs (``mixture.py``); the interval of the loss adds the regret of training at the
+predicted setting.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -16,24 +14,18 @@ import numpy as np
 
 from isoloss.domain.quantity import format_count
 from isoloss.errors import InvalidSpec
-from isoloss.laws import losslaw, steplaw, surface
+from isoloss.laws import mixture, steplaw, surface
 from isoloss.laws.basin import TYPICAL, Basin
-from isoloss.laws.chinchilla import CHINCHILLA
 from isoloss.laws.evidence import Fit
 from isoloss.laws.inference import interval
-from isoloss.laws.interaction import INTERACTION
-from isoloss.laws.kaplan import KAPLAN
-from isoloss.laws.powersum import PowerSum
+from isoloss.laws.lossform import NOTHING
 from isoloss.laws.solve import Floats
 
-LOSS_FORMS: Final[dict[str, PowerSum]] = {form.name: form for form in (CHINCHILLA, KAPLAN, INTERACTION)}
 PLACES: Final[dict[str, Callable[[Fit, float, float], tuple[Floats, Floats]]]] = {
     "lr-batch": surface.predict,
     "steplaw": steplaw.predict,
 }
 PLATEAU: Final = 0.0025  # the ranges given are those within .25 % of the least loss
-SAMPLES: Final = 4000
-LEAST_ERROR: Final = 0.002  # a back-test error under this is luck
 FAR: Final = 10.0  # times beyond the data: a forecast says so
 
 
@@ -81,11 +73,18 @@ PAIRS: Final = {
 }
 
 
-def forecast(fits: Sequence[Fit], n_params: float, n_tokens: float, level: float = 0.9) -> Forecast:
+def forecast(
+    fits: Sequence[Fit],
+    n_params: float,
+    n_tokens: float,
+    level: float = 0.9,
+    given: Mapping[str, float] = NOTHING,
+) -> Forecast:
     """The loss and its optimum at N = ``n_params``, D = ``n_tokens`` by all of ``fits`` together.
 
-    Loss laws are mixed; the optimum comes from the first fit that speaks of it. Deterministic. Raises ``InvalidSpec``
-    when there is no fit, a count is not above 0, or ``level`` is not within (0, 1).
+    Loss laws are mixed (``mixture.py``); the optimum comes from the first fit that speaks of it. ``given`` are the
+    further columns that a law needs (``unique_tokens``). Deterministic. Raises ``InvalidSpec`` when there is no fit, a
+    count is not above 0 or missing, or ``level`` is not within (0, 1).
     """
     for name, value in (("n_params", n_params), ("n_tokens", n_tokens)):
         if not 0 < value < np.inf:
@@ -95,13 +94,13 @@ def forecast(fits: Sequence[Fit], n_params: float, n_tokens: float, level: float
             f"a forecast of {len(fits)} fits at level {level!r}; accepted is at least one fit, level in (0, 1)."
         )
     place = next((fit for fit in fits if fit.form in PLACES), None)
-    losses = [fit for fit in fits if fit.form in LOSS_FORMS]
+    losses = mixture.components(fits)
     found: dict[str, Any] = {}
     regret = np.zeros(1)
     if place is not None:
         found, regret = _optimum(place, fits, n_params, n_tokens, level)
     if losses:
-        point, draws = _loss(losses, n_params, n_tokens, regret)
+        point, draws = mixture.sample(losses, n_params, n_tokens, given, regret)
         found |= {"loss": point, "loss_interval": interval(draws, level)}
     used = [*([place] if place else []), *losses]
     beyond = {key: max(fit.support.beyond(n_params, n_tokens)[key] for fit in used) for key in ("n_params", "n_tokens")}
@@ -139,31 +138,6 @@ def _octaves(draws: Floats, level: float) -> tuple[float, float]:
 def _regret(shape: Basin, du: Floats, dv: Floats) -> Floats:
     """The ln loss above the least at (du, dv) octaves off; a run that far off would be stopped at twice the loss."""
     return np.minimum(shape.excess(du, dv), np.log(2.0))
-
-
-def _loss(losses: list[Fit], n_params: float, n_tokens: float, regret: Floats) -> tuple[float, Floats]:
-    """The mixture's point and draws (SAMPLES,) of the loss, noise, model error and regret included."""
-    rng = np.random.default_rng(losses[0].seed)
-    errors = np.array([_model_error(fit, n_params, n_tokens) for fit in losses])
-    weights = errors**-2.0 / np.sum(errors**-2.0)
-    predictions = [losslaw.predict(LOSS_FORMS[fit.form], fit, n_params, n_tokens) for fit in losses]
-    point = float(np.exp(np.sum(weights * np.log([value for value, _ in predictions]))))
-    chosen = rng.choice(len(losses), size=SAMPLES, p=weights)
-    ln_draws = np.array([np.log(rng.choice(predictions[k][1])) for k in chosen])
-    noise = float(np.mean([fit.noise for fit in losses]))
-    spread = np.hypot(noise, errors[chosen]) * rng.standard_normal(SAMPLES)
-    return point, np.exp(ln_draws + spread + rng.choice(regret, size=SAMPLES))
-
-
-def _model_error(fit: Fit, n_params: float, n_tokens: float) -> float:
-    """A law's error at the target in ln loss: its back-test error, grown with distance in ln C, or its residuals."""
-    if fit.backtest is None:
-        return max(2 * fit.residual_rms, 2 * fit.noise, LEAST_ERROR)
-    trained = np.log(fit.backtest.largest_trained_flops)
-    tested = np.log(6 * fit.support.n_params[1] * fit.support.n_tokens[1])
-    asked = np.log(6 * n_params * n_tokens)
-    growth = np.clip((asked - trained) / max(tested - trained, 0.3), 1.0, 4.0)
-    return float(1.25 * max(fit.backtest.error, LEAST_ERROR) * growth)
 
 
 def _warnings(beyond: dict[str, float], losses: list[Fit]) -> list[str]:

@@ -9,6 +9,7 @@ cells and redraws the beliefs' means, so that a constant the data do not hold ke
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Final
 
@@ -18,17 +19,16 @@ from isoloss.errors import FitFailed
 from isoloss.laws.checklist import checklist
 from isoloss.laws.evidence import Backtest, Estimate, Fit, pack, support
 from isoloss.laws.inference import covariance, estimate, exponential_weights, multinomial_weights, run_groups
+from isoloss.laws.lossform import LossForm, Problem, at_edge, columns_of, predict, target
 from isoloss.laws.observation import Observations
-from isoloss.laws.powersum import PowerSum, Problem, at_edge
+from isoloss.laws.powersum import PowerSum
 from isoloss.laws.solve import Floats, Prior, RobustLoss, Solution
 
 NOISE: Final = (0.005, 4.0)  # prior of a run's noise in ln loss: its sd, and how many observations it is worth
-SHARE: Final = {
-    "irreducible": (np.log(0.6), 0.6),
-    "term": (np.log(0.2), 1.2),
-}  # ln(term / loss at the centre): mean, sd
 DRAW_TOLERANCE: Final = 1e-6  # of a draw's objective: far within the spread between draws
+WORDS: Final = {"n_params": "sizes", "n_tokens": "token counts", "6 N^2": "sizes", "6 D^2": "token counts"}
 HELD_OUT: Final = 0.2  # the back-test holds out this share of points, the largest by FLOP
+SHARES: Final = (0.25, 0.2, 0.15, 0.1)  # and the roll-outs these
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,28 +50,23 @@ class _Point:
     noise: float
 
 
-def fit_loss_law(form: PowerSum, observations: Observations, settings: Settings, *, observation_hash: str = "") -> Fit:
+def fit_loss_law(form: LossForm, observations: Observations, settings: Settings, *, observation_hash: str = "") -> Fit:
     """Fit ``form`` to the finished runs of ``observations``.
 
     Raises ``FitFailed`` when there are fewer points than constants, or fewer than three sizes or token counts (without
-    ``believe``), because then no such law is determined.
+    ``believe``), because then no such law is determined; ``InvalidSpec`` when a column of the form is missing.
     """
     used = observations.select(observations.ok)
     _enough(form, used, settings)
     point = _solve(form, used, settings)
-    theta = form.shift(point.solution.theta, *point.problem.centre)
-    value, jacobian = point.problem.residuals(point.solution.theta[None], point.problem.design())
-    cov = covariance(value[0], jacobian[0], point.problem.robust)
-    if point.prior is not None:
-        information = jacobian[0].T @ jacobian[0] / point.noise**2
-        cov = np.linalg.inv(information + np.diag(point.prior.precision) / point.noise**2)
+    theta = point.problem.finished(point.solution.theta)
+    residuals = point.problem.residuals(point.solution.theta[None])[0]
     draws = _bootstrap(point, used, settings)
-    edge = at_edge(draws if len(draws) else point.solution.theta[None], point.problem.bounds()).mean(axis=0)
-    move = form.shift(np.eye(len(theta)), *point.problem.centre).T
-    cov = move @ cov @ move.T
-    natural = form.shift(draws, *point.problem.centre) if len(draws) else np.empty((0, len(theta)))
-    estimates = _estimates(form, theta, natural, cov=cov, edge=edge, level=settings.level)
+    finished = point.problem.finished(draws)
+    cov = _moved(point.problem.finished, point.solution.theta, _covariance(point))
+    estimates = _estimates(point, theta, finished, cov=cov, level=settings.level, edges=draws)
     tested, note = backtest(form, used, settings)
+    rolled = () if settings.believe else rollouts(form, used, settings)
     return Fit(
         form=form.name,
         equation=form.equation,
@@ -87,28 +82,33 @@ def fit_loss_law(form: PowerSum, observations: Observations, settings: Settings,
         parameters=form.names,
         theta=tuple(float(x) for x in theta),
         covariance=tuple(tuple(float(x) for x in row) for row in cov),
-        draws=pack(natural),
-        residual_rms=float(np.sqrt(np.mean(value**2))),
+        draws=pack(finished),
+        residual_rms=float(np.sqrt(np.mean(residuals**2))),
         noise=point.noise,
         support=support(used.n_params, used.n_tokens),
         seed=settings.seed,
         backtest=tested,
         backtest_note=note,
+        rollouts=rolled,
         warnings=_warnings(estimates, point.solution, settings),
         checklist=_checklist(point, observations, used, settings, tested),
     )
 
 
-def predict(form: PowerSum, fit: Fit, n_params: float, n_tokens: float) -> tuple[float, Floats]:
-    """The loss at (N, D) by the point estimate, and by every draw (B,)."""
-    N, D = np.array([n_params]), np.array([n_tokens])
-    return float(form.predict(np.array(fit.theta), N, D)[0, 0]), form.predict(fit.sample(), N, D)[:, 0]
+def predict_loss(
+    form: LossForm, fit: Fit, n_params: float, n_tokens: float, given: Mapping[str, float]
+) -> tuple[float, Floats]:
+    """The loss at (N, D) by the point estimate, and by every draw (B,); ``given`` are further columns."""
+    x = target(form, n_params, n_tokens, given)
+    return float(predict(form, np.array(fit.theta), x)[0, 0]), predict(form, fit.sample(), x)[:, 0]
 
 
-def backtest(form: PowerSum, used: Observations, settings: Settings) -> tuple[Backtest | None, str]:
-    """Refit without the largest fifth of the points (by FLOP) and predict them; or ``None`` and why not."""
+def backtest(
+    form: LossForm, used: Observations, settings: Settings, share: float = HELD_OUT
+) -> tuple[Backtest | None, str]:
+    """Refit without the largest ``share`` of the points (by FLOP) and predict them; or ``None`` and why not."""
     order = np.argsort(used.flops, kind="stable")
-    count = max(1, round(HELD_OUT * len(used)))
+    count = max(1, round(share * len(used)))
     train, test = used.select(np.isin(np.arange(len(used)), order[:-count])), order[-count:]
     if settings.believe and len(train) < 4:
         return None, f"too few points: {len(train)} would be left to fit; a back-test needs 4."
@@ -119,59 +119,86 @@ def backtest(form: PowerSum, used: Observations, settings: Settings) -> tuple[Ba
     return held_out_error(form, train, used.select(np.isin(np.arange(len(used)), test)), settings), ""
 
 
-def held_out_error(form: PowerSum, train: Observations, test: Observations, settings: Settings) -> Backtest:
+def rollouts(form: LossForm, used: Observations, settings: Settings) -> tuple[Backtest, ...]:
+    """The back-tests at every share of ``SHARES`` that leaves enough to fit, the least training first."""
+    tested = (backtest(form, used, settings, share)[0] for share in SHARES)
+    return tuple(found for found in tested if found is not None)
+
+
+def held_out_error(form: LossForm, train: Observations, test: Observations, settings: Settings) -> Backtest:
     """How well the law fitted to ``train`` predicts the losses of ``test``."""
     point = _solve(form, train, settings)
-    theta = form.shift(point.solution.theta, *point.problem.centre)
-    ratio = form.predict(theta, test.n_params, test.n_tokens)[0] / test.loss - 1
+    theta = point.problem.finished(point.solution.theta)
+    ratio = predict(form, theta, columns_of(form, test))[0] / test.loss - 1
+    return report(ratio, train, test)
+
+
+def report(ratio: Floats, train: Observations, test: Observations) -> Backtest:
+    """The back-test whose predicted / observed − 1 for ``test`` are ``ratio`` (n,)."""
     return Backtest(
         held_out=len(test),
         error=float(np.mean(np.abs(ratio))),
         bias=float(np.mean(ratio)),
         largest_trained_flops=float(train.flops.max()),
+        held_out_flops=float(np.exp(np.mean(np.log(6 * test.n_params * test.n_tokens)))),
     )
 
 
-def _enough(form: PowerSum, used: Observations, settings: Settings) -> None:
-    span = (len(np.unique(used.n_params)), len(np.unique(used.n_tokens)), len(used))
-    needed = (2, 2, 4) if settings.believe else (3, 3, len(form.names) + 1)
-    if any(have < need for have, need in zip(span, needed, strict=True)):
-        have, need = (f"{n} sizes, {d} token counts and {rows} finished runs" for n, d, rows in (span, needed))
-        raise FitFailed(f"{form.name} cannot be fitted to {have}; it needs at least {need}.")
+def _enough(form: LossForm, used: Observations, settings: Settings) -> None:
+    """Two values of a column at least (three with nothing to lean on), and more runs than constants."""
+    words = {name: WORDS.get(name, f"values of {name}") for name in form.columns}
+    have = [len(np.unique(values)) for values in columns_of(form, used)] + [len(used)]
+    needed = [2 if settings.believe or name not in WORDS else 3 for name in words]
+    needed += [4 if settings.believe else len(form.names) + 1]
+    if any(found < need for found, need in zip(have, needed, strict=True)):
+        said, wanted = (
+            " and ".join(f"{n} {word}" for n, word in zip(numbers, (*words.values(), "finished runs"), strict=True))
+            for numbers in (have, needed)
+        )
+        raise FitFailed(f"{form.name} cannot be fitted to {said}; it needs at least {wanted}.")
 
 
-def _solve(form: PowerSum, used: Observations, settings: Settings) -> _Point:
-    problem = Problem(form, used.n_params, used.n_tokens, used.loss, settings.robust)
-    if not settings.believe:
-        _, solution = problem.solve(problem.starts())
-        residuals = problem.residuals(solution.theta[None], problem.design())[0][0]
-        return _Point(problem, solution, None, float(1.4826 * np.median(np.abs(residuals))))
+def _solve(form: LossForm, used: Observations, settings: Settings) -> _Point:
+    problem = Problem(form, columns_of(form, used), used.loss, settings.robust)
+    if settings.believe:
+        if not isinstance(form, PowerSum):
+            raise FitFailed(f"{form.name} has no beliefs to lean on; it needs more runs than a campaign's cells.")
+        return _solve_believing(form, problem)
+    _, solution = problem.solve(problem.starts())
+    residuals = problem.residuals(solution.theta[None])[0][0]
+    return _Point(problem, solution, None, float(1.4826 * np.median(np.abs(residuals))))
+
+
+def _solve_believing(form: PowerSum, problem: Problem) -> _Point:
     noise, (sd, worth) = NOISE[0], NOISE
-    starts = problem.starts()
+    starts, level, rows = problem.starts(), float(np.log(np.median(problem.loss))), len(problem.loss)
     for _ in range(4):
         problem = replace(problem, robust=RobustLoss("huber", 2 * noise))
-        prior = _beliefs(problem, noise)
+        mean, spread = form.beliefs(level)
+        prior = Prior(mean, noise**2 / spread**2)
         _, solution = problem.solve(np.vstack([starts, prior.mean]), prior=prior)
-        residuals = problem.residuals(solution.theta[None], problem.design())[0][0]
-        spare = max(len(used) - len(form.names), 1)
+        residuals = problem.residuals(solution.theta[None])[0][0]
+        spare = max(rows - len(form.names), 1)
         noise = float(
             np.sqrt((worth * sd**2 + np.sum(np.minimum(np.abs(residuals), 4 * noise) ** 2)) / (worth + spare))
         )
     return _Point(problem, solution, prior, noise)
 
 
-def _beliefs(problem: Problem, noise: float) -> Prior:
-    """The beliefs about θ about the centre, in units of the squared noise."""
-    form, level = problem.form, float(np.log(np.median(problem.loss)))
-    mean, sd = np.zeros(len(form.names)), np.ones(len(form.names))
-    for k, name in enumerate(form.coefficients):
-        shift, sd[k] = SHARE["irreducible" if name == "E" else "term"]
-        mean[k] = level + shift
-    for index, name in enumerate(form.names[len(form.terms) :], start=len(form.terms)):
-        mean[index], sd[index] = form.prior[name]
-    if form.outer is not None:
-        mean[: len(form.terms)], sd[: len(form.terms)] = (level - 0.7) / mean[-1], 1.2 / mean[-1]
-    return Prior(mean, noise**2 / sd**2)
+def _covariance(point: _Point) -> Floats:
+    """Asymptotic covariance (p, p) of θ about the centre."""
+    value, jacobian = point.problem.residuals(point.solution.theta[None])
+    if point.prior is None:
+        return covariance(value[0], jacobian[0], point.problem.robust)
+    information = jacobian[0].T @ jacobian[0] + np.diag(point.prior.precision)
+    return np.asarray(np.linalg.inv(information / point.noise**2))
+
+
+def _moved(move: Callable[[Floats], Floats], theta: Floats, cov: Floats) -> Floats:
+    """The covariance of ``move(θ)`` to first order."""
+    step = 1e-6 * np.diag(np.maximum(1.0, np.abs(theta)))
+    slopes = (move(theta + step) - move(theta - step)) / (2 * np.diag(step)[:, None])
+    return np.asarray(slopes.T @ cov @ slopes)
 
 
 def _bootstrap(point: _Point, used: Observations, settings: Settings) -> Floats:
@@ -191,12 +218,23 @@ def _bootstrap(point: _Point, used: Observations, settings: Settings) -> Floats:
 
 
 def _estimates(
-    form: PowerSum, theta: Floats, draws: Floats, *, cov: Floats, edge: Floats, level: float
+    point: _Point, theta: Floats, draws: Floats, *, cov: Floats, level: float, edges: Floats
 ) -> dict[str, Estimate]:
-    k = len(form.terms)
-    deviations = np.sqrt(np.maximum(np.diag(cov), 0.0))
+    """The named constants; ``edges`` are the draws (or none) about the centre, where the bounds are."""
+    form = point.problem.form
+    where = edges if len(edges) else point.solution.theta[None]
+    edge = at_edge(where, point.problem.bounds()).mean(axis=0)
+    value, sample = form.constants(theta), form.constants(draws)
+    deviations = np.sqrt(np.maximum(np.diag(_moved(form.constants, theta, cov)), 0.0))
     return {
-        name: estimate(float(theta[i]), draws[:, i], float(deviations[i]), level, log=i < k, edge_share=float(edge[i]))
+        name: estimate(
+            float(value[i]),
+            sample[:, i],
+            float(deviations[i]),
+            level,
+            log=name in form.logarithms,
+            edge_share=float(edge[i]),
+        )
         for i, name in enumerate(form.names)
     }
 

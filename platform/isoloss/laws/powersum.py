@@ -2,10 +2,10 @@
 
     ln L(N, D) = κ ln Σ_k exp(c_k − p_k ln N − q_k ln D)
 
-Chinchilla's, Kaplan's and the interaction form differ only in which terms they have and which exponents a term
-carries, so they share the exact log-sum-exp Jacobian, the variable-projection grid of starts and the solver. Fitting
-is done with ln N and ln D centred: the 5-D Hessian of Chinchilla's form has a condition number of some 3e11
-otherwise.
+Chinchilla's, Kaplan's, the interaction form and the over-training form differ only in which terms they have and which
+exponents a term carries, so they share the exact log-sum-exp Jacobian, the variable-projection grid of starts and the
+solver. Fitting is done with ln N and ln D centred: the 5-D Hessian of Chinchilla's form has a condition number of some
+3e11 otherwise.
 """
 
 from __future__ import annotations
@@ -15,12 +15,17 @@ from itertools import product
 from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 
-from isoloss.laws.solve import Floats, Prior, RobustLoss, Solution, best, solve
+from isoloss.laws.lossform import N_AND_D
+from isoloss.laws.solve import Floats, RobustLoss
 
 POLISHED: Final = 8  # starts of the grid that are polished
+RANKED: Final = 64  # points of the grid, best by relative squares, whose robust objective is computed
 FLOOR: Final = -9.0  # a term this far (in ln) under the smallest loss has vanished
+SHARE: Final = {
+    "irreducible": (np.log(0.6), 0.6),
+    "term": (np.log(0.2), 1.2),
+}  # ln(term / loss at the centre): mean, sd
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +42,7 @@ class PowerSum:
     """A loss law of this family. ``outer`` names κ when it is fitted; otherwise κ = 1.
 
     ``grid`` gives the values to start from, and ``prior`` (mean, sd) the weak belief a campaign with few cells leans
-    on, per exponent (and κ).
+    on, per exponent (and κ). ``columns`` are what stands for N and D.
     """
 
     name: str
@@ -47,6 +52,8 @@ class PowerSum:
     grid: dict[str, tuple[float, ...]]
     prior: dict[str, tuple[float, float]]
     outer: str | None = None
+    columns: tuple[str, ...] = N_AND_D
+    origin: tuple[float, ...] = (0.0, 0.0)
 
     @property
     def coefficients(self) -> tuple[str, ...]:
@@ -54,31 +61,34 @@ class PowerSum:
         return tuple(term.coefficient for term in self.terms)
 
     @property
+    def logarithms(self) -> frozenset[str]:
+        """The coefficients."""
+        return frozenset(self.coefficients)
+
+    @property
     def names(self) -> tuple[str, ...]:
         """Every constant, in the order of θ: coefficients (as logarithms), exponents, κ."""
         exponents = dict.fromkeys(name for term in self.terms for name in (term.n, term.d) if name)
         return (*self.coefficients, *exponents, *((self.outer,) if self.outer else ()))
 
-    def design(self, ln_n: Floats, ln_d: Floats) -> Floats:
+    def centre(self, x: Floats) -> Floats:
+        """Mean ln N and mean ln D."""
+        return np.asarray(x.mean(axis=1))
+
+    def design(self, x: Floats) -> Floats:
         """Z of shape (terms, n, p): the exponent of term k at point i is Z[k, i] · θ."""
         names = self.names
-        Z = np.zeros((len(self.terms), len(ln_n), len(names)))
+        Z = np.zeros((len(self.terms), x.shape[1], len(names)))
         for k, term in enumerate(self.terms):
             Z[k, :, names.index(term.coefficient)] = 1.0
-            for exponent, x in ((term.n, ln_n), (term.d, ln_d)):
+            for exponent, values in ((term.n, x[0]), (term.d, x[1])):
                 if exponent:
-                    Z[k, :, names.index(exponent)] = -x
+                    Z[k, :, names.index(exponent)] = -values
         return Z
 
-    def log_loss(self, theta: Floats, Z: Floats) -> tuple[Floats, Floats]:
+    def log_loss(self, theta: Floats, design: Floats) -> tuple[Floats, Floats]:
         """Give ln L of shape (S, n) and its Jacobian (S, n, p) at θ (S, p)."""
-        with np.errstate(over="ignore", invalid="ignore"):
-            eta = np.einsum("knp,sp->ksn", Z, theta, optimize=True)
-            top = eta.max(axis=0)
-            share = np.exp(eta - top)
-            total = share.sum(axis=0)
-            lse = top + np.log(total)
-            gradient = np.einsum("ksn,knp->snp", share / total, Z, optimize=True)
+        lse, gradient = log_sum_exp(theta, design)
         if self.outer is None:
             return lse, gradient
         kappa = theta[:, -1:]
@@ -86,95 +96,97 @@ class PowerSum:
         gradient[:, :, -1] = lse
         return kappa * lse, gradient
 
-    def predict(self, theta: Floats, n_params: Floats, n_tokens: Floats) -> Floats:
-        """L of shape (S, n) at natural (not centred) θ (S, p)."""
-        Z = self.design(np.log(n_params), np.log(n_tokens))
-        return np.exp(self.log_loss(np.atleast_2d(theta), Z)[0])
-
-    def shift(self, theta: Floats, ln_n: float, ln_d: float) -> Floats:
-        """θ (…, p) fitted about the centre (ln_n, ln_d) as natural θ: coefficients absorb the exponents' offsets."""
+    def shift(self, theta: Floats, by: Floats) -> Floats:
+        """Coefficients absorb the offsets of the exponents."""
         names, moved = self.names, theta.copy()
         for k, term in enumerate(self.terms):
-            for exponent, centre in ((term.n, ln_n), (term.d, ln_d)):
+            for exponent, offset in zip((term.n, term.d), by, strict=True):
                 if exponent:
-                    moved[..., k] += theta[..., names.index(exponent)] * centre
+                    moved[..., k] += theta[..., names.index(exponent)] * offset
         return moved
 
+    def constants(self, theta: Floats) -> Floats:
+        """θ itself."""
+        return theta
 
-@dataclass(frozen=True, slots=True)
-class Problem:
-    """A form, its points (N, D, L; each (n,)) and how to weigh them, ready for the solver."""
-
-    form: PowerSum
-    n_params: Floats
-    n_tokens: Floats
-    loss: Floats
-    robust: RobustLoss
-
-    @property
-    def centre(self) -> tuple[float, float]:
-        """Mean ln N and mean ln D of the points."""
-        return float(np.log(self.n_params).mean()), float(np.log(self.n_tokens).mean())
-
-    def design(self) -> Floats:
-        """Z about the centre."""
-        ln_n, ln_d = self.centre
-        return self.form.design(np.log(self.n_params) - ln_n, np.log(self.n_tokens) - ln_d)
-
-    def residuals(self, theta: Floats, Z: Floats) -> tuple[Floats, Floats]:
-        """Residuals ln L predicted − ln L observed, (S, n), and the Jacobian."""
-        value, jacobian = self.form.log_loss(theta, Z)
-        return value - np.log(self.loss), jacobian
-
-    def bounds(self) -> tuple[Floats, Floats]:
+    def bounds(self, loss: Floats) -> tuple[Floats, Floats]:
         """Coefficients may vanish or dwarf the losses, exponents lie in (0, 4), γ and κ within what papers saw."""
-        form, least = self.form, float(np.log(self.loss.min()))
-        k = len(form.terms)
-        low = np.full(len(form.names), 1e-3)
-        high = np.full(len(form.names), 4.0)
-        low[:k], high[:k] = (-60.0, 60.0) if form.outer else (least + FLOOR, least + 12.0)
-        for index, name in enumerate(form.names):
+        k, least = len(self.terms), float(np.log(loss.min()))
+        low = np.full(len(self.names), 1e-3)
+        high = np.full(len(self.names), 4.0)
+        low[:k], high[:k] = (-60.0, 60.0) if self.outer else (least + FLOOR, least + 12.0)
+        for index, name in enumerate(self.names):
             if name == "gamma":
                 low[index], high[index] = -1.0, 1.0
-            if name == form.outer:
+            if name == self.outer:
                 low[index], high[index] = 0.02, 2.0
         return low, high
 
-    def starts(self, count: int = POLISHED) -> Floats:
-        """The best ``count`` points of the projected grid, (count, p): coefficients are linear for given exponents."""
-        form, k = self.form, len(self.form.terms)
-        exponents = np.array(list(product(*(form.grid[name] for name in form.names[k:]))))
-        theta = np.hstack([np.zeros((len(exponents), k)), exponents])
-        Z = self.design()
-        kappa = theta[:, -1:] if form.outer else np.ones((len(theta), 1))
-        basis = np.exp(np.einsum("knp,sp->snk", Z, theta, optimize=True))
-        target = self.loss ** (1 / kappa)
-        scaled = basis / target[:, :, None]
-        normal = scaled.swapaxes(1, 2) @ scaled + 1e-12 * np.eye(k)
-        linear = np.linalg.solve(normal, scaled.sum(axis=1)[:, :, None])[:, :, 0]
-        theta[:, :k] = np.log(np.maximum(linear, 1e-3 * target.min(axis=1, keepdims=True)))
-        theta = np.clip(theta, *self.bounds())
-        objective = self.robust.total(self.residuals(theta, Z)[0], np.ones(len(self.loss)))
-        return np.asarray(theta[np.argsort(objective, kind="stable")[:count]])
+    def starts(self, x: Floats, loss: Floats, robust: RobustLoss) -> Floats:
+        """The best points of the projected grid, (POLISHED, p): coefficients are linear for given exponents."""
+        outer = self.grid[self.outer] if self.outer else (1.0,)
+        theta, squares = zip(*(self._projected(x, loss, kappa) for kappa in outer), strict=True)
+        candidates = np.vstack(theta)[np.argsort(np.concatenate(squares), kind="stable")[:RANKED]]
+        candidates = np.clip(candidates, *self.bounds(loss))
+        objective = robust.total(self.log_loss(candidates, self.design(x))[0] - np.log(loss), np.ones(len(loss)))
+        return np.asarray(candidates[np.argsort(objective, kind="stable")[:POLISHED]])
 
-    def solve(
-        self, starts: Floats, *, weights: Floats | None = None, prior: Prior | None = None, tolerance: float = 1e-9
-    ) -> tuple[Floats, Solution]:
-        """Every end (S, p) and the best of them, about the centre."""
-        Z = self.design()
-        ends = solve(
-            lambda theta: self.residuals(theta, Z),
-            starts,
-            loss=self.robust,
-            weights=weights,
-            prior=prior,
-            bounds=self.bounds(),
-            tolerance=tolerance,
-        )
-        return ends.theta, best(ends)
+    def _projected(self, x: Floats, loss: Floats, kappa: float) -> tuple[Floats, Floats]:
+        """Every grid point with its best coefficients at this κ, (S, p), and its relative squares (S,).
+
+        A term takes few distinct shapes over the grid, so the Gram matrices of all grid points are gathered from the
+        products of those.
+        """
+        inner = self.names[len(self.terms) : len(self.names) - bool(self.outer)]
+        exponents = np.array(list(product(*(self.grid[name] for name in inner))))
+        target = loss ** (1 / kappa)
+        shapes, which = zip(*(self._shapes(term, inner, exponents, x, target) for term in self.terms), strict=True)
+        terms = range(len(self.terms))
+        gram = np.empty((len(exponents), len(self.terms), len(self.terms)))
+        right = np.empty((len(exponents), len(self.terms)))
+        for k in terms:
+            right[:, k] = shapes[k].sum(axis=1)[which[k]]
+            for other in range(k, len(self.terms)):
+                gram[:, k, other] = gram[:, other, k] = (shapes[k] @ shapes[other].T)[which[k], which[other]]
+        linear = np.linalg.solve(gram + 1e-12 * np.eye(len(self.terms)), right[:, :, None])[:, :, 0]
+        linear = np.maximum(linear, 1e-3 * target.min())
+        squares = np.einsum("sk,skl,sl->s", linear, gram, linear) - 2 * np.sum(linear * right, axis=1)
+        last = [np.full((len(exponents), 1), kappa)] if self.outer else []
+        return np.hstack([np.log(linear), exponents, *last]), np.sqrt(np.maximum(squares + len(loss), 0.0)) * kappa
+
+    @staticmethod
+    def _shapes(
+        term: Term, inner: tuple[str, ...], exponents: Floats, x: Floats, target: Floats
+    ) -> tuple[Floats, np.ndarray[tuple[int], np.dtype[np.int64]]]:
+        """The distinct shapes of a term over the points, (m, n), relative to the target, and each grid point's."""
+        carried = [(inner.index(name), row) for name, row in ((term.n, x[0]), (term.d, x[1])) if name]
+        if not carried:
+            return 1 / target[None], np.zeros(len(exponents), dtype=np.int64)
+        distinct, which = np.unique(exponents[:, [index for index, _ in carried]], axis=0, return_inverse=True)
+        return np.exp(-distinct @ np.array([row for _, row in carried])) / target, which
+
+    def beliefs(self, level: float) -> tuple[Floats, Floats]:
+        """Mean and sd (p,) of weak beliefs about θ about the centre, where ln L is about ``level``."""
+        mean, sd = np.zeros(len(self.names)), np.ones(len(self.names))
+        for k, name in enumerate(self.coefficients):
+            offset, sd[k] = SHARE["irreducible" if name == "E" else "term"]
+            mean[k] = level + offset
+        for index, name in enumerate(self.names[len(self.terms) :], start=len(self.terms)):
+            mean[index], sd[index] = self.prior[name]
+        if self.outer is not None:
+            mean[: len(self.terms)], sd[: len(self.terms)] = (level - 0.7) / mean[-1], 1.2 / mean[-1]
+        return mean, sd
 
 
-def at_edge(theta: Floats, bounds: tuple[Floats, Floats]) -> NDArray[np.bool_]:
-    """Which parameters of θ (…, p) lie at an edge of what was allowed."""
-    low, high = bounds
-    return np.asarray((theta <= low + 1e-6) | (theta >= high - 1e-6))
+def log_sum_exp(theta: Floats, Z: Floats) -> tuple[Floats, Floats]:
+    """Give ln Σ_k exp(Z[k] · θ) of shape (S, n) for Z (terms, n, p), and its Jacobian (S, n, p)."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        eta = theta @ Z.swapaxes(1, 2)
+        top = eta.max(axis=0)
+        share = np.exp(eta - top)
+        total = share.sum(axis=0)
+        share /= total
+    gradient = np.zeros((*top.shape, theta.shape[1]))
+    for k, p in np.argwhere(Z.any(axis=1)):
+        gradient[:, :, p] += share[k] * Z[k, :, p]
+    return top + np.log(total), gradient

@@ -214,3 +214,21 @@ class _Descent:
         scaled = hessian / (root[:, :, None] * root[:, None, :])
         right = np.where(free, -gradient, 0.0) / root
         return np.asarray(np.linalg.solve(scaled + 1e-14 * eye, right[:, :, None])[:, :, 0] / root)
+
+
+def project(exponents: Floats, loss: Floats, robust: RobustLoss) -> tuple[Floats, Floats]:
+    """Best coefficients, in logarithms (S, k), of the sums Σ_k c_k exp(exponents[k]) and their objectives (S,).
+
+    ``exponents`` is (k, S, n). Coefficients minimise the relative squares and are kept above 0; this is the linear
+    half of variable projection, for grids of starts.
+    """
+    top = exponents.max(axis=2, keepdims=True)
+    basis = np.exp(exponents - top)
+    scaled = basis / loss
+    gram = np.einsum("ksn,lsn->skl", scaled, scaled)
+    right = scaled.sum(axis=2).T
+    linear = np.linalg.solve(gram + 1e-12 * np.eye(len(basis)), right[:, :, None])[:, :, 0]
+    linear = np.maximum(linear, 1e-3 * loss.min())
+    with np.errstate(divide="ignore"):
+        residuals = np.log(np.einsum("sk,ksn->sn", linear, scaled))
+    return np.log(linear) - top[:, :, 0].T, robust.total(residuals, np.ones(len(loss)))
