@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import App, Parameter
 
+from isoloss.cli.law_import import import_
 from isoloss.cli.output import Output, Table, dumps, number, say, show, span, warn
 from isoloss.domain.quantity import parse_count
 from isoloss.errors import InvalidSpec, NotFound
@@ -38,6 +39,7 @@ Flops = Annotated[str | None, Parameter(help="Compute of the run; alone, N and D
 FitFiles = Annotated[tuple[Path, ...], Parameter(name="FIT", negative="", help="FIT files, foretelling together.")]
 Pool = Annotated[bool, Parameter(negative="", help="Allow observations of different recipes in one fit.")]
 CAMPAIGN = "campaign"
+app.command(import_, name="import")
 
 
 @app.command
@@ -210,6 +212,7 @@ def _observations(data: Path, columns: tuple[str, ...], where: str) -> Observati
 
     observations = read_observations(data, columns)
     kept = observations.where(where) if where else observations
+    warn(kept.cautions())
     if not len(kept):
         raise InvalidSpec(f"where {where!r} keeps none of {len(observations)} rows; accepted is some.")
     return kept
