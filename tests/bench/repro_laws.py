@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from repro_losses import chinchilla, clark, farseer, muennighoff, which_law
 from reproduction import Check, show
 from step_law_table import read_step_law
 

@@ -106,3 +106,30 @@ def test_where_refuses_everything_outside_its_language(text: str) -> None:
     seen = Observations.from_rows([ROW])
     with pytest.raises(InvalidSpec, match="where"):
         evaluate(text, {"loss": seen.loss}, 1)
+
+
+def test_a_batch_in_sequences_becomes_tokens_and_counts_among_the_extras_are_numbers() -> None:
+    sequences = {name: value for name, value in ROW.items() if name != "batch_tokens"} | {
+        "batch_seqs": 32,
+        "seq_len": "2K",
+    }
+    (row,) = Observations.from_rows([sequences | {"unique_tokens": "1B", "n_experts": "8", "n_active": "20M"}])
+    assert (row.batch_tokens, row.extras["unique_tokens"], row.extras["n_experts"]) == (64e3, 1e9, 8.0)
+    with pytest.raises(InvalidSpec, match="row 1: batch_seqs without seq_len"):
+        Observations.from_rows([{name: value for name, value in sequences.items() if name != "seq_len"}])
+    with pytest.raises(InvalidSpec, match="row 1: n_experts is 'many'"):
+        Observations.from_rows([ROW | {"n_experts": "many"}])
+
+
+def test_likely_mistakes_are_said_and_nothing_is_refused() -> None:
+    plain = {"n_params": 6e7, "n_tokens": 2e9, "lr": 1e-3, "loss": 2.9}
+    assert Observations.from_rows([ROW, ROW | {"seed": 1}, ROW | {"loss": 2.8}]).cautions() == []
+    (sequences,) = Observations.from_rows([plain | {"batch_tokens": 65536}, plain | {"batch_tokens": 256}]).cautions()
+    assert sequences.startswith("batch_tokens of 1 rows (row 2: 256) looks like sequences")
+    assert Observations.from_rows([plain | {"n_params": 1e5, "batch_tokens": 256}]).cautions() == []
+    (twice,) = Observations.from_rows([plain, plain | {"run": "again"}]).cautions()
+    assert twice.startswith("1 rows repeat others (row 2 is row 1)")
+    points = [plain | {"n_tokens": 1e9 * k, "loss": 3 - k / 10} for k in (1, 2, 3)]
+    (checkpoints,) = Observations.from_rows(points).cautions()
+    assert checkpoints.startswith("3 rows without run differ in nothing but n_tokens and loss")
+    assert Observations.from_rows([point | {"run": "a"} for point in points]).cautions() == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,11 @@ from isoloss.domain.lease import Ending
 from isoloss.domain.spec import Run, decode
 from isoloss.errors import InvalidSpec, NotAllowed
 from isoloss.v1 import common_pb2 as pb
+from isoloss.v1 import work_pb2
 from isoloss_worker import checkpoint, cli, gpus
 from isoloss_worker.allow import AllowList
 from isoloss_worker.attempt import Attempt
+from isoloss_worker.cleaner import Cleaner
 from isoloss_worker.cli import main, shares, slots_of
 from isoloss_worker.messages import Ended, Saved
 
@@ -153,3 +156,38 @@ def test_wrong_usage_is_a_sentence_and_exit_code_2(
     monkeypatch.setattr(cli, "configure_logs", lambda **_: None)  # it would bind every later log to this test's stderr
     assert main(["--address", "127.0.0.1:1", "--slots", "none"]) == 2
     assert "--slots is 'none'; accepted is auto or a number from 1." in capsys.readouterr().err
+
+
+def test_only_an_attempts_own_folder_below_the_root_is_removed_and_twice_is_once(home: Path) -> None:
+    cleaner = Cleaner(busy=list)
+    mine = saved(home / "checkpoints" / "p" / "s" / "3" / "0-7-1", state="abc")
+    checkpoint.seal(mine, 4)
+    outside = saved(home / "elsewhere" / "p" / "s" / "3" / "0-7-1", state="abc")
+    (mine.parent / "1-7-1").symlink_to(outside)
+    for path, epoch in (
+        (mine, 2), (mine.parent, 1), (home / "checkpoints", 1), (outside, 1), (mine.parent / "1-7-1", 1),
+        (home / "checkpoints" / ".." / "elsewhere" / "p" / "s" / "3" / "0-7-1", 1),
+    ):  # fmt: skip
+        assert not cleaner.remove(work_pb2.CheckpointFolder(task_id=7, epoch=epoch, path=str(path)))
+    assert mine.exists() and outside.exists()
+    for _ in range(2):
+        assert cleaner.remove(work_pb2.CheckpointFolder(task_id=7, epoch=1, path=str(mine)))
+    assert not mine.exists() and not checkpoint.beside(mine).exists()
+
+
+def test_what_an_attempt_still_writes_to_is_removed_once_it_ended(home: Path) -> None:
+    async def body() -> list[int]:
+        busy, gone = [7], asyncio.Queue[int]()
+        cleaner = Cleaner(busy=lambda: busy)
+        folders = [work_pb2.CheckpointFolder(task_id=n, epoch=1, path=str(paths[n])) for n in (7, 8)]
+        running = asyncio.ensure_future(cleaner.run(lambda folder: gone.put_nowait(folder.task_id)))
+        cleaner.dropped(folders)
+        first = await gone.get()
+        busy.clear()
+        cleaner.dropped(folders)
+        found = [first, await gone.get(), await gone.get()]
+        running.cancel()
+        return found
+
+    paths = {n: saved(home / "checkpoints" / "p" / "s" / "3" / f"0-{n}-1", state="abc") for n in (7, 8)}
+    assert asyncio.run(body()) == [8, 7, 8]

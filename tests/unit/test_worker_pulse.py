@@ -45,6 +45,8 @@ class Stub:
         self.reported: list[int] = []
         self.renewed: list[int] = []
         self.checkpoints: list[int] = []
+        self.dropped: list[work_pb2.CheckpointFolder] = []
+        self.removed: list[int] = []
 
     def Report(self, request: work_pb2.ReportRequest, **_: float) -> work_pb2.AckReply:
         ids = [batch.key.task_id for batch in request.batches]
@@ -57,7 +59,9 @@ class Stub:
 
     def Heartbeat(self, request: work_pb2.HeartbeatRequest, **_: float) -> work_pb2.AckReply:
         self.renewed += [key.task_id for key in request.keys]
-        return work_pb2.AckReply()
+        self.removed += [folder.task_id for folder in request.removed]
+        self.dropped = [folder for folder in self.dropped if folder not in request.removed]
+        return work_pb2.AckReply(dropped=self.dropped)
 
 
 @pytest.fixture
@@ -163,3 +167,17 @@ def test_no_nul_reaches_postgres() -> None:
         with pytest.raises(InvalidSpec, match="spec_json holds the character NUL"):
             decode_json(refused, "spec_json")
     assert decode_json(r'{"a": "\\u0000"}', "spec_json") == {"a": r"\u0000"}
+
+
+def test_dropped_checkpoints_are_told_until_they_are_said_to_be_gone() -> None:
+    heard: list[int] = []
+    made = Pulse("127.0.0.1:1", worker_id="w", on_dropped=lambda folders: heard.extend(f.task_id for f in folders))
+    made._stub = stub = Stub()
+    stub.dropped = [work_pb2.CheckpointFolder(task_id=n, epoch=1, path="/c") for n in (1, 2)]
+    made._beat()
+    made._beat()
+    made.removed(stub.dropped[0])
+    made._beat()
+    made._beat()
+    made.close()
+    assert (heard, stub.removed) == ([1, 2, 1, 2, 2, 2], [1])

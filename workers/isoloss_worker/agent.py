@@ -29,6 +29,7 @@ from isoloss.wire.values import from_key, to_ending
 from isoloss_worker import gpus
 from isoloss_worker.allow import AllowList
 from isoloss_worker.attempt import Attempt
+from isoloss_worker.cleaner import Cleaner
 from isoloss_worker.endings import Endings
 from isoloss_worker.energy import Meter
 from isoloss_worker.messages import Measured, Saved
@@ -56,6 +57,7 @@ class Agent:
         self._endings = Endings(self._transport)
         self._pulse: Pulse | None = None
         self._holding: dict[int, asyncio.Future[str]] = {}
+        self._cleaner = Cleaner(busy=lambda: self._holding)
         self._freed = asyncio.Event()  # a slot is free, or the worker is to leave
         self._left = asyncio.Event()
         self._leaving = ""  # "" | "finish" what is held | "release" it
@@ -68,12 +70,19 @@ class Agent:
             loop.add_signal_handler(number, self.leave, "release")
         await self._register()
         drained = _threadsafe(loop, self.leave, "finish")
-        self._pulse = Pulse(self._address, worker_id=self._name, on_drain=drained)
+        self._pulse = Pulse(
+            self._address, worker_id=self._name, on_drain=drained, checkpoint_root=f"{self._cleaner.root}/",
+            on_dropped=_threadsafe(loop, self._cleaner.dropped),
+        )  # fmt: skip
         try:
             async with asyncio.TaskGroup() as group:
-                delivering = group.create_task(self._endings.run(), name="endings")
+                beside = [
+                    group.create_task(self._endings.run(), name="endings"),
+                    group.create_task(self._cleaner.run(self._pulse.removed), name="cleaner"),
+                ]
                 await self._work()
-                delivering.cancel()
+                for task in beside:
+                    task.cancel()
         finally:
             await asyncio.gather(*(slot.close() for slot in self._slots))
             await asyncio.to_thread(self._pulse.close)

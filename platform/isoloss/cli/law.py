@@ -23,6 +23,7 @@ from isoloss.cli.law_files import (
     observations,
     target,
 )
+from isoloss.cli.law_import import import_
 from isoloss.cli.law_plan import plan
 from isoloss.cli.output import Output, Table, dumps, number, say, show, span, warn
 from isoloss.errors import InvalidSpec
@@ -43,6 +44,7 @@ Form = Annotated[str, Parameter(help="A form of law catalogue, or campaign: opti
 HoldOut = Annotated[str, Parameter(help="Which runs to hold out, such as 'flops > 1e21'.")]
 FitFiles = Annotated[tuple[Path, ...], Parameter(name="FIT", negative="", help="FIT files, foretelling together.")]
 CAMPAIGN = "campaign"
+app.command(import_, name="import")
 
 
 @app.command

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
+from isoloss.cli.output import warn
 from isoloss.domain.quantity import parse_count
 from isoloss.errors import InvalidSpec, NotFound
 
@@ -30,6 +31,7 @@ def observations(data: Path, columns: tuple[str, ...], where: str) -> Observatio
 
     found = read_observations(data, columns)
     kept = found.where(where) if where else found
+    warn(kept.cautions())
     if not len(kept):
         raise InvalidSpec(f"where {where!r} keeps none of {len(found)} rows; accepted is some.")
     return kept

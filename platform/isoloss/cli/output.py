@@ -33,6 +33,8 @@ EXTRAS: Final = {  # the extra that brings a module
     **dict.fromkeys(("psutil", "pynvml"), "worker"),
     **dict.fromkeys(("torch", "safetensors"), "gpt"),
     "pyarrow": "parquet",
+    "tensorboard": "tensorboard",
+    "wandb": "wandb",
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -174,6 +175,7 @@ def show_(name: str, *, project: Project = "default", address: Address = None, o
         lines.append(
             f"best {number(best['value'])} (trial {best['number']} at level {best['level']}): {best['params']}"
         )
+    lines += _checkpoints(info.checkpoints)
     if agreement := info.agreement:
         lines.append(
             f"the two top budgets rank {agreement['trials']} trials with Spearman {agreement['spearman']:.2f}: "
@@ -388,6 +390,18 @@ def _other(info: StudyInfo, search: Search, method: str, sets: tuple[str, ...]) 
 
 def _info(info: StudyInfo) -> dict[str, Any]:
     return asdict(info)
+
+
+def _checkpoints(found: Mapping[str, int]) -> list[str]:
+    """What attempts saved, kept and dropped; nothing when nothing was saved."""
+    if not found["kept"] + found["dropped"]:
+        return []
+    said = f"checkpoints: {found['kept']} kept ({format_count(found['kept_bytes'])} bytes)"
+    if found["dropped"]:
+        said += f", {found['dropped']} dropped ({format_count(found['dropped_bytes'])} bytes)"
+    if found["to_remove"]:
+        said += f", of which {found['to_remove']} wait for a worker of their host to remove them"
+    return [said]
 
 
 def _best(study: Study, *, settled: bool = False) -> dict[str, Any] | None:

@@ -154,6 +154,12 @@ def _outlook(info: StudyInfo, value: dict[str, Any], output: Output) -> None:
     ]
     said = (
         f"adds at least {value['added_tasks']} tasks, {cost(value['added_budget'])} {unit}, instead of "
-        f"{cost(value['restart_budget'])} from scratch; nothing was changed"
+        f"{cost(value['restart_budget'])} from scratch{_retrained(value, unit)}; nothing was changed"
     )
     show(output, value, Table(("bracket", "level", unit, "configurations", "new"), rows), said)
+
+
+def _retrained(value: dict[str, Any], unit: str) -> str:
+    """What checkpoints that were dropped may cost on top."""
+    most = value["retrained_budget"]
+    return f" (and up to {cost(most)} {unit} because checkpoints were dropped)" if most else ""

@@ -20,6 +20,7 @@ class StudyInfo:
     """A study as it stands; budgets in its unit. ``next_deepening``: (max_budget, added, from scratch instead).
 
     ``agreement`` is Spearman's rank correlation of ``level`` with the one below, over so many ``trials``.
+    ``checkpoints``: how many are kept and dropped, their bytes, and how many dropped ones still lie there.
     """
 
     name: str
@@ -36,6 +37,7 @@ class StudyInfo:
     next_deepening: Mapping[str, float] | None
     width: int
     agreement: Mapping[str, float] | None
+    checkpoints: Mapping[str, int]
 
     @property
     def metric(self) -> str | None:
@@ -94,6 +96,7 @@ def study(message: study_pb2.Study) -> StudyInfo:
             "max_budget": deeper.max_budget, "added_budget": deeper.added_budget, "restart_budget": deeper.restart_budget
         } if message.HasField("next_deepening") else None,
         width=message.width, agreement=plain(message.agreement) if message.HasField("agreement") else None,
+        checkpoints=plain(message.checkpoints),
     )  # fmt: skip
 
 

@@ -85,7 +85,12 @@ class Trial:
 def checkpoint_folder(root: Path, lease: pb.Lease) -> Path:
     """Where an attempt saves: one folder an attempt, so that no two ever write the same."""
     name = f"{lease.level}-{lease.key.task_id}-{lease.key.epoch}"
-    return root / "checkpoints" / lease.project / lease.study / str(lease.trial) / name
+    return checkpoint_root(root) / lease.project / lease.study / str(lease.trial) / name
+
+
+def checkpoint_root(root: Path) -> Path:
+    """Below it are the folders of all attempts."""
+    return root / "checkpoints"
 
 
 def manifest(folder: Path) -> dict[str, int]:

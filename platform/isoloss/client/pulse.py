@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -58,12 +58,23 @@ Taken = tuple[Held, list[Point], list[Checkpoint]]
 class Pulse:
     """Renews every lease it was given, and delivers points and checkpoints in between."""
 
-    def __init__(self, address: str, *, worker_id: str = "", on_drain: Callable[[], None] | None = None) -> None:
+    def __init__(
+        self,
+        address: str,
+        *,
+        worker_id: str = "",
+        on_drain: Callable[[], None] | None = None,
+        checkpoint_root: str = "",
+        on_dropped: Callable[[Sequence[work_pb2.CheckpointFolder]], None] | None = None,
+    ) -> None:
         self._channel = grpc.insecure_channel(address, options=OPTIONS)
         service = work_pb2_grpc.WorkerServiceStub if worker_id else work_pb2_grpc.TrialServiceStub
         self._stub: Any = service(self._channel)
         self._worker_id = worker_id
         self._on_drain = on_drain
+        self._checkpoint_root = checkpoint_root
+        self._on_dropped = on_dropped
+        self._removed: list[work_pb2.CheckpointFolder] = []
         self._held: dict[int, Held] = {}
         self._ttl = 30.0
         self._lock = threading.Lock()
@@ -109,6 +120,11 @@ class Pulse:
             held = self._held.get(key.task_id)
             if held is not None and held.key.epoch == key.epoch:
                 del self._held[key.task_id]
+
+    def removed(self, folder: work_pb2.CheckpointFolder) -> None:
+        """Say with the next beat that a dropped checkpoint is gone."""
+        with self._lock:
+            self._removed.append(folder)
 
     def close(self) -> None:
         """End the thread."""
@@ -178,11 +194,18 @@ class Pulse:
 
     def _beat(self) -> None:
         with self._lock:
-            keys = [to_key(held.key) for held in self._held.values() if not held.lost]
+            keys, removed = [to_key(held.key) for held in self._held.values() if not held.lost], list(self._removed)
         if keys or self._worker_id:
-            reply = self._call(self._stub.Heartbeat, work_pb2.HeartbeatRequest(worker_id=self._worker_id, keys=keys))
+            request = work_pb2.HeartbeatRequest(
+                worker_id=self._worker_id, keys=keys, checkpoint_root=self._checkpoint_root, removed=removed
+            )
+            reply = self._call(self._stub.Heartbeat, request)
             if isinstance(reply, work_pb2.AckReply):
+                with self._lock:
+                    del self._removed[: len(removed)]
                 self._hear(reply)
+                if reply.dropped and self._on_dropped is not None:
+                    self._on_dropped(reply.dropped)
                 if reply.drain and self._on_drain is not None:
                     self._on_drain()
 

@@ -25,9 +25,10 @@ from isoloss.errors import InvalidSpec, IsolossError, WrongState
 from isoloss.search import events as ev
 from isoloss.search.preview import planned_rungs
 from isoloss.search.proposals import check_sampler
+from isoloss.search.retention import bests, spare
 from isoloss.search.scoring import score
 from isoloss.search.search import ENGINE, Search
-from isoloss.store import ledger, studies
+from isoloss.store import checkpoints, ledger, studies
 from isoloss.store.pool import Conn, Pool
 from isoloss.store.studies import StudyRow
 
@@ -156,6 +157,8 @@ class _Book:
         ask = max(ask, await self._behind())
         if ask and self.row.state != StudyState.PAUSED and self.search.startable():
             await self._ask(ask)
+        if self.seq != self.row.next_seq:
+            await self._retain()
         self._check_bounds()
         state = self._state()
         if self.seq != self.row.next_seq or state != self.row.state:
@@ -172,6 +175,15 @@ class _Book:
         """How many tasks are lacking to have ``method.ahead`` of them waiting for a slot."""
         ahead = self.spec.method.ahead
         return ahead and ahead - await studies.waiting(self.conn, self.row.id)
+
+    async def _retain(self) -> None:
+        """Let the checkpoints go that nothing will resume from, if the spec says so."""
+        if self.spec.fidelity.kept == "all":
+            return
+        found = spare(self.search)
+        if found and self.search.stopped is None:
+            await self._fold(ev.Dropped(trials=found))
+        await checkpoints.drop(self.conn, self.row.id, trials=found, best=bests(self.search))
 
     def _check_bounds(self) -> None:
         """What the rows could not hold is refused in words; raising undoes the whole transaction."""

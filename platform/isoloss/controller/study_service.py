@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from dataclasses import asdict
 from typing import Any
 
 import msgspec
@@ -36,7 +37,7 @@ from isoloss.search.preview import outlook, preview
 from isoloss.search.search import Search
 from isoloss.search.standing import agreement, failures, settled_best
 from isoloss.search.why import reasons
-from isoloss.store import ledger, studies, workers
+from isoloss.store import checkpoints, ledger, studies, workers
 from isoloss.store.pool import Conn, Pool
 from isoloss.store.studies import StudyRow
 from isoloss.v1 import study_pb2 as pb
@@ -77,6 +78,7 @@ class StudyService(study_pb2_grpc.StudyServiceServicer):
         async with self.pool.connection() as conn:
             row = await studies.by_name(conn, request.project, request.name)
             message = await describe(conn, row)
+            message.checkpoints.CopyFrom(pb.Checkpoints(**asdict(await checkpoints.tally(conn, row.id))))
         search = await self.decider.search(row.id)
         message.rungs.extend(
             pb.Rung(
@@ -290,6 +292,5 @@ def next_deepening(search: Search) -> pb.Deepening | None:
         found = outlook(search, Deepened(max_budget=wanted))
     except IsolossError:
         return None
-    return pb.Deepening(
-        max_budget=wanted, added_budget=found["added_budget"], restart_budget=found["restart_budget"]
-    )  # fmt: skip
+    added = found["added_budget"] + found["retrained_budget"]
+    return pb.Deepening(max_budget=wanted, added_budget=added, restart_budget=found["restart_budget"])

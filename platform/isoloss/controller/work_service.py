@@ -10,7 +10,7 @@ from isoloss.controller.dispatch import Dispatcher, to_lease
 from isoloss.controller.why import allows
 from isoloss.domain.study import StudyState
 from isoloss.errors import InvalidSpec
-from isoloss.store import studies, tasks, workers
+from isoloss.store import checkpoints, studies, tasks, workers
 from isoloss.store.tasks import Lease
 from isoloss.v1 import work_pb2 as pb
 from isoloss.v1 import work_pb2_grpc
@@ -62,7 +62,13 @@ class WorkerService(work_pb2_grpc.WorkerServiceServicer):
     async def Heartbeat(self, request: pb.HeartbeatRequest, context: Context) -> pb.AckReply:
         async with self.pool.connection() as conn:
             draining, _ = await workers.seen(conn, request.worker_id)
-        return pb.AckReply(acks=await self.dispatcher.heartbeat([from_key(k) for k in request.keys]), drain=draining)
+            if request.removed:
+                await checkpoints.removed(conn, [(folder.task_id, folder.epoch) for folder in request.removed])
+            root = request.checkpoint_root
+            found = await checkpoints.to_remove(conn, request.worker_id, root) if root else []
+        acks = await self.dispatcher.heartbeat([from_key(k) for k in request.keys])
+        dropped = [pb.CheckpointFolder(task_id=one.task_id, epoch=one.epoch, path=one.path) for one in found]
+        return pb.AckReply(acks=acks, drain=draining, dropped=dropped)
 
     async def Report(self, request: pb.ReportRequest, context: Context) -> pb.AckReply:
         return pb.AckReply(acks=await self.dispatcher.report(request))

@@ -79,6 +79,7 @@ class Fidelity(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     mode: Literal["resume", "branch", "fresh"] = "resume"
     decay: Annotated[float, Meta(gt=0, lt=1)] | UnsetType = UNSET
     schedule: Schedule | UnsetType = UNSET  # of the user's own trainer; of the built-in GPT it is run.gpt.schedule
+    keep: Literal["all", "needed", "planned"] | UnsetType = UNSET  # which checkpoints stay; search/retention.py
 
     @property
     def decay_fraction(self) -> float:
@@ -86,6 +87,11 @@ class Fidelity(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         if self.mode != "branch":
             return 0.0
         return 0.2 if isinstance(self.decay, UnsetType) else self.decay
+
+    @property
+    def kept(self) -> Literal["all", "needed", "planned"]:
+        """Which checkpoints stay; all unless the spec says otherwise."""
+        return "all" if isinstance(self.keep, UnsetType) else self.keep
 
 
 class Gpt(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

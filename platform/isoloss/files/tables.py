@@ -1,7 +1,6 @@
 """Tables of runs: CSV, JSONL and parquet, read as rows and written as rows; ``.gz`` for the two texts.
 
-The format is the file's suffix. Other people's column names come in by ``theirs=ours``; a batch given in sequences
-becomes tokens here, so that every room further in knows one unit.
+The format is the file's suffix. Other people's column names come in by ``theirs=ours``.
 """
 
 from __future__ import annotations
@@ -16,7 +15,6 @@ from pathlib import Path
 from typing import Any, Final
 
 from isoloss.domain.campaign import CampaignSpec
-from isoloss.domain.quantity import parse_count
 from isoloss.domain.space import AnyParameter, Choice, Int, Scalar, Space
 from isoloss.errors import InvalidSpec, NotFound
 from isoloss.laws.observation import Observations
@@ -28,13 +26,12 @@ FORMATS: Final = {".csv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".parque
 def read_observations(path: Path, columns: Iterable[str] = ()) -> Observations:
     """The observations in the file ``path``, its columns renamed by ``theirs=ours`` pairs.
 
-    ``batch_seqs`` × ``seq_len`` becomes ``batch_tokens``. Raises ``NotFound`` without the file, ``InvalidSpec``
-    naming row, column and value for what is no observation.
+    Raises ``NotFound`` without the file, ``InvalidSpec`` naming row, column and value for what is no observation.
     """
     rows = rename(read_rows(path), columns)
     if not rows:
         raise InvalidSpec(f"{path} has no rows; accepted is at least one run.")
-    return Observations.from_rows(_with_batch_tokens(row, number) for number, row in enumerate(rows, start=1))
+    return Observations.from_rows(rows)
 
 
 def read_own(spec: CampaignSpec, folder: Path) -> list[Row]:
@@ -54,31 +51,28 @@ def read_own(spec: CampaignSpec, folder: Path) -> list[Row]:
     return rows
 
 
+def pairs(texts: Iterable[str], option: str, accepted: str) -> dict[str, str]:
+    """``left=right`` pairs, several in one text separated by commas; the last equals sign divides."""
+    found: dict[str, str] = {}
+    for pair in (part for text in texts for part in text.split(",")):
+        left, equals, right = (piece.strip() for piece in pair.rpartition("="))
+        if not (left and equals and right):
+            raise InvalidSpec(f"{option} has {pair!r}; accepted is {accepted}.")
+        found[left] = right
+    return found
+
+
 def rename(rows: list[Row], columns: Iterable[str]) -> list[Row]:
     """Rows with columns renamed by ``theirs=ours`` (several may share one string, separated by commas)."""
-    names: dict[str, str] = {}
-    for pair in (part for text in columns for part in text.split(",")):
-        theirs, equals, ours = (piece.strip() for piece in pair.partition("="))
-        if not (theirs and equals and ours):
-            raise InvalidSpec(f"--columns has {pair!r}; accepted is theirs=ours.")
+    names = pairs(columns, "--columns", "theirs=ours")
+    for theirs in names:
         if rows and not any(theirs in row for row in rows):
             raise InvalidSpec(f"--columns names {theirs!r}; the columns are {', '.join(rows[0])}.")
-        names[theirs] = ours
     taken = set(names.values())
     return [
         {names.get(name, name): value for name, value in row.items() if name in names or name not in taken}
         for row in rows
     ]
-
-
-def _with_batch_tokens(row: Row, number: int) -> Row:
-    missing = [name for name in ("batch_seqs", "seq_len") if row.get(name) in (None, "")]
-    if row.get("batch_tokens") not in (None, "") or "batch_seqs" in missing:
-        return row
-    if missing:
-        raise InvalidSpec(f"row {number}: batch_seqs without seq_len; accepted are both, or batch_tokens.")
-    sequences, length = (parse_count(row[name], f"row {number}: {name}") for name in ("batch_seqs", "seq_len"))
-    return row | {"batch_tokens": sequences * length}
 
 
 def read_rows(path: Path) -> list[Row]:

@@ -27,6 +27,17 @@ NUMBERS: Final = ("n_params", "n_tokens", "loss", "lr", "batch_tokens", "flops")
 WORDS: Final = ("status", "run", "recipe", "n_params_count")
 RECIPE: Final = ("schedule", "parameterization", "optimizer", "data")
 COUNTS: Final = ("total", "active", "non_embedding")
+COUNTED: Final = (
+    "unique_tokens",
+    "n_experts",
+    "n_active",
+    "seq_len",
+    "warmup_tokens",
+    "batch_seqs",
+)  # extras, 7B allowed
+SEQUENCES: Final = 4096  # a batch below it, of a model of SIZEABLE parameters, is likely counted in sequences
+SIZEABLE: Final = 10_000_000
+CHECKPOINTS: Final = 3  # lengths of runs alike in all else from which they look like one run's checkpoints
 
 
 class Status(StrEnum):
@@ -70,10 +81,13 @@ class Observation:
     def from_row(cls, row: Mapping[str, Any], *, number: int = 1) -> Observation:
         """An observation from one row of a table (its columns as in the class, counts may have suffixes).
 
-        Recipe columns (schedule, parameterization, optimizer, data) are folded into ``recipe``. Raises
-        ``InvalidSpec`` naming the row ``number``, the column, the value and what is accepted.
+        Recipe columns (schedule, parameterization, optimizer, data) are folded into ``recipe``; ``batch_seqs`` ×
+        ``seq_len`` becomes ``batch_tokens``. Other columns are extras, among them unique_tokens, n_experts and n_active for
+        the forms that need them. Raises ``InvalidSpec`` naming the row ``number``, the column, the value and what is
+        accepted.
         """
         given = {name: value for name, value in row.items() if value is not None and value != ""}
+        given = with_batch_tokens(given, number)
         for name in ("n_params", "n_tokens"):
             if name not in given:
                 raise InvalidSpec(
@@ -92,7 +106,7 @@ class Observation:
             run=str(given.get("run", "")),
             seed=int(_number(given.get("seed", 0), "seed", number, signed=True)),
             recipe=canonical_recipe(recipe),
-            extras={name: _plain(value) for name, value in given.items() if name not in known},
+            extras={name: _extra(value, name, number) for name, value in given.items() if name not in known},
         )
         _check(observation, number)
         return observation
@@ -105,6 +119,18 @@ class Observation:
             row[name] = None if math.isnan(value) else value
         words = {"status": self.status.value, "run": self.run, "seed": self.seed, "recipe": self.recipe}
         return row | words | {"n_params_count": self.n_params_count} | dict(self.extras)
+
+
+def with_batch_tokens(row: Mapping[str, Any], number: int) -> dict[str, Any]:
+    """The row with ``batch_tokens`` = ``batch_seqs`` × ``seq_len``, unless it says so itself or says neither."""
+    missing = [name for name in ("batch_seqs", "seq_len") if row.get(name) in (None, "")]
+    if row.get("batch_tokens") not in (None, "") or "batch_seqs" in missing:
+        return dict(row)
+    if missing:
+        raise InvalidSpec(f"row {number}: batch_seqs without seq_len; accepted are both, or batch_tokens.")
+    return dict(row) | {
+        "batch_tokens": _number(row["batch_seqs"], "batch_seqs", number) * _number(row["seq_len"], "seq_len", number)
+    }
 
 
 def _number(value: Any, name: str, row: int, *, signed: bool = False) -> float:
@@ -129,6 +155,10 @@ def _plain(value: Any) -> float | str:
         return str(value)
 
 
+def _extra(value: Any, name: str, row: int) -> float | str:
+    return _number(value, name, row) if name in COUNTED else _plain(value)
+
+
 def _check(observation: Observation, row: int) -> None:
     for name in NUMBERS:
         value = getattr(observation, name)
@@ -141,6 +171,12 @@ def _check(observation: Observation, row: int) -> None:
             f"row {row}: loss is missing, the status is {observation.status.value!r}; accepted is a number above 0.",
             hint="A run without a loss has status diverged.",
         )
+
+
+def _alike(row: Observation, *more: object) -> tuple[object, ...]:
+    """What two runs share that were trained alike; NaN equals NaN here."""
+    shared = (row.n_params, row.lr, row.batch_tokens, row.status, row.seed, row.recipe, row.n_params_count, *more)
+    return tuple(None if isinstance(value, float) and math.isnan(value) else value for value in shared)
 
 
 @dataclass(frozen=True, eq=False)
@@ -221,6 +257,46 @@ class Observations:
         for name in sorted({name for row in self.rows for name in row.extras}):
             columns[name] = np.array([row.extras.get(name, math.nan) for row in self.rows])
         return self.select(evaluate(expression, columns, len(self)))
+
+    def cautions(self) -> list[str]:
+        """What is allowed and yet likely a mistake: batches in sequences, runs twice, checkpoints taken for runs."""
+        return [*self._sequences(), *self._twice(), *self._checkpoints()]
+
+    def _sequences(self) -> list[str]:
+        few = (self.batch_tokens < SEQUENCES) & (self.n_params >= SIZEABLE)
+        if not few.any():
+            return []
+        row = int(np.argmax(few))
+        return [
+            f"batch_tokens of {int(few.sum())} rows (row {row + 1}: {self.batch_tokens[row]:g}) looks like sequences: "
+            "name that column batch_seqs and add seq_len."
+        ]
+
+    def _twice(self) -> list[str]:
+        seen: dict[tuple[object, ...], int] = {}
+        again = []
+        for number, row in enumerate(self.rows, start=1):
+            first = seen.setdefault(_alike(row, row.n_tokens, row.loss, row.extras.get("step")), number)
+            if first != number:
+                again.append((number, first))
+        if not again:
+            return []
+        return [
+            f"{len(again)} rows repeat others (row {again[0][0]} is row {again[0][1]}): a run that counts twice makes "
+            "intervals too narrow."
+        ]
+
+    def _checkpoints(self) -> list[str]:
+        lengths: dict[tuple[object, ...], set[float]] = {}
+        for row in self.rows:
+            if not row.run and not math.isnan(row.lr):
+                lengths.setdefault(_alike(row), set()).add(row.n_tokens)
+        if not (many := [found for found in lengths.values() if len(found) >= CHECKPOINTS]):
+            return []
+        return [
+            f"{sum(map(len, many))} rows without run differ in nothing but n_tokens and loss: if they are checkpoints of one "
+            "run, say which in the column run, so that they are not taken for independent runs."
+        ]
 
     def hash(self) -> str:
         """Sha256 over the canonical content; the order of the rows does not matter."""

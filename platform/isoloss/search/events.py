@@ -83,6 +83,13 @@ class Retried:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Dropped:
+    """The checkpoints of these trials are gone: one that goes up again after all begins from step 0."""
+
+    trials: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TrialAdded:
     """Somebody wants this configuration run to ``level`` (``None``: the top), outside brackets and quotas."""
 
@@ -135,7 +142,19 @@ class Idle:
     """There is nothing to run until a result arrives or the study is deepened."""
 
 
-Event = Asked | Proposed | TaskDone | Deepened | Widened | SpaceChanged | Rescored | Retried | TrialAdded | Stopped
+Event = (
+    Asked
+    | Proposed
+    | TaskDone
+    | Deepened
+    | Widened
+    | SpaceChanged
+    | Rescored
+    | Retried
+    | Dropped
+    | TrialAdded
+    | Stopped
+)
 Decision = CreateTrial | CreateTask | CancelTask | Idle
 
 EVENTS: Final[dict[str, type[Event]]] = {
@@ -147,6 +166,7 @@ EVENTS: Final[dict[str, type[Event]]] = {
     "space_changed": SpaceChanged,
     "rescored": Rescored,
     "retried": Retried,
+    "dropped": Dropped,
     "trial_added": TrialAdded,
     "stopped": Stopped,
 }

@@ -8,6 +8,7 @@ bound otherwise, because a promotion of the smaller plan need not be one of the 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -60,15 +61,18 @@ def preview(spec: StudySpec, deepen: Sequence[float] = ()) -> dict[str, Any]:
 def outlook(search: Search, change: Deepened | Widened) -> dict[str, Any]:
     """What deepening or widening this search now would add to what was created: tasks and budget from checkpoints.
 
-    A lower bound, exact for ``efficient``; ``restart_budget`` is the same end from nothing. Raises as the change would.
+    A lower bound, exact for ``efficient``; ``restart_budget`` is the same end from nothing, and ``retrained_budget`` the
+    most that comes on top because checkpoints were dropped. Raises as the change would.
     """
     now = search.plan
     plan = now.deepened(change.max_budget) if isinstance(change, Deepened) else now.widened(change.width)
     there = {(rung.bracket, rung.level): rung.created for rung in search.rungs()}
-    ladder, rungs = plan.ladder, []
+    without = _without_checkpoint(search)
+    ladder, rungs, retrained = plan.ladder, [], 0
     for bracket in range(plan.brackets):
         for level, quota in enumerate(plan.quotas(bracket), bracket):
             new = max(0, quota - there.get((bracket, level), 0))
+            retrained += min(new, without[bracket, level - 1]) * ladder.budget_from(level, level - 1 if level else None)
             cost = ladder.cost(level, level - 1 if level > bracket else None)
             rungs.append(
                 {"bracket": bracket, "level": level, "budget": ladder.budget(level), "configurations": quota,
@@ -77,9 +81,15 @@ def outlook(search: Search, change: Deepened | Widened) -> dict[str, Any]:
     return {
         "max_budget": ladder.budget(ladder.top), "width": plan.width, "rungs": rungs,
         "added_tasks": sum(rung["new"] for rung in rungs),
-        "added_budget": sum(rung["added_budget"] for rung in rungs),
+        "added_budget": sum(rung["added_budget"] for rung in rungs), "retrained_budget": retrained,
         "restart_budget": sum(rung["restart_budget"] for rung in rungs),
     }  # fmt: skip
+
+
+def _without_checkpoint(search: Search) -> Counter[tuple[int, int]]:
+    """How many trials wait at each (bracket, level) whose checkpoints were dropped."""
+    highest = {trial: level for trial, level in sorted(search.tasks) if trial in search.dropped}
+    return Counter((search.trial(trial).bracket, level) for trial, level in highest.items())
 
 
 def planned_rungs(plan: Plan, before: Plan | None = None) -> list[dict[str, Any]]:

@@ -52,10 +52,11 @@ class Search:
         self._proposed: deque[tuple[dict[str, Scalar], str]] = deque()
         self._added = 0
         self._best: tuple[float, int, int] | None = None  # (score, -level, trial)
+        self._dropped: set[int] = set()  # trials without a checkpoint
         self._stopped: str | None = None
         self._adopt(self._plan)
 
-    def apply(self, event: ledger.Event) -> tuple[ledger.Decision, ...]:  # noqa: C901 - the closed set, at one glance
+    def apply(self, event: ledger.Event) -> tuple[ledger.Decision, ...]:  # noqa: C901, PLR0912 - the closed set, at one glance
         """Fold one event in and return what it decides.
 
         Raises ``WrongState`` or ``InvalidSpec`` for an event that cannot be, before anything has changed.
@@ -79,6 +80,8 @@ class Search:
                 return self._rescore(event.scores)
             case ledger.Retried():
                 return self._retry(event.trial, event.level)
+            case ledger.Dropped():
+                return self._drop(event.trials)
             case ledger.TrialAdded():
                 return self._add(event)
             case ledger.Stopped():
@@ -142,6 +145,11 @@ class Search:
         """Every task as (trial, level) with its result, in order of creation; to look at."""
         return self._tasks
 
+    @property
+    def dropped(self) -> frozenset[int]:
+        """The trials whose checkpoints are gone, and which have not run again since."""
+        return frozenset(self._dropped)
+
     def runs(self, trial: int, level: int) -> bool:
         """Whether the task was created and has no result yet, or runs again."""
         return (trial, level) in self._outstanding
@@ -160,11 +168,11 @@ class Search:
         """What the task costs that ``Asked(1)`` would create now, in the budget's unit; ``None`` when there is none."""
         if not self.startable():
             return None
-        found = self._promotion()
-        previous = None if found is None else -found[1][0]
+        if (found := self._promotion()) is not None:
+            bracket, (minus_level, (_, _, index)) = found
+            return self.ladder.cost(1 - minus_level, self._resumes(bracket.trials[index], -minus_level))
         vacant = self._vacant()
-        level = (0 if vacant is None else vacant.number) if previous is None else previous + 1
-        return self.ladder.cost(level, previous)
+        return self.ladder.cost(0 if vacant is None else vacant.number, None)
 
     def best(self) -> Incumbent | None:
         """The lowest score at any level, of equals the one at the higher level, then of the earlier trial.
@@ -298,6 +306,16 @@ class Search:
         self._outstanding[trial, level] = None
         return ()
 
+    def _drop(self, trials: tuple[int, ...]) -> tuple[ledger.Decision, ...]:
+        for number in trials:
+            self.trial(number)
+        self._dropped.update(trials)
+        return ()
+
+    def _resumes(self, trial: int, level: int) -> int | None:
+        """The level a promotion out of ``level`` goes on from; ``None`` when its checkpoint is gone."""
+        return None if trial in self._dropped else level
+
     def _add(self, event: ledger.TrialAdded) -> tuple[ledger.Decision, ...]:
         check_configuration(self.spec.space, event.configuration, path="trial_added.configuration")
         level = self.ladder.top if event.level is None else event.level
@@ -383,7 +401,8 @@ class Search:
     def _create_task(self, trial: int, level: int, *, previous: int | None) -> ledger.CreateTask:
         self._tasks[trial, level] = None
         self._outstanding[trial, level] = None
-        ladder = self.ladder
+        ladder, previous = self.ladder, None if previous is None else self._resumes(trial, previous)
+        self._dropped.discard(trial)  # what runs now leaves a checkpoint again
         return ledger.CreateTask(
             trial=trial, level=level, budget_from=ladder.budget_from(level, previous),
             decay_from=ladder.fork(level), budget_to=ladder.budget(level),
@@ -452,6 +471,7 @@ class Search:
             "enqueued": list(self._enqueued),
             "proposed": [list(proposal) for proposal in self._proposed],
             "stopped": self._stopped,
+            "dropped": sorted(self._dropped),
         }
 
     @classmethod
@@ -476,6 +496,7 @@ class Search:
         search._enqueued.extend(snapshot["enqueued"])
         search._proposed.extend((configuration, source) for configuration, source in snapshot["proposed"])
         search._stopped = snapshot["stopped"]
+        search._dropped.update(snapshot.get("dropped", ()))
         return search
 
     def _readmit(self, bracket: int, configuration: dict[str, Scalar], source: str) -> None:

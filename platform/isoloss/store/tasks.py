@@ -75,7 +75,7 @@ DESCRIBE: Final[LiteralString] = """
     LEFT JOIN LATERAL (
         SELECT c.step, c.path FROM checkpoint c JOIN task earlier ON earlier.id = c.task_id
         WHERE earlier.study_id = task.study_id AND earlier.trial_no = task.trial_no
-          AND c.step <= task.decay_from AND c.step < task.budget_to
+          AND c.step <= task.decay_from AND c.step < task.budget_to AND c.dropped_at IS NULL
           AND (earlier.id = task.id OR study.spec #>> '{fidelity,mode}' IS DISTINCT FROM 'fresh')
         ORDER BY c.step DESC, c.at DESC LIMIT 1) AS checkpoint ON true
     ORDER BY task.id"""

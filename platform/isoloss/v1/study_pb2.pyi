@@ -131,6 +131,7 @@ class Study(_message.Message):
     CAMPAIGN_FIELD_NUMBER: _builtins.int
     WIDTH_FIELD_NUMBER: _builtins.int
     AGREEMENT_FIELD_NUMBER: _builtins.int
+    CHECKPOINTS_FIELD_NUMBER: _builtins.int
     id: _builtins.int
     project: _builtins.str
     name: _builtins.str
@@ -159,6 +160,8 @@ class Study(_message.Message):
     def agreement(self) -> Global___Agreement:
         """Absent while too few trials are measured at two levels."""
 
+    @_builtins.property
+    def checkpoints(self) -> Global___Checkpoints: ...
     def __init__(
         self,
         *,
@@ -178,14 +181,49 @@ class Study(_message.Message):
         campaign: _builtins.str = ...,
         width: _builtins.int = ...,
         agreement: Global___Agreement | None = ...,
+        checkpoints: Global___Checkpoints | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["agreement", b"agreement", "next_deepening", b"next_deepening"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["agreement", b"agreement", "checkpoints", b"checkpoints", "next_deepening", b"next_deepening"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agreement", b"agreement", "campaign", b"campaign", "id", b"id", "max_budget", b"max_budget", "name", b"name", "next_deepening", b"next_deepening", "project", b"project", "reserved", b"reserved", "rungs", b"rungs", "seq", b"seq", "spec_json", b"spec_json", "spent", b"spent", "state", b"state", "tasks", b"tasks", "trials", b"trials", "width", b"width"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agreement", b"agreement", "campaign", b"campaign", "checkpoints", b"checkpoints", "id", b"id", "max_budget", b"max_budget", "name", b"name", "next_deepening", b"next_deepening", "project", b"project", "reserved", b"reserved", "rungs", b"rungs", "seq", b"seq", "spec_json", b"spec_json", "spent", b"spent", "state", b"state", "tasks", b"tasks", "trials", b"trials", "width", b"width"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Study: _TypeAlias = Study  # noqa: Y015
+
+@_typing.final
+class Checkpoints(_message.Message):
+    """The folders that attempts saved to; bytes are those of their manifests."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEPT_FIELD_NUMBER: _builtins.int
+    KEPT_BYTES_FIELD_NUMBER: _builtins.int
+    DROPPED_FIELD_NUMBER: _builtins.int
+    DROPPED_BYTES_FIELD_NUMBER: _builtins.int
+    TO_REMOVE_FIELD_NUMBER: _builtins.int
+    kept: _builtins.int
+    kept_bytes: _builtins.int
+    dropped: _builtins.int
+    dropped_bytes: _builtins.int
+    to_remove: _builtins.int
+    """Dropped, and no worker has said that the files are gone."""
+    def __init__(
+        self,
+        *,
+        kept: _builtins.int = ...,
+        kept_bytes: _builtins.int = ...,
+        dropped: _builtins.int = ...,
+        dropped_bytes: _builtins.int = ...,
+        to_remove: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dropped", b"dropped", "dropped_bytes", b"dropped_bytes", "kept", b"kept", "kept_bytes", b"kept_bytes", "to_remove", b"to_remove"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Checkpoints: _TypeAlias = Checkpoints  # noqa: Y015
 
 @_typing.final
 class Rung(_message.Message):

@@ -251,18 +251,28 @@ class HeartbeatRequest(_message.Message):
 
     WORKER_ID_FIELD_NUMBER: _builtins.int
     KEYS_FIELD_NUMBER: _builtins.int
+    CHECKPOINT_ROOT_FIELD_NUMBER: _builtins.int
+    REMOVED_FIELD_NUMBER: _builtins.int
     worker_id: _builtins.str
+    checkpoint_root: _builtins.str
+    """Below this folder the worker may remove checkpoints; it is told of none when it is empty."""
     @_builtins.property
     def keys(self) -> _containers.RepeatedCompositeFieldContainer[_common_pb2.LeaseKey]: ...
+    @_builtins.property
+    def removed(self) -> _containers.RepeatedCompositeFieldContainer[Global___CheckpointFolder]:
+        """What it was told of and has removed."""
+
     def __init__(
         self,
         *,
         worker_id: _builtins.str = ...,
         keys: _abc.Iterable[_common_pb2.LeaseKey] | None = ...,
+        checkpoint_root: _builtins.str = ...,
+        removed: _abc.Iterable[Global___CheckpointFolder] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["keys", b"keys", "worker_id", b"worker_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoint_root", b"checkpoint_root", "keys", b"keys", "removed", b"removed", "worker_id", b"worker_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -274,22 +284,55 @@ class AckReply(_message.Message):
 
     ACKS_FIELD_NUMBER: _builtins.int
     DRAIN_FIELD_NUMBER: _builtins.int
+    DROPPED_FIELD_NUMBER: _builtins.int
     drain: _builtins.bool
     @_builtins.property
     def acks(self) -> _containers.RepeatedCompositeFieldContainer[_common_pb2.Ack]: ...
+    @_builtins.property
+    def dropped(self) -> _containers.RepeatedCompositeFieldContainer[Global___CheckpointFolder]:
+        """Checkpoints that nothing will resume from, to be removed; told again until they are."""
+
     def __init__(
         self,
         *,
         acks: _abc.Iterable[_common_pb2.Ack] | None = ...,
         drain: _builtins.bool = ...,
+        dropped: _abc.Iterable[Global___CheckpointFolder] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["acks", b"acks", "drain", b"drain"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acks", b"acks", "drain", b"drain", "dropped", b"dropped"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___AckReply: _TypeAlias = AckReply  # noqa: Y015
+
+@_typing.final
+class CheckpointFolder(_message.Message):
+    """The folder of one attempt."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TASK_ID_FIELD_NUMBER: _builtins.int
+    EPOCH_FIELD_NUMBER: _builtins.int
+    PATH_FIELD_NUMBER: _builtins.int
+    task_id: _builtins.int
+    epoch: _builtins.int
+    path: _builtins.str
+    def __init__(
+        self,
+        *,
+        task_id: _builtins.int = ...,
+        epoch: _builtins.int = ...,
+        path: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "path", b"path", "task_id", b"task_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CheckpointFolder: _TypeAlias = CheckpointFolder  # noqa: Y015
 
 @_typing.final
 class ReportRequest(_message.Message):

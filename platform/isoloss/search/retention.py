@@ -1,0 +1,103 @@
+"""Which checkpoints a search may still resume from: the rule behind ``fidelity.keep``.
+
+A trial is *spare* when nothing takes it up again. It diverged; or its rung is settled (until then the settled best is not
+known) and it stays below the next one:
+
+``planned``  the next rung is settled too, and the trial is not due: the plan as it is has no more use for it
+``needed``   not even one deepening or one widening could send it up, because enough trials are ahead of it to fill the
+             largest quota that the next rung then has
+
+Ahead means better on every rung that the trial was measured on. Whoever is ahead stays ahead whatever arrives later, and
+is a member wherever the trial is one; so it goes up first, for every variant, arrival order and number of workers. Rank
+on the last rung alone would not do: a member set is made of the members below, and who leads there may be none of them
+once more configurations compete. Where a rung takes everything measured below into account, rank is enough.
+
+A change beyond that, a retry or ``Rescored`` may still promote a spare trial, which then begins from step 0: the ledger
+knows (``Dropped``) and prices it so. Never spare are the best, trials added by hand, failures that `retry` would resume,
+and losers of a study that widens by itself.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import replace
+
+from isoloss.errors import InvalidSpec
+from isoloss.search.deepening import Bracket
+from isoloss.search.geometry import Plan
+from isoloss.search.search import ADDED, Search
+from isoloss.search.standing import settled_best
+
+
+def spare(search: Search) -> tuple[int, ...]:
+    """The trials whose checkpoints nothing will resume from, without those dropped before; all but the best once stopped.
+
+    The best trial, and the best of the settled rungs, are never spare.
+    """
+    if search.spec.fidelity.kept == "all":
+        return ()
+    safe = {trial for trial, _ in bests(search)} | search.dropped
+    if search.stopped is not None:
+        found = (n for n in range(search.trials) if search.trial(n).bracket != ADDED)
+    else:
+        found = (trial for bracket in search.brackets for trial in _spare_of(search, bracket))
+    return tuple(sorted(trial for trial in found if trial not in safe))
+
+
+def bests(search: Search) -> frozenset[tuple[int, int]]:
+    """The (trial, level) of the best result and of the settled best: models a user may want whatever goes up."""
+    found = (search.best(), settled_best(search))
+    return frozenset((one.trial, one.level) for one in found if one is not None)
+
+
+def _spare_of(search: Search, bracket: Bracket) -> Iterator[int]:
+    room = _room(search.plan, bracket)
+    for level, rung in bracket.rungs.items():
+        settled = bracket.members(level) is not None
+        for place, key in enumerate(rung.ranked):
+            trial = bracket.trials[key[2]]
+            result = search.result(trial, level)
+            if key[2] in rung.sent or search.runs(trial, level) or result is None or result.status == "failed":
+                continue
+            if key[0] or (settled and not _may_rise(search, bracket, level, place, room[level])):
+                yield trial
+
+
+def _may_rise(search: Search, bracket: Bracket, level: int, place: int, room: int) -> bool:
+    """Whether the trial at this place of the rung may still be resumed above it."""
+    fidelity, rung = search.spec.fidelity, bracket.rungs[level]
+    if fidelity.mode == "fresh":
+        return False
+    if search.spec.method.width == "auto":
+        return True
+    if fidelity.kept == "planned":
+        return level < bracket.top and (rung.due is None or rung.ranked[place] in rung.due)
+    return place < room or _ahead(bracket, level, place) < room
+
+
+def _ahead(bracket: Bracket, level: int, place: int) -> int:
+    """How many of those that rank before this place are ahead of the trial there wherever it matters."""
+    if level == bracket.number or bracket.kept != "none":
+        return place
+    ranked, lower = bracket.rungs[level].ranked, [bracket.rungs[j].results for j in range(bracket.number, level)]
+    index = ranked[place][2]
+    return sum(all(results[other] < results[index] for results in lower) for _, _, other in ranked[:place])
+
+
+def _room(plan: Plan, bracket: Bracket) -> dict[int, int]:
+    """The most that may go up from each level of the bracket after at most one deepening or widening."""
+    room = dict.fromkeys(bracket.rungs, 0)
+    for one in (plan, *_changed(plan)):
+        for level, quota in enumerate(one.quotas(bracket.number)[1:], bracket.number):
+            room[level] = max(room[level], quota)
+    return room
+
+
+def _changed(plan: Plan) -> Iterator[Plan]:
+    """The plan deepened by one level, and widened by one; a plan without quotas cannot be widened."""
+    if plan.fixed is None:
+        with contextlib.suppress(InvalidSpec):  # as deep as a study may be
+            yield replace(plan, ladder=plan.ladder.extended(1))
+        if not plan.endless:
+            yield replace(plan, width=plan.width + 1)

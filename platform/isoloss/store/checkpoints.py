@@ -1,0 +1,114 @@
+"""Checkpoints that go: dropped where that is decided, removed once a worker says that their files are gone.
+
+A folder belongs to one attempt, whatever it registered in it on the way, so it goes as a whole. A row stays when its
+files are gone: it says what there was. Nothing resumes from a dropped one (``tasks.DESCRIBE``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Final, LiteralString
+
+from psycopg.rows import class_row
+
+from isoloss.domain.ids import StudyId
+from isoloss.store.pool import Conn
+
+MOST: Final = 100  # folders a worker is told of in one heartbeat
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Folder:
+    """Where an attempt saved."""
+
+    task_id: int
+    epoch: int
+    path: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tally:
+    """A study's checkpoints in numbers: kept and dropped, with the bytes of their manifests; ``to_remove`` still lie there."""
+
+    kept: int
+    kept_bytes: int
+    dropped: int
+    dropped_bytes: int
+    to_remove: int
+
+
+DROP: Final[LiteralString] = """
+    UPDATE checkpoint SET dropped_at = now() FROM task
+    WHERE task.id = checkpoint.task_id AND task.study_id = %(study_id)s AND dropped_at IS NULL
+      AND NOT EXISTS (SELECT FROM unnest(%(best_trials)s::bigint[], %(best_levels)s::int[]) AS best(trial, level)
+                      WHERE best.trial = task.trial_no AND best.level = task.level)
+      AND (task.trial_no = ANY(%(trials)s) OR EXISTS (
+          SELECT FROM checkpoint AS later JOIN task AS after ON after.id = later.task_id
+          WHERE after.study_id = task.study_id AND after.trial_no = task.trial_no AND after.state = 'done'
+            AND later.dropped_at IS NULL AND later.path <> checkpoint.path
+            AND (later.step, later.at) > (checkpoint.step, checkpoint.at)))"""
+
+
+async def drop(conn: Conn, study_id: StudyId, *, trials: Sequence[int], best: Collection[tuple[int, int]]) -> None:
+    """Drop what these trials left, and whatever a later checkpoint of the same trial supersedes.
+
+    ``best`` are the (trial, level) that stay. What runs, waits or failed supersedes nothing: it may begin again from below.
+    """
+    given = {
+        "study_id": study_id, "trials": list(trials), "best_trials": [trial for trial, _ in best],
+        "best_levels": [level for _, level in best],
+    }  # fmt: skip
+    await conn.execute(DROP, given)
+
+
+TO_REMOVE: Final[LiteralString] = """
+    SELECT DISTINCT gone.task_id, gone.epoch, gone.path
+    FROM checkpoint AS gone JOIN attempt USING (task_id, epoch) JOIN worker ON worker.id = attempt.worker_id
+    JOIN worker AS me ON me.id = %(worker_id)s AND me.host = worker.host
+    WHERE gone.dropped_at IS NOT NULL AND gone.removed_at IS NULL AND starts_with(gone.path, %(root)s)
+      AND NOT EXISTS (SELECT FROM checkpoint AS kept WHERE kept.task_id = gone.task_id AND kept.epoch = gone.epoch
+                      AND kept.dropped_at IS NULL)
+    ORDER BY 1, 2 LIMIT %(most)s"""
+
+
+async def to_remove(conn: Conn, worker_id: str, root: str) -> list[Folder]:
+    """The dropped folders below ``root`` that workers of this one's host wrote, whichever of them is left."""
+    async with conn.cursor(row_factory=class_row(Folder)) as cursor:
+        await cursor.execute(TO_REMOVE, {"worker_id": worker_id, "root": root, "most": MOST})
+        return await cursor.fetchall()
+
+
+REMOVED: Final[LiteralString] = """
+    UPDATE checkpoint SET removed_at = now()
+    FROM unnest(%(ids)s::bigint[], %(epochs)s::int[]) AS gone(task_id, epoch)
+    WHERE checkpoint.task_id = gone.task_id AND checkpoint.epoch = gone.epoch AND dropped_at IS NOT NULL
+      AND removed_at IS NULL"""
+
+
+async def removed(conn: Conn, gone: Sequence[tuple[int, int]]) -> None:
+    """The files of these (task, epoch) are gone; saying so twice, or of what was never dropped, changes nothing."""
+    await conn.execute(REMOVED, {"ids": [task for task, _ in gone], "epochs": [epoch for _, epoch in gone]})
+
+
+TALLY: Final[LiteralString] = """
+    WITH folder AS (
+        SELECT bool_and(dropped_at IS NOT NULL) AS dropped, bool_and(removed_at IS NOT NULL) AS gone,
+               max((SELECT coalesce(sum(size::bigint), 0) FROM jsonb_each_text(manifest) AS file(name, size))) AS bytes
+        FROM checkpoint JOIN task ON task.id = checkpoint.task_id WHERE study_id = %(study_id)s
+        GROUP BY task_id, checkpoint.epoch)
+    SELECT count(*) FILTER (WHERE NOT dropped) AS kept,
+           coalesce(sum(bytes) FILTER (WHERE NOT dropped), 0)::bigint AS kept_bytes,
+           count(*) FILTER (WHERE dropped) AS dropped,
+           coalesce(sum(bytes) FILTER (WHERE dropped), 0)::bigint AS dropped_bytes,
+           count(*) FILTER (WHERE dropped AND NOT gone) AS to_remove
+    FROM folder"""
+
+
+async def tally(conn: Conn, study_id: StudyId) -> Tally:
+    """How many checkpoints a study has and had, and their bytes as far as manifests say."""
+    async with conn.cursor(row_factory=class_row(Tally)) as cursor:
+        await cursor.execute(TALLY, {"study_id": study_id})
+        row = await cursor.fetchone()
+    assert row is not None, "an aggregate has one row"  # noqa: S101
+    return row

@@ -1,0 +1,200 @@
+"""Checkpoints that nothing will resume from: dropped where that is decided, told to workers until they are gone."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from datetime import timedelta
+from typing import Any
+
+import psycopg
+import pytest
+
+from isoloss.controller import decider as deciding
+from isoloss.controller.decider import Decider
+from isoloss.controller.duty import Bell
+from isoloss.domain.lease import Checkpoint, Ending, LeaseKey
+from isoloss.domain.spec import decode_study, encode
+from isoloss.search.events import Deepened, Retried, Stopped, TrialAdded
+from isoloss.store import checkpoints, studies, tasks, workers
+from isoloss.store.checkpoints import Tally
+from isoloss.store.pool import Pool
+from isoloss.store.tasks import Lease
+
+InStore = Callable[[Callable[[Pool], Awaitable[Any]]], Any]
+TTL = timedelta(seconds=30)
+
+
+class House:
+    """A study of nine trials, three of them to the second level and one to the third, and who works on it."""
+
+    def __init__(self, pool: Pool) -> None:
+        self.pool = pool
+        self.decider = Decider(pool, Bell())
+        self.study_id: Any = None
+
+    async def open(self, keep: str, **changes: Any) -> House:
+        mapping = encode(
+            decode_study(
+                {"name": "s", "space": {"x": {"type": "float", "low": 0, "high": 1}}, "objective": {"metric": "loss"},
+                 "method": {"min_budget": 1, "max_budget": 9}, "fidelity": {"keep": keep}, **changes}
+            )
+        )  # fmt: skip
+        async with self.pool.connection() as conn:
+            row = await deciding.create(conn, decode_study(mapping), mapping=mapping, trainable="gpt")
+            for name, host in (("a", "here"), ("b", "here"), ("c", "there")):
+                await workers.register(
+                    conn, worker_id=name, incarnation="i", host=host, slots=1, device="", allowed={}
+                )  # fmt: skip
+        assert row is not None
+        self.study_id = row.id
+        return self
+
+    async def lease(self, worker: str = "a") -> Lease | None:
+        await self.decider.decide(self.study_id, ask=1)
+        async with self.pool.connection() as conn:
+            found = await tasks.lease_next(
+                conn, [self.study_id], worker_id=worker, incarnation="i", n=1, ttl=TTL
+            )  # fmt: skip
+        return found[0] if found else None
+
+    async def end(self, lease: Lease, ending: Ending | None = None) -> None:
+        key = LeaseKey(task_id=lease.task_id, epoch=lease.epoch, secret=lease.secret)
+        saved = Checkpoint(step=lease.decay_from, path=f"/root/{lease.task_id}-{lease.epoch}", manifest={"w": 10})
+        ending = ending or Ending(kind="complete", values={"loss": float(lease.trial_no)}, checkpoint=saved)
+        async with self.pool.connection() as conn:
+            await tasks.finish(conn, key, ending, ("loss",))
+        await self.decider.decide(self.study_id)
+
+    async def run(self) -> list[Lease]:
+        """Everything there is to run; lower trial numbers are better."""
+        leases = []
+        while (lease := await self.lease()) is not None:
+            leases.append(lease)
+            await self.end(lease)
+        return leases
+
+    async def kept(self) -> set[tuple[int, int]]:
+        async with self.pool.connection() as conn:
+            rows = await conn.execute(
+                "SELECT trial_no, level FROM checkpoint JOIN task ON task.id = task_id WHERE dropped_at IS NULL"
+            )
+            return {(r[0], r[1]) for r in await rows.fetchall()}
+
+    async def told(self, worker: str, root: str = "/root/") -> list[checkpoints.Folder]:
+        async with self.pool.connection() as conn:
+            return await checkpoints.to_remove(conn, worker, root)
+
+    async def tally(self) -> Tally:
+        async with self.pool.connection() as conn:
+            return await checkpoints.tally(conn, self.study_id)
+
+
+def test_all_keeps_every_checkpoint_until_the_end_and_after_it(in_store: InStore) -> None:
+    async def body(pool: Pool) -> None:
+        house = await House(pool).open("all")
+        assert len(await house.run()) == 13
+        await house.decider.decide(house.study_id, events=[Stopped(reason="enough")])
+        assert await house.tally() == Tally(kept=13, kept_bytes=130, dropped=0, dropped_bytes=0, to_remove=0)
+
+    in_store(body)
+
+
+def test_needed_drops_what_a_higher_level_superseded_and_every_old_trial_goes_up_from_its_checkpoint(
+    in_store: InStore,
+) -> None:
+    async def body(pool: Pool) -> None:
+        house = await House(pool).open("needed")
+        await house.run()
+        assert await house.kept() == {(0, 2), (1, 1), (2, 1), *((t, 0) for t in range(3, 9))}
+        await house.decider.decide(house.study_id, events=[Deepened(max_budget=27)])
+        again = await house.run()
+        assert all(lease.budget_from > 0 for lease in again if lease.trial_no < 9), "nothing old begins again"
+
+    in_store(body)
+
+
+def test_planned_keeps_the_best_and_what_is_promoted_after_all_begins_from_step_0_at_its_price(
+    in_store: InStore,
+) -> None:
+    async def body(pool: Pool) -> None:
+        house = await House(pool).open("planned")
+        await house.run()
+        assert await house.kept() == {(0, 2)}
+        spent = await spent_of(house)
+        await house.decider.decide(house.study_id, events=[Deepened(max_budget=27)])
+        again = await house.run()
+        revived = {lease.trial_no: lease for lease in again if lease.trial_no < 9}
+        assert {(t, lease.budget_from, lease.resume_from) for t, lease in revived.items() if t} >= {(3, 0, "")}
+        assert await spent_of(house) - spent == sum(lease.budget_to - lease.budget_from for lease in again)
+
+    in_store(body)
+
+
+async def spent_of(house: House) -> float:
+    async with house.pool.connection() as conn:
+        return (await studies.lock(conn, house.study_id)).spent
+
+
+def test_a_failure_keeps_what_a_retry_resumes_and_a_divergence_keeps_nothing(in_store: InStore) -> None:
+    async def body(pool: Pool) -> None:
+        house = await House(pool).open("planned")
+        for _ in range(9):
+            lease = await house.lease()
+            assert lease is not None
+            await house.end(lease)
+        first, second = await house.lease(), await house.lease()
+        assert first is not None and second is not None and (first.level, second.level) == (1, 1)
+        await house.end(first, Ending(kind="fail", retryable=False, message="crash"))
+        await house.end(second, Ending(kind="diverge", step=2))
+        assert (0, 0) in await house.kept() and (1, 0) not in await house.kept()
+        await house.decider.decide(house.study_id, events=[Retried(trial=0, level=1)])
+        third, fourth = await house.lease(), await house.lease()
+        resumed = {lease.trial_no: lease.budget_from for lease in (third, fourth) if lease is not None}
+        assert resumed == {0: 1, 2: 1}
+
+    in_store(body)
+
+
+def test_a_stopped_study_keeps_the_best_and_what_was_added_by_hand(in_store: InStore) -> None:
+    async def body(pool: Pool) -> None:
+        house = await House(pool).open("needed")
+        await house.run()
+        await house.decider.decide(house.study_id, events=[TrialAdded(configuration={"x": 0.5})])
+        await house.run()
+        await house.decider.decide(house.study_id, events=[Stopped(reason="enough")])
+        assert await house.kept() == {(0, 2), (9, 2)}
+        tally = await house.tally()
+        assert (tally.kept, tally.dropped, tally.to_remove) == (2, 12, 12)
+
+    in_store(body)
+
+
+def test_workers_of_a_host_are_told_of_its_folders_until_they_say_that_those_are_gone(in_store: InStore) -> None:
+    async def body(pool: Pool) -> None:
+        house = await House(pool).open("planned")
+        await house.run()
+        folders = await house.told("a")
+        assert len(folders) == 12 and await house.told("b") == folders
+        assert await house.told("c") == [] == await house.told("a", "/elsewhere/") == await house.told("nobody")
+        gone = [(folder.task_id, folder.epoch) for folder in folders[:5]]
+        for _ in range(2):
+            async with pool.connection() as conn:
+                await checkpoints.removed(conn, [*gone, (10**6, 1)])
+        assert await house.told("b") == folders[5:]
+        assert (await house.tally()).to_remove == 7
+        async with pool.connection() as conn:
+            await checkpoints.removed(conn, [(task, 1) for task in range(1, 14)])
+        assert (await house.tally()).kept == 1, "what was never dropped is not removed by saying so"
+
+    in_store(body)
+
+
+def test_no_row_says_removed_that_was_not_dropped(in_store: InStore) -> None:
+    async def body(pool: Pool) -> None:
+        house = await House(pool).open("all")
+        await house.run()
+        async with pool.connection() as conn:
+            with pytest.raises(psycopg.errors.CheckViolation):
+                await conn.execute("UPDATE checkpoint SET removed_at = now()")
+
+    in_store(body)
