@@ -66,6 +66,16 @@ def gadre(home: Path, train: str) -> Observations:
     return _observations(kept, n_params="n_params", n_tokens="tokens", loss="loss")
 
 
+def porian(home: Path) -> dict[tuple[str, ...], Observations]:
+    """Porian et al. 2024, losses at fixed FLOP, by data set, FLOP count, hyper-parameters, warm-up, decay and split."""
+    names = ("dataset", "param_count", "hparams", "warmup", "decay", "loss_split")
+    groups: dict[tuple[str, ...], list[Row]] = {}
+    for row in read_rows(home / "porian_isoflop" / "isoflop_points.csv.gz"):
+        groups.setdefault(tuple(str(row[name]) for name in names), []).append(row)
+    columns = {"n_params": "n_params", "n_tokens": "tokens", "loss": "loss", "flops": "flops"}
+    return {name: _observations(rows, **columns) for name, rows in groups.items()}
+
+
 def step_law_optima(home: Path) -> Observations:
     """The least loss of each cell of the Step Law table."""
     best: dict[tuple[float, float], float] = {}

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from repro_losses import chinchilla, clark, farseer, muennighoff, which_law
+from repro_procedures import approach_two, porian_table
 from reproduction import Check, show
 from step_law_table import read_step_law
 
@@ -40,6 +41,8 @@ PARTS: dict[str, Callable[[Path], Iterator[Check]]] = {
     "farseer": farseer,
     "which-law": which_law,
     "step-law": step_law,
+    "approach-two": approach_two,
+    "porian": porian_table,
 }
 
 

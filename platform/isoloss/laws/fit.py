@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Final
 
 import numpy as np
 
 from isoloss.errors import FitFailed, InvalidSpec
-from isoloss.laws import mixture, steplaw, surface
+from isoloss.laws import isoflop, mixture, steplaw, surface
 from isoloss.laws.evidence import Backtest, Estimate, Fit
 from isoloss.laws.lossforms import FAMILY, LOSS_FORMS
 from isoloss.laws.losslaw import Settings, fit_loss_law, held_out_error, report
@@ -55,6 +56,23 @@ CATALOGUE: Final[dict[str, Form]] = {
         needs="n_params, n_tokens, lr, batch_tokens, loss; any cells",
         source="a rotated LINEX basin with a moving centre; beliefs about exponents from the Step Law",
     ),
+    **{
+        name: Form(
+            name=name,
+            equation=isoflop.EQUATION,
+            gives="best N and D at C",
+            needs="n_params, n_tokens, loss" + (", run" if name == "envelope" else "; sizes at equal flops"),
+            source=source,
+        )
+        for name, source in isoflop.FORMS.items()
+    },
+    "frontier": Form(
+        name="frontier",
+        equation=isoflop.EQUATION,
+        gives="best N and D at C",
+        needs="n_params, n_tokens, loss",
+        source="isoflop where its grids allow it, else the frontier of chinchilla",
+    ),
     "auto": Form(
         name="auto",
         equation="a mixture of loss laws, weighted by how well they foretold dearer runs from cheaper ones",
@@ -92,6 +110,8 @@ def fit(
         "steplaw": lambda: steplaw.fit_step_law(observations, near=near, bootstrap=bootstrap, seed=seed, level=level),
         "lr-batch": lambda: surface.fit_surface(observations, seed=seed, level=level),
         "auto": lambda: _auto(observations, settings),
+        "frontier": lambda: _frontier(observations, settings),
+        **{name: partial(_isoflop, name, observations, settings) for name in isoflop.FORMS},
     }
     if form in fitters:
         return fitters[form]()
@@ -132,6 +152,26 @@ def _settings(loss: str, bootstrap: int, seed: int, level: float) -> Settings:
     if bootstrap < 0 or seed < 0:
         raise InvalidSpec(f"bootstrap is {bootstrap} and seed {seed}; accepted are whole numbers from 0.")
     return Settings(robust=parse_loss(loss), bootstrap=bootstrap, seed=seed, level=level)
+
+
+def _isoflop(form: str, observations: Observations, settings: Settings) -> Fit:
+    return isoflop.fit_isoflop(
+        form, observations, bootstrap=settings.bootstrap, seed=settings.seed, level=settings.level
+    )
+
+
+def _frontier(observations: Observations, settings: Settings) -> Fit:
+    """Approach 2 while its own diagnosis finds nothing against it, approach 3 otherwise."""
+    try:
+        read = _isoflop("isoflop", observations, settings)
+    except FitFailed as error:
+        why = error.message
+    else:
+        if not read.warnings:
+            return read
+        why = "; ".join(read.warnings)
+    law = fit_loss_law(LOSS_FORMS["chinchilla"], observations, settings)
+    return replace(law, warnings=(f"frontier is chinchilla's, not isoflop's: {why}", *law.warnings))
 
 
 def _auto(observations: Observations, settings: Settings) -> Fit:
