@@ -82,3 +82,12 @@ def test_a_diverged_neighbour_is_told_as_such_and_never_as_a_win() -> None:
 
     assert _compared({"loss": None, "status": "diverged"}, 2.0) == "diverged"
     assert _compared({"loss": 2.1, "status": "ok"}, 2.0) == "+5.0 %"
+
+
+def test_single_runs_are_bought_after_the_columns_and_before_the_confirmation() -> None:
+    offer = [AddTrial(params={"lr": 0.01}, size="a", level=1)]
+    assert next_moves(view(deepen_to=8), FORECAST, offer) == (BuyColumn(max_tokens=8),)
+    assert next_moves(view(), FORECAST, offer) == tuple(offer)
+    assert next_moves(view(target_trials=0), FORECAST, offer) == next_moves(view(target_trials=0), FORECAST)
+    busy = [StudyView(size="a", wanted=4, max_tokens=4)]
+    assert next_moves(view(studies=busy), FORECAST, offer) == ()

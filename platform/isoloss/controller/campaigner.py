@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
@@ -82,6 +83,7 @@ class Campaigner:
     async def advance(self, campaign_id: CampaignId) -> int:
         """The due moves of one campaign, made under its lock; a fit they need is made before it."""
         await self._refit_if_idle(campaign_id)
+        spent, offer = await self._offer(campaign_id)
         async with self.pool.connection() as conn:
             row = await campaigns.lock(conn, campaign_id)
             if row.state not in (CampaignState.SEARCHING, CampaignState.CONFIRMING):
@@ -89,7 +91,8 @@ class Campaigner:
             spec = decode_campaign(row.spec)
             rows = await studies.listed(conn, campaign_id=row.id)
             view = await _view(conn, spec, row, rows)
-            moves = next_moves(view, await _forecast(conn, spec, row))
+            fresh = spent == await campaigns.bought(conn, row.id)  # else another controller has bought meanwhile
+            moves = next_moves(view, await _forecast(conn, spec, row), offer if fresh else ())
             for move in moves:
                 await self._make(conn, spec, row, rows, move)
         if moves:
@@ -106,6 +109,22 @@ class Campaigner:
         if sizes and all(study.state == StudyState.IDLE for study in sizes):
             await self.fitter.refit(row)
 
+    async def _offer(self, campaign_id: CampaignId) -> tuple[float, tuple[AddTrial, ...]]:
+        """What single runs have cost so far, and those worth buying next once all sizes are idle."""
+        async with self.pool.connection() as conn:
+            row = await campaigns.lock(conn, campaign_id)
+            spec = decode_campaign(row.spec)
+            spent = await campaigns.bought(conn, row.id)
+            sizes = [study for study in await studies.listed(conn, campaign_id=row.id) if study.size != TARGET]
+            found = await campaigns.newest_fit(conn, row.id, "lr-batch")
+            idle = len(sizes) == len(spec.sizes) and all(study.state == StudyState.IDLE for study in sizes)
+            trials = sum([(await studies.counts(conn, study.id))[0] for study in sizes])
+        if spec.plan is None or found is None or not idle or spent >= float(spec.plan.flops):
+            return spent, ()
+        loop, left = asyncio.get_running_loop(), float(spec.plan.flops) - spent
+        work = (row.spec, row.max_tokens, found[1], left, trials)
+        return spent, await loop.run_in_executor(self.fitter.executor, buyable, *work)
+
     async def _make(
         self, conn: Conn, spec: CampaignSpec, row: CampaignRow, rows: Sequence[StudyRow], move: Move
     ) -> None:
@@ -119,8 +138,8 @@ class Campaigner:
             case Deepen():
                 await self.decider.decide(_of(rows, move.size).id, events=[Deepened(max_budget=move.max_tokens)])
             case AddTrial():
-                params = runnable(spec, move.params)
-                await self.decider.decide(_of(rows, TARGET).id, events=[TrialAdded(configuration=params)])
+                wanted = TrialAdded(configuration=runnable(spec, move.params), level=move.level)
+                await self.decider.decide(_of(rows, move.size).id, events=[wanted])
             case Finish():
                 await campaigns.set_state(conn, row.id, CampaignState.DONE, reason=move.reason)
             case Stop():
@@ -133,6 +152,36 @@ async def _forecast(conn: Conn, spec: CampaignSpec, row: CampaignRow) -> Mapping
     target = n_params_of(spec, spec.target, TARGET), float(spec.target.n_tokens)
     found = await campaigns.newest_forecast(conn, row.id, *target)
     return found[0] if found else None
+
+
+def buyable(
+    mapping: Mapping[str, Any], max_tokens: int, fit: Mapping[str, Any], budget: float, trials: int
+) -> tuple[AddTrial, ...]:
+    """The best purchase of ``budget`` FLOPs in the cells of a campaign at ``max_tokens``; empty when none is worth it.
+
+    Runs in the process pool, with plain data in and out. ``trials`` so far turn the ring of runs.
+    """
+    import numpy as np
+
+    from isoloss.laws.design import GOLDEN, Outlook, purchases
+    from isoloss.laws.evidence import Fit
+
+    spec = decode_campaign(mapping)
+    target = n_params_of(spec, spec.target, TARGET), float(spec.target.n_tokens)
+    places = {}
+    for size in spec.sizes:
+        ladder = ladder_of(study_of(spec, size)).extended(levels_added(spec, max_tokens))
+        for level in range(ladder.top + 1):
+            places[size.name, level] = n_params_of(spec, size, size.name), float(ladder.budget(level))
+    cheaper = [place for place, (n, d) in places.items() if n * d < target[0] * target[1]]
+    if not cheaper:
+        return ()
+    outlook = Outlook.by(Fit.from_mapping(fit), np.array([places[place] for place in cheaper]), target)
+    offers = purchases(outlook, budget, turn=GOLDEN * trials)
+    if not offers or (spec.plan is not None and spec.plan.thrifty and not offers[0].worth):
+        return ()
+    size_name, level = cheaper[offers[0].cell]
+    return tuple(AddTrial(params=run, size=size_name, level=level) for run in offers[0].to_mapping()["runs"])
 
 
 async def stop(conn: Conn, decider: Decider, row: CampaignRow, reason: str = "") -> None:

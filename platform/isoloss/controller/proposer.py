@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from concurrent.futures import BrokenExecutor, Executor
-from typing import Final
+from typing import Any, Final
 
 import structlog
+from msgspec.structs import replace
 
 from isoloss.controller.decider import Decider
 from isoloss.domain.ids import StudyId
-from isoloss.domain.spec import decode_study
+from isoloss.domain.prior import Prior, check_prior, nearest
+from isoloss.domain.spec import StudySpec, decode_study
 from isoloss.domain.study import StudyState
 from isoloss.errors import IsolossError
 from isoloss.search.events import Proposed
 from isoloss.search.proposals import propose
+from isoloss.search.search import Search
 from isoloss.search.streams import is_model
-from isoloss.store import studies
+from isoloss.store import campaigns, studies
 from isoloss.store.pool import Pool
 from isoloss.store.studies import StudyRow
 
@@ -58,7 +62,7 @@ class Proposer:
         if now < again:
             return 0
         try:
-            made = await self._propose(row.id)
+            made = await self._propose(row)
         except (IsolossError, BrokenExecutor) as error:  # broken: the process was killed, perhaps for its memory
             pause = min(LONGEST_PAUSE, 2.0 ** (times + 1))
             self._failed[row.id] = (times + 1, asyncio.get_running_loop().time() + pause)
@@ -68,12 +72,41 @@ class Proposer:
         self._failed.pop(row.id, None)
         return made
 
-    async def _propose(self, study_id: StudyId) -> int:
-        search = await self.decider.search(study_id)
+    async def _propose(self, row: StudyRow) -> int:
+        search = await self.decider.search(row.id)
         request = search.proposal_request()
         if request is None:
             return 0
-        loop = asyncio.get_running_loop()
-        proposed: Proposed = await loop.run_in_executor(self.executor, propose, search.spec, request)
-        await self.decider.decide(study_id, events=[proposed])
+        loop, spec = asyncio.get_running_loop(), search.spec
+        if spec.method.sampler == "law" and (learned := await self._learned(row, search)):
+            spec = replace(spec, method=replace(spec.method, prior=learned))
+        proposed: Proposed = await loop.run_in_executor(self.executor, propose, spec, request)
+        await self.decider.decide(row.id, events=[proposed])
         return len(proposed.configurations)
+
+    async def _learned(self, row: StudyRow, search: Search) -> dict[str, Prior]:
+        """What a campaign's laws foretell for the top column of one of its sizes; nothing before the first fit."""
+        if row.campaign_id is None or row.n_params is None:
+            return {}
+        async with self.pool.connection() as conn:
+            found = await campaigns.newest_fit(conn, row.campaign_id, "lr-batch")
+        if found is None:
+            return {}
+        top = search.ladder.budget(search.ladder.top)
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self.executor, learned_prior, search.spec, found[1], row.n_params, float(top))
+
+
+def learned_prior(spec: StudySpec, fit: Mapping[str, Any], n_params: float, n_tokens: float) -> dict[str, Prior]:
+    """The forecast of a cell's optimum as priors of the space's parameters; runs in the process pool."""
+    from isoloss.laws.evidence import Fit
+    from isoloss.laws.surface import prior_at
+
+    believed = prior_at(Fit.from_mapping(fit), n_params, n_tokens)
+    within = {
+        name: Prior(center=float(nearest(spec.space[name], center)), spread=spread)
+        for name, (center, spread) in believed.items()
+        if name in spec.space
+    }
+    check_prior(spec.space, within)
+    return within

@@ -30,6 +30,7 @@ from isoloss.domain.spec import (
 )
 from isoloss.errors import InvalidSpec
 
+LEARNED: Final = ("lr", "batch_tokens")  # what a forecast is a prior of
 TARGET: Final = "target"  # the size of the study that runs the target's cell
 
 
@@ -85,10 +86,21 @@ class CampaignLimits(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     flops: Count | None = None
 
 
+class Buying(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Once its columns are searched, a campaign buys runs for up to ``flops``, in whichever cells teach most per FLOP.
+
+    It stops before that when no purchase saves as much compute at the target as it costs, unless ``thrifty`` is off.
+    """
+
+    flops: Count
+    thrifty: bool = True
+
+
 class CampaignSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What a campaign asks; ``confirm`` runs the target's cell at the forecast once the search is done.
 
-    ``observations`` are files of runs the user owns already; their rows travel beside the spec, and cost nothing.
+    ``observations`` are files of runs the user owns already; their rows travel beside the spec, and cost nothing. The
+    sampler ``law`` draws later configurations around the forecast of the laws fitted so far.
     """
 
     name: str
@@ -99,12 +111,13 @@ class CampaignSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     fidelity: Fidelity = Fidelity(mode="branch", decay=0.2)
     space: dict[str, AnyParameter]
     objective: Objective = Objective(metric="val_loss")
-    sampler: Literal["random", "sobol", "tpe"] = "sobol"
+    sampler: Literal["random", "sobol", "tpe", "law"] = "sobol"
     fixed: dict[str, Scalar] = {}
     recipe: dict[str, Scalar] = {}
     observations: tuple[str, ...] = ()
     run: Run
     limits: CampaignLimits = CampaignLimits()
+    plan: Buying | None = None
     confirm: bool = False
     seed: int = 0
 
@@ -128,6 +141,8 @@ def decode_campaign(source: Mapping[str, Any]) -> CampaignSpec:
         raise InvalidSpec(f"objective.goal is {spec.objective.goal!r}; accepted is minimize: laws are of losses.")
     _check_columns(spec.tokens)
     check_use(gpu_hours=spec.limits.gpu_hours, flops=spec.limits.flops)
+    if spec.plan is not None and not spec.plan.flops > 0:
+        raise InvalidSpec(f"plan.flops is {spec.plan.flops:g}; accepted is a number above 0.")
     if "lr" not in spec.space:
         raise InvalidSpec(f"space has {', '.join(spec.space) or 'nothing'}; accepted is a space with lr in it.")
     for name in ("lr", "batch_tokens"):
@@ -222,7 +237,16 @@ def study_of(spec: CampaignSpec, size: Size) -> StudySpec:
         "name": "idhb", "min_budget": low, "max_budget": high, "eta": spec.tokens.eta,
         "brackets": "all", "sampler": spec.sampler,
     }  # fmt: skip
+    if spec.sampler == "law":
+        method["prior"] = {name: _whole(spec.space[name]) for name in LEARNED if name in spec.space}
     return _study(spec, f"{spec.name}-{size.name}", size, method=method, limits={}, gpus=size.gpus)
+
+
+def _whole(parameter: AnyParameter) -> dict[str, float]:
+    """A prior as wide as a parameter: what is believed before the laws have spoken."""
+    ends = parameter.choices if isinstance(parameter, Choice) else (parameter.low, parameter.high)
+    low, high = min(map(float, ends)), max(map(float, ends))
+    return {"center": math.sqrt(low * high), "spread": max((high / low) ** 0.25, 1.01)}
 
 
 def target_study(spec: CampaignSpec) -> StudySpec:

@@ -1,8 +1,9 @@
 """What a campaign does next, as a pure function of how it stands and what its laws say.
 
 A campaign launches a study for every size, deepens all of them by one column of D whenever they are idle and the spec
-asks for more, and at the end runs the target's own cell at the forecast and at two neighbours in learning rate. The
-caller executes the moves and asks again; asking twice gives the same moves, so a controller may die in between.
+asks for more, then buys single runs while the design (``design.py``) finds some worth their price, and at the end runs
+the target's own cell at the forecast and at two neighbours in learning rate. The caller executes the moves and asks
+again; asking twice gives the same moves, so a controller may die in between.
 """
 
 from __future__ import annotations
@@ -69,9 +70,11 @@ class Deepen:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AddTrial:
-    """Run the target's cell once at this learning rate and batch."""
+    """Run one cell once at this learning rate and batch: the target's, or that of a size at a level of its study."""
 
     params: Mapping[str, float]
+    size: str = "target"
+    level: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,10 +94,13 @@ class Stop:
 Move = LaunchStudy | BuyColumn | Deepen | AddTrial | Finish | Stop
 
 
-def next_moves(campaign: CampaignView, forecast: Mapping[str, Any] | None) -> tuple[Move, ...]:
+def next_moves(
+    campaign: CampaignView, forecast: Mapping[str, Any] | None, offer: Sequence[AddTrial] = ()
+) -> tuple[Move, ...]:
     """The moves to make now; none while studies run, or while there is no forecast to act on.
 
-    ``forecast`` is the mapping of `law forecast --json` for the target, fitted to everything observed so far.
+    ``forecast`` is the mapping of `law forecast --json` for the target, fitted to everything observed so far;
+    ``offer`` are the runs worth buying next, when the campaign may buy any.
     """
     if campaign.exhausted:
         return (Stop(reason=campaign.exhausted),)
@@ -106,6 +112,8 @@ def next_moves(campaign: CampaignView, forecast: Mapping[str, Any] | None) -> tu
         return ()
     if campaign.deepen_to is not None and campaign.max_tokens < campaign.deepen_to * NEARLY:
         return (BuyColumn(max_tokens=campaign.max_tokens * campaign.eta),)
+    if offer and campaign.target_trials is None:
+        return tuple(offer)
     return _confirming(campaign, forecast) if campaign.confirm else (Finish(),)
 
 

@@ -57,6 +57,7 @@ BEST, SIXTH = 0.0075, 6  # a node listens to runs this close (ln loss) to their 
 NODE_SD: Final = 1.0  # octaves a node may lie from step 1's centre, while it is solved; taken out again afterwards
 UNSEEN: Final = 1e-4  # information (1/octave²) of a direction in which a cell knows nothing
 DRAWS: Final = 400
+LEARNED: Final = ("lr", "batch_tokens")
 
 
 @dataclass(frozen=True, slots=True)
@@ -335,6 +336,15 @@ def predict(fit: Fit, n_params: float, n_tokens: float) -> tuple[Floats, Floats]
     mean, cov = field_of(fit).at(coordinates(fit, n_params, n_tokens))
     draws = np.random.default_rng(fit.seed).standard_normal((DRAWS, 2)) @ np.linalg.cholesky(cov + 1e-12 * np.eye(2)).T
     return mean[0], mean[0] + draws
+
+
+def prior_at(fit: Fit, n_params: float, n_tokens: float) -> dict[str, tuple[float, float]]:
+    """The optimum of (N, D) as a belief: parameter → (centre, factor of one standard deviation, above 1)."""
+    mean, cov = field_of(fit).at(coordinates(fit, n_params, n_tokens))
+    names = LEARNED if fit.extra["batch_varied"] else LEARNED[:1]
+    return {
+        name: (float(2.0 ** mean[0, i]), float(max(2.0 ** np.sqrt(cov[i, i]), 1.05))) for i, name in enumerate(names)
+    }
 
 
 def basin(fit: Fit) -> Basin:

@@ -163,6 +163,19 @@ async def cost(conn: Conn, campaign_id: CampaignId) -> tuple[float, float]:
     return (row[0], row[1]) if row else (0.0, 0.0)
 
 
+BOUGHT: Final[LiteralString] = """
+    SELECT coalesce(sum(6 * study.n_params * (task.budget_to - task.budget_from)), 0)::float8
+    FROM task JOIN study ON study.id = task.study_id
+    JOIN trial ON trial.study_id = task.study_id AND trial.no = task.trial_no
+    WHERE study.campaign_id = %(campaign_id)s AND study.size <> 'target' AND trial.bracket = -1"""
+
+
+async def bought(conn: Conn, campaign_id: CampaignId) -> float:
+    """FLOPs (6ND) of the single runs that were added to the campaign's sizes, finished or not."""
+    row = await (await conn.execute(BOUGHT, {"campaign_id": campaign_id})).fetchone()
+    return float(row[0]) if row else 0.0
+
+
 SAVE_FIT: Final[LiteralString] = """
     INSERT INTO fit (campaign_id, form, observation_hash, body)
     VALUES (%(campaign_id)s, %(form)s, %(observation_hash)s, %(body)s)
