@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import App, Parameter
 
 from isoloss.cli.connection import Address, Project, Set, client
+from isoloss.cli.law_plan import Budget, Everything
 from isoloss.cli.output import Output, Table, dumps, number, say, show, span
 from isoloss.domain.quantity import format_count, parse_count
 
@@ -156,6 +157,73 @@ def forecast(
     with client(address) as connection:
         value = connection.campaign(name, project=project).forecast(*cell)
     show(output, value, *forecast_lines(value))
+
+
+@app.command
+def plan(
+    name: str,
+    *,
+    budget: Budget,
+    spend_all: Everything = False,
+    project: Project = "default",
+    address: Address = None,
+    output: Output = Output(),  # noqa: B008 - frozen
+) -> None:
+    """Say which single runs of the campaign's cells to buy next for its target; `plan:` in the spec buys them."""
+    import numpy as np
+
+    from isoloss.cli.law_plan import show_plan
+    from isoloss.domain.campaign import TARGET, decode_campaign, n_params_of
+    from isoloss.domain.space import Choice
+    from isoloss.laws.design import affordable
+    from isoloss.laws.evidence import Fit
+    from isoloss.search.geometry import campaign_cells
+
+    with client(address) as connection:
+        campaign = connection.campaign(name, project=project)
+        info, mapping = campaign.info(), campaign.fit("lr-batch")
+    spec = decode_campaign(info["spec"])
+    target = n_params_of(spec, spec.target, TARGET), float(spec.target.n_tokens)
+    cells = affordable(np.array(list(campaign_cells(spec, info["max_tokens"]).values())), target)
+    batch = spec.space.get("batch_tokens")
+    choices = [float(choice) for choice in batch.choices] if isinstance(batch, Choice) else []
+    show_plan(output, Fit.from_mapping(mapping), target, cells, budget, choices=choices, spend_all=spend_all)
+
+
+@app.command
+def why(name: str, *, project: Project = "default", address: Address = None, output: Output = Output()) -> None:  # noqa: B008
+    """Say what a campaign waits for, study by study."""
+    with client(address) as connection:
+        info = connection.campaign(name, project=project).info()
+        waits = {s["size"]: connection.study(s["name"], project=project).why() for s in info["studies"]}
+    rows = [(size, reason) for size, reasons in waits.items() for reason in reasons]
+    show(
+        output,
+        {"state": info["state"], "reason": info["reason"], "studies": waits},
+        Table(("size", "why"), rows),
+        line(info),
+    )
+
+
+@app.command
+def pause(name: str, *, project: Project = "default", address: Address = None, output: Output = Output()) -> None:  # noqa: B008
+    """Lease nothing more of a campaign's studies; what runs is finished, and nothing new is bought."""
+    _each(name, project, address, output, "pause")
+
+
+@app.command
+def resume(name: str, *, project: Project = "default", address: Address = None, output: Output = Output()) -> None:  # noqa: B008
+    """Go on with a paused campaign."""
+    _each(name, project, address, output, "resume")
+
+
+def _each(name: str, project: str, address: str | None, output: Output, verb: str) -> None:
+    with client(address) as connection:
+        campaign = connection.campaign(name, project=project)
+        for study in campaign.info()["studies"]:
+            getattr(connection.study(study["name"], project=project), verb)()
+        info = campaign.info()
+    show(output, info, line(info))
 
 
 @app.command

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -44,10 +45,6 @@ def plan(
     Buying stops where a purchase would cost more compute than it saves at the target. Run the first, fit again, plan
     again: what runs say moves the next ones.
     """
-    from isoloss.laws.design import Outlook
-    from isoloss.laws.design import plan as plan_runs
-    from isoloss.laws.plan import nearest
-
     if not (n_params and n_tokens):
         raise InvalidSpec("the target is not complete; accepted are --n-params with --n-tokens.")
     N, D = count(n_params, "--n-params"), count(n_tokens, "--n-tokens")
@@ -57,17 +54,33 @@ def plan(
             f"{fit_file} holds no joint surface; accepted is a FIT of the form lr-batch or campaign.",
             hint="isoloss law fit DATA --form lr-batch --out FIT",
         )
-    target = (N, D)
-    outlook = Outlook.by(place, _cells(place, target, sizes, tokens), target)
-    money = count(budget, "--budget")
-    bought = [purchase.to_mapping() for purchase in plan_runs(outlook, money, thrifty=not spend_all)]
     choices = [count(text, "--batches") for text in batches.split(",") if text]
+    show_plan(output, place, (N, D), _cells(place, (N, D), sizes, tokens), budget, choices=choices, spend_all=spend_all)
+
+
+def show_plan(
+    output: Output,
+    place: Fit,
+    target: tuple[float, float],
+    cells: NDArray[np.float64],
+    budget: str,
+    *,
+    choices: Sequence[float],
+    spend_all: bool,
+) -> None:
+    """Plan for ``target`` (N, D) in ``cells`` (m, 2) and print it; batches are snapped to ``choices`` when there are any."""
+    from isoloss.laws.design import Outlook
+    from isoloss.laws.design import plan as plan_runs
+    from isoloss.laws.plan import nearest
+
+    outlook, money = Outlook.by(place, cells, target), count(budget, "--budget")
+    bought = [purchase.to_mapping() for purchase in plan_runs(outlook, money, thrifty=not spend_all)]
     for run in (run for purchase in bought if choices for run in purchase["runs"]):
         run["batch_tokens"] = nearest(run["batch_tokens"], choices)
     spent = sum(purchase["flops"] for purchase in bought)
     after = bought[-1]["regret_after"] if bought else outlook.regret
     value = {
-        "target": {"n_params": N, "n_tokens": D, "flops": float(outlook.flops[-1])},
+        "target": {"n_params": target[0], "n_tokens": target[1], "flops": float(outlook.flops[-1])},
         "budget": money,
         "spent": spent,
         "regret_now": outlook.regret,
@@ -77,11 +90,10 @@ def plan(
     end = f"spends {number(spent, 3)} of {number(money, 3)} FLOP; expected regret {outlook.regret:.3%} → {after:.3%}"
     if not spend_all and spent < 0.5 * money:
         end += "; more would cost more compute than it saves (--spend-all buys it)"
-    show(output, value, purchase_table(bought, f"target N {number(N)}, D {number(D)}"), end)
+    show(output, value, _table(bought, f"target N {number(target[0])}, D {number(target[1])}"), end)
 
 
-def purchase_table(bought: list[dict[str, Any]], title: str) -> Table:
-    """Purchases for people."""
+def _table(bought: list[dict[str, Any]], title: str) -> Table:
     rows = [
         (
             number(item["n_params"]),

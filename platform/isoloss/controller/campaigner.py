@@ -46,7 +46,7 @@ from isoloss.laws.plan import (
     next_moves,
 )  # fmt: skip
 from isoloss.search.events import Deepened, Stopped, TrialAdded
-from isoloss.search.geometry import ladder_of, plan_of
+from isoloss.search.geometry import campaign_cells, ladder_of, plan_of
 from isoloss.search.preview import preview
 from isoloss.store import campaigns, limits, studies
 from isoloss.store.campaigns import CampaignRow
@@ -168,11 +168,7 @@ def buyable(
 
     spec = decode_campaign(mapping)
     target = n_params_of(spec, spec.target, TARGET), float(spec.target.n_tokens)
-    places = {}
-    for size in spec.sizes:
-        ladder = ladder_of(study_of(spec, size)).extended(levels_added(spec, max_tokens))
-        for level in range(ladder.top + 1):
-            places[size.name, level] = n_params_of(spec, size, size.name), float(ladder.budget(level))
+    places = campaign_cells(spec, max_tokens)
     cheaper = [place for place, (n, d) in places.items() if n * d < target[0] * target[1]]
     if not cheaper:
         return ()

@@ -82,11 +82,14 @@ class Outlook:
         return replace(self, covariance=cov - cov[:, at] @ np.linalg.solve(cov[at, at] + told, cov[at, :]))
 
 
+def affordable(cells: Floats, target: tuple[float, float]) -> Floats:
+    """Of ``cells`` (m, 2: N and D) those whose run costs less than the target's."""
+    return np.asarray(cells[cells[:, 0] * cells[:, 1] < target[0] * target[1] * (1 - 1e-9)])
+
+
 def candidates(sizes: Sequence[float], columns: Sequence[float], target: tuple[float, float]) -> Floats:
     """Every size with every token count (m, 2) whose run costs less than the target's."""
-    most = target[0] * target[1]
-    cells = [(n, d) for n in sizes for d in columns if n * d < most * (1 - 1e-9)]
-    return np.array(cells, dtype=np.float64).reshape(-1, 2)
+    return affordable(np.array([(n, d) for n in sizes for d in columns], dtype=np.float64).reshape(-1, 2), target)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,6 +15,7 @@ from fractions import Fraction
 from itertools import pairwise
 from typing import Final, Literal
 
+from isoloss.domain.campaign import CampaignSpec, levels_added, n_params_of, study_of
 from isoloss.domain.spec import StudySpec
 from isoloss.errors import InvalidSpec, WrongState
 
@@ -308,3 +309,13 @@ def _collision(built: Ladder, low: Fraction, high: Fraction) -> str:
         accepted = f"no maximum works with min_budget {said(low)}, accepted is one of at least {said(smallest / eta)}"
     shown = ", ".join(map(str, built.budgets))
     return f"method.max_budget {said(high)} gives equal budgets ({shown}, in multiples of {multiple}); {accepted}."
+
+
+def campaign_cells(spec: CampaignSpec, max_tokens: float) -> dict[tuple[str, int], tuple[float, float]]:
+    """(Size, level) → (N, D) of every cell of a campaign whose largest D is ``max_tokens``."""
+    cells = {}
+    for size in spec.sizes:
+        ladder = ladder_of(study_of(spec, size)).extended(levels_added(spec, max_tokens))
+        for level in range(ladder.top + 1):
+            cells[size.name, level] = n_params_of(spec, size, size.name), float(ladder.budget(level))
+    return cells
