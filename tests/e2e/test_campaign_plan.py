@@ -85,3 +85,19 @@ def test_after_its_columns_a_campaign_buys_runs_up_to_its_plan_and_then_confirms
         assert answer["purchases"] and answer["regret_after"] < answer["regret_now"]
         cells = {(p["n_params"], p["n_tokens"]) for p in answer["purchases"]}
         assert cells <= {(n, d) for n in (100_000, 200_000) for d in (65_536, 131_072)}
+
+
+def test_a_target_that_is_too_dear_is_confirmed_at_the_largest_affordable_cell(cluster: Cluster) -> None:
+    limit = 7e12  # the search takes some 3e12, and three runs of the target 7.5e12
+    poor = {name: value for name, value in SPEC.items() if name not in ("plan", "sampler")}
+    with cluster.client() as client:
+        campaign = client.launch_campaign({**poor, "name": "poor", "limits": {"flops": limit}})
+        wait_until(lambda: campaign.info()["state"] == "done", 90)
+        info = campaign.info()
+        confirmed, target = info["confirmed"], info["forecast"]
+        assert (confirmed["n_params"], confirmed["n_tokens"]) == (200_000, 131_072)
+        assert (target["n_params"], target["n_tokens"]) == (TARGET["n_params"], TARGET["n_tokens"])
+        assert len(info["outcomes"]) == 3 and info["searched_flops"] < limit
+        assert info["verdict"] in ("go", "buy", "widen") and info["verdict_reason"]
+        seen = campaign.observations()
+        assert len(seen) == info["observations"], "the confirmation is an outcome, not an observation"

@@ -20,6 +20,7 @@ from isoloss.domain.lease import Ending, LeaseKey
 from isoloss.domain.spec import decode_study, encode
 from isoloss.domain.study import StudyState
 from isoloss.errors import WrongState
+from isoloss.search.geometry import confirmable
 from isoloss.store import campaigns, ledger, limits, studies, tasks
 from isoloss.store.campaigns import CampaignRow
 from isoloss.store.pool import Pool
@@ -163,17 +164,24 @@ def test_device_hours_of_a_campaign_are_those_of_all_its_studies(in_store: InSto
     in_store(body)
 
 
-def test_the_target_is_not_run_when_it_does_not_fit_below_the_limit(in_store: InStore) -> None:
+def test_a_target_that_does_not_fit_below_the_limit_gives_way_to_a_cell_that_does(in_store: InStore) -> None:
     async def body(pool: Pool) -> None:
         needed = 3 * 6 * 12 * 32**2 * 4608.0
         with ThreadPoolExecutor(1) as executor:
             _, row, _ = await searching(pool, executor, flops=needed)
         spec = decode_campaign(row.spec)
+        assert confirmable(spec, row.max_tokens, needed / 3) == (None, 12 * 32**2, 4608.0)
+        size, n_params, n_tokens = confirmable(spec, row.max_tokens, 0.99 * needed / 3) or (None, 0.0, 0.0)
+        assert size in spec.sizes and (n_params, n_tokens) == (12 * 16**2, row.max_tokens)
         async with pool.connection() as conn:
             assert await exhausted(conn, spec, row) == ("", "")
             await conn.execute("UPDATE study SET spent = 512")
+            assert await exhausted(conn, spec, row) == ("", "")
+            await conn.execute(
+                "UPDATE study SET spent = 0.997 * 4608 * 3 * 12 * 32^2 / (SELECT sum(n_params) FROM study)"
+            )
             spent, beyond = await exhausted(conn, spec, row)
-        assert spent == "" and beyond.startswith("limits.flops: 3 runs of the target take 1.02e+09 and 1")
+        assert spent == "" and beyond.startswith("limits.flops: 3.06e+06 are left, and 3 runs of the cheapest")
 
     in_store(body)
 

@@ -14,11 +14,13 @@ from isoloss.laws.plan import (
     Deepen,
     Finish,
     LaunchStudy,
+    Outcome,
     Stop,
     StudyView,
     confirmation,
     nearest,
     next_moves,
+    verdict,
 )  # fmt: skip
 
 FORECAST: dict[str, Any] = {"lr": 0.01, "batch_tokens": 300.0}
@@ -91,3 +93,17 @@ def test_single_runs_are_bought_after_the_columns_and_before_the_confirmation() 
     assert next_moves(view(target_trials=0), FORECAST, offer) == next_moves(view(target_trials=0), FORECAST)
     busy = [StudyView(size="a", wanted=4, max_tokens=4)]
     assert next_moves(view(studies=busy), FORECAST, offer) == ()
+
+
+def test_the_verdict_is_go_widen_or_buy_and_waits_for_its_own_point() -> None:
+    forecast = {"loss_interval": [2.9, 3.1]}
+    point, worse, better = (Outcome(lr=lr, loss=loss) for lr, loss in ((0.01, 3.0), (0.005, 3.001), (0.02, 2.98)))
+    assert verdict(forecast, {}) == verdict(forecast, {1: worse}) == ("", "")
+    assert verdict(forecast, {0: point, 1: worse}) == ("", "")
+    assert verdict(forecast, {0: point, 1: worse, 2: worse})[0] == "go"
+    word, why = verdict(forecast, {0: point, 1: worse, 2: better})
+    assert word == "buy" and "0.02 is 0.67 % better" in why
+    assert verdict({"loss_interval": [2.9, 2.95]}, {0: point, 1: worse, 2: worse})[0] == "widen"
+    assert verdict(forecast, {0: Outcome(lr=0.01, loss=None, status="diverged")}) == (
+        "widen", "the run at the forecast is diverged: search more learning rates around it",
+    )  # fmt: skip

@@ -100,6 +100,8 @@ def show_(name: str, *, project: Project = "default", address: Address = None, o
         for s in info["studies"]
     ]
     lines = [line(info), *forecast_lines(info["forecast"])]
+    if info["verdict"]:
+        lines.append(f"verdict: {info['verdict']} — {info['verdict_reason']}")
     if info["state"] != "stopped":
         flag = next_column(decode_campaign(info["spec"]), info["max_tokens"])
         lines.append(f"next: isoloss campaign deepen {name} {flag}   buys the next column of D")
@@ -228,7 +230,7 @@ def _each(name: str, project: str, address: str | None, output: Output, verb: st
 
 @app.command
 def confirm(name: str, *, project: Project = "default", address: Address = None, output: Output = Output()) -> None:  # noqa: B008
-    """Run the target's cell at the forecast and at two neighbours, once the search is done."""
+    """Run the target's cell, or the largest affordable, at the forecast and at two neighbours: go, widen, or buy."""
     with client(address) as connection:
         info = connection.campaign(name, project=project).confirm()
     show(output, info, line(info))

@@ -105,15 +105,25 @@ def headline(info: Mapping[str, Any]) -> list[list[str]]:
     if outcomes and outcomes[0]["loss"] is not None:
         first, *others = outcomes
         inside = "yes" if first["inside"] else "no" if first["inside"] is not None else "unknown"
-        lines.append(["outcome", f"loss {number(first['loss'])}; inside the interval: {inside}"])
+        lines.append(["outcome", f"{_where(info)}loss {number(first['loss'])}; inside the interval: {inside}"])
         beside = [f"{o['above']:+.2f} % at lr {number(o['lr'], 3)}" for o in others if o["above"] is not None]
         if beside:
             lines.append(["neighbours", ", ".join(beside)])
+    if info["verdict"]:
+        lines.append(["verdict", f"{info['verdict']}: {info['verdict_reason']}"])
     if trials and info["target_flops"]:
         share = info["searched_flops"] / info["target_flops"]
         lines.append(["cost", f"{number(100 * share / trials, 3)} % of the same sweep at the target's size; "
                               f"{number(100 * share, 3)} % of one target run"])  # fmt: skip
     return lines
+
+
+def _where(info: Mapping[str, Any]) -> str:
+    """The cell that was confirmed, when it is not the target's."""
+    cell, target = info["confirmed"], info["forecast"]
+    if not cell or not target or (cell["n_params"], cell["n_tokens"]) == (target["n_params"], target["n_tokens"]):
+        return ""
+    return f"N = {format_count(cell['n_params'])}, D = {format_count(cell['n_tokens'])}, the largest affordable cell: "
 
 
 def _forecast(found: Mapping[str, Any]) -> str:
@@ -140,7 +150,7 @@ def _parameters(sizes: Iterable[Mapping[str, Any]]) -> str:
 
 def _outcomes(info: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The runs of the target's cell, the first at the forecast, each with its excess over the first in percent."""
-    interval = (info["forecast"] or {}).get("loss_interval")
+    interval = (info["confirmed"] or info["forecast"] or {}).get("loss_interval")
     found: list[dict[str, Any]] = []
     for outcome in info["outcomes"]:
         loss = outcome["loss"] if outcome["status"] == "ok" else None

@@ -139,6 +139,9 @@ def campaign(message: campaign_pb2.Campaign) -> dict[str, Any]:
         "observations": message.observations, "own_observations": message.own_observations, "searched_flops": message.searched_flops, "target_flops": message.target_flops,
         "deepened": message.deepened, "reason": message.reason, "deepened_tokens": message.deepened_tokens, "restart_tokens": message.restart_tokens,
         "forecast": msgspec.json.decode(message.forecast_json) if message.forecast_json else None,
+        "confirmed": msgspec.json.decode(message.confirmed_json) if message.confirmed_json else None,
+        "verdict": message.verdict,
+        "verdict_reason": message.verdict_reason,
         "studies": [
             {
                 "name": s.name, "size": s.size, "n_params": s.n_params, "state": s.state, "trials": s.trials,

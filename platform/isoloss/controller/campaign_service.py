@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from isoloss.controller import fitter as fitting
-from isoloss.controller.campaigner import buy_column, exhausted, stop
+from isoloss.controller.campaigner import CONFIRMED, buy_column, exhausted, stop
 from isoloss.controller.decider import Decider
 from isoloss.controller.duty import Bell
 from isoloss.controller.fitter import Fitter
@@ -27,6 +27,7 @@ from isoloss.domain.study import CampaignState
 from isoloss.errors import AlreadyExists, FitFailed, InvalidSpec, NotFound, WrongState
 from isoloss.laws.campaign import CampaignFit
 from isoloss.laws.observation import Observations
+from isoloss.laws.plan import Outcome, verdict
 from isoloss.search.geometry import plan_of
 from isoloss.store import campaigns, studies
 from isoloss.store.campaigns import CampaignRow
@@ -211,6 +212,8 @@ async def describe(conn: Conn, row: CampaignRow) -> pb.Campaign:
     forecast = await campaigns.newest_forecast(conn, row.id, *target)
     members = await studies.listed(conn, campaign_id=row.id)
     own = len(await campaigns.own(conn, row.id))
+    frozen = await campaigns.newest_fit(conn, row.id, CONFIRMED)
+    said = verdict(frozen[1], _ended(results, spec)) if frozen else ("", "")
     return pb.Campaign(
         id=row.id, project=row.project, name=row.name, state=to_campaign_state(CampaignState(row.state)),
         spec_json=JSON.encode(row.spec).decode(), max_tokens=row.max_tokens,
@@ -220,7 +223,20 @@ async def describe(conn: Conn, row: CampaignRow) -> pb.Campaign:
         outcomes=[_outcome(result, spec) for result in results if result["size"] == TARGET],
         searched_flops=flops, target_flops=6 * target[0] * target[1], deepened_tokens=row.deepened_tokens,
         restart_tokens=row.restart_tokens, deepened=row.deepened, reason=row.reason,
+        verdict=said[0], verdict_reason=said[1], confirmed_json=JSON.encode(frozen[1]).decode() if frozen else "",
     )  # fmt: skip
+
+
+def _ended(results: list[dict[str, Any]], spec: CampaignSpec) -> dict[int, Outcome]:
+    """The confirmation's runs by their place in it."""
+    return {
+        result["index"]: Outcome(
+            lr=result["params"]["lr"], status=result["status"],
+            loss=result["values"].get(spec.objective.metric) if result["status"] == "ok" else None,
+        )
+        for result in results
+        if result["size"] == TARGET
+    }  # fmt: skip
 
 
 async def _study(conn: Conn, study: StudyRow, spec: CampaignSpec, results: list[dict[str, Any]]) -> pb.CampaignStudy:

@@ -12,7 +12,7 @@ import structlog
 from isoloss.controller import decider as deciding
 from isoloss.controller.decider import Decider
 from isoloss.controller.duty import Bell
-from isoloss.controller.fitter import Fitter
+from isoloss.controller.fitter import FORM, Fitter
 from isoloss.domain.campaign import (
     TARGET,
     CampaignSpec,
@@ -46,7 +46,7 @@ from isoloss.laws.plan import (
     next_moves,
 )  # fmt: skip
 from isoloss.search.events import Deepened, Stopped, TrialAdded
-from isoloss.search.geometry import campaign_cells, ladder_of, plan_of
+from isoloss.search.geometry import campaign_cells, confirmable, ladder_of, plan_of
 from isoloss.search.preview import preview
 from isoloss.store import campaigns, limits, studies
 from isoloss.store.campaigns import CampaignRow
@@ -54,6 +54,7 @@ from isoloss.store.pool import Conn, Pool
 from isoloss.store.studies import StudyRow
 
 log = structlog.get_logger()
+CONFIRMED: Final = "confirmed"  # the form under which the forecast of the confirmed cell is kept
 
 
 class Campaigner:
@@ -92,7 +93,7 @@ class Campaigner:
             rows = await studies.listed(conn, campaign_id=row.id)
             view = await _view(conn, spec, row, rows)
             fresh = spent == await campaigns.bought(conn, row.id)  # else another controller has bought meanwhile
-            moves = next_moves(view, await _forecast(conn, spec, row), offer if fresh else ())
+            moves = next_moves(view, await _forecast(conn, spec, row, rows), offer if fresh else ())
             for move in moves:
                 await self._make(conn, spec, row, rows, move)
         if moves:
@@ -147,11 +148,27 @@ class Campaigner:
         log.info("campaign.moved", campaign=row.name, move=type(move).__name__)
 
 
-async def _forecast(conn: Conn, spec: CampaignSpec, row: CampaignRow) -> Mapping[str, Any] | None:
-    """The newest forecast for the target."""
+async def _forecast(
+    conn: Conn, spec: CampaignSpec, row: CampaignRow, rows: Sequence[StudyRow]
+) -> Mapping[str, Any] | None:
+    """The forecast to confirm: frozen once its study is there, before that the newest for the target."""
+    if any(study.size == TARGET for study in rows):
+        frozen = await campaigns.newest_fit(conn, row.id, CONFIRMED)
+        if frozen:
+            return frozen[1]
     target = n_params_of(spec, spec.target, TARGET), float(spec.target.n_tokens)
     found = await campaigns.newest_forecast(conn, row.id, *target)
     return found[0] if found else None
+
+
+async def _freeze(conn: Conn, row: CampaignRow, n_params: float, n_tokens: float) -> None:
+    """Keep what the laws say now of the cell that is about to be confirmed: the outcome is held against that."""
+    found = await campaigns.newest_fit(conn, row.id, FORM)
+    if found is not None:
+        from isoloss.laws.campaign import CampaignFit
+
+        body = CampaignFit.from_mapping(found[1]).forecast(n_params, n_tokens).to_mapping()
+        await campaigns.save_fit(conn, row.id, CONFIRMED, found[0], body)
 
 
 def buyable(
@@ -190,16 +207,25 @@ async def stop(conn: Conn, decider: Decider, row: CampaignRow, reason: str = "")
 
 
 async def exhausted(conn: Conn, spec: CampaignSpec, row: CampaignRow) -> tuple[str, str]:
-    """The limit that is used up, and the one that the target's runs would exceed; each empty when there is none."""
+    """The limit that is used up, and the one that runs of any cell would exceed; each empty when there is none."""
     most = {name: value for name, value in encode(spec.limits).items() if value is not None}
     if not most:
         return "", ""
     used = await limits.used(conn, row.id)
     spent = next((limits.said(name, used[name], value) for name, value in most.items() if used[name] >= value), "")
-    needed = CONFIRMATION * 6 * n_params_of(spec, spec.target, TARGET) * float(spec.target.n_tokens)
     left = most.get("flops", math.inf) - used["flops"]
-    beyond = f"limits.flops: {CONFIRMATION} runs of the target take {needed:.3g} and {left:.3g} are left"
-    return spent, spent or (beyond if needed > left else "")
+    if spent or confirmable(spec, row.max_tokens, left / CONFIRMATION) is not None:
+        return spent, spent
+    return "", f"limits.flops: {left:.3g} are left, and {CONFIRMATION} runs of the cheapest cell take more"
+
+
+async def _cell(conn: Conn, spec: CampaignSpec, row: CampaignRow) -> tuple[Size | None, float, float]:
+    """The cell to confirm with what is left of the limits: the target's, or the dearest that three runs can afford."""
+    left = math.inf
+    if spec.limits.flops is not None:
+        left = float(spec.limits.flops) - (await limits.used(conn, row.id))["flops"]
+    found = confirmable(spec, row.max_tokens, left / CONFIRMATION)
+    return found or (None, n_params_of(spec, spec.target, TARGET), float(spec.target.n_tokens))
 
 
 async def buy_column(conn: Conn, spec: CampaignSpec, row: CampaignRow, max_tokens: int) -> None:
@@ -250,9 +276,13 @@ def _wanted(spec: CampaignSpec, size: Size, max_tokens: int) -> int:
 
 
 async def _launch(conn: Conn, spec: CampaignSpec, row: CampaignRow, size_name: str) -> None:
-    size = next((size for size in spec.sizes if size.name == size_name), None)
-    study = target_study(spec) if size is None else study_of(spec, size)
-    n_params = n_params_of(spec, size or spec.target, size_name)
+    if size_name == TARGET:
+        cell, n_params, n_tokens = await _cell(conn, spec, row)
+        study = target_study(spec, cell, n_tokens)
+        await _freeze(conn, row, n_params, n_tokens)
+    else:
+        size = next(size for size in spec.sizes if size.name == size_name)
+        study, n_params = study_of(spec, size), n_params_of(spec, size, size_name)
     created = await deciding.create(
         conn, study, mapping=encode(study), trainable=trainable_of(encode(study)), campaign_id=row.id, size=size_name,
         n_params=n_params,

@@ -249,10 +249,14 @@ def _whole(parameter: AnyParameter) -> dict[str, float]:
     return {"center": math.sqrt(low * high), "spread": max((high / low) ** 0.25, 1.01)}
 
 
-def target_study(spec: CampaignSpec) -> StudySpec:
-    """The study of the target's own cell: no sweep, only the runs that are added to it."""
-    method = {"name": "fixed", "budget": spec.target.n_tokens}
-    return _study(spec, f"{spec.name}-{TARGET}", spec.target, method=method, limits={"trials": 0}, gpus=0)
+def target_study(spec: CampaignSpec, size: Size | None = None, n_tokens: float = 0.0) -> StudySpec:
+    """The study of the cell that is confirmed, the target's own or a ``size`` at ``n_tokens``.
+
+    It sweeps nothing: it runs what is added to it.
+    """
+    method = {"name": "fixed", "budget": n_tokens or spec.target.n_tokens}
+    gpus = size.gpus if size else 0
+    return _study(spec, f"{spec.name}-{TARGET}", size or spec.target, method=method, limits={"trials": 0}, gpus=gpus)
 
 
 def levels_added(spec: CampaignSpec, max_tokens: float) -> int:

@@ -16,6 +16,16 @@ from typing import Any, Final
 NEARLY: Final = 0.75  # largest D are rounded to whole batches; the next column is at least twice as far
 NEIGHBOUR: Final = 2.0  # the neighbours' factor in learning rate
 CONFIRMATION: Final = 3  # runs of the target's cell
+CLEARLY: Final = 0.0025  # a neighbour better by this fraction of the loss is on a better side; less is run noise
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """One run of the confirmation: its learning rate, and its loss unless it ended otherwise."""
+
+    lr: float
+    loss: float | None
+    status: str = "ok"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,7 +42,7 @@ class StudyView:
 class CampaignView:
     """How a campaign stands. ``target_trials``: runs of the target's cell so far; ``None`` until its study is launched.
 
-    ``exhausted`` names the limit that is used up, ``unaffordable`` the one that the confirmation would exceed.
+    ``exhausted`` names the limit that is used up, ``unaffordable`` the one that any confirmation would exceed.
     """
 
     studies: Sequence[StudyView]
@@ -134,6 +144,32 @@ def confirmation(forecast: Mapping[str, Any]) -> tuple[dict[str, float], ...]:
     """The forecast's own point first, then its neighbours at half and at twice the learning rate."""
     rates = (forecast["lr"], forecast["lr"] / NEIGHBOUR, forecast["lr"] * NEIGHBOUR)
     return tuple({"lr": rate, "batch_tokens": forecast["batch_tokens"]} for rate in rates)
+
+
+def verdict(forecast: Mapping[str, Any], outcomes: Mapping[int, Outcome]) -> tuple[str, str]:
+    """What a confirmation says, ``go``, ``widen`` or ``buy``, and why; both empty until its own point has ended.
+
+    ``forecast`` is of the cell that was run, ``outcomes`` by place in ``confirmation`` (0 is the forecast's point).
+    """
+    point = outcomes.get(0)
+    if point is None:
+        return "", ""
+    if point.loss is None:
+        return "widen", f"the run at the forecast is {point.status}: search more learning rates around it"
+    better = [one for place, one in outcomes.items() if place and one.loss and one.loss < point.loss * (1 - CLEARLY)]
+    if better:
+        best = min(better, key=lambda one: one.loss or math.inf)
+        gain = 100 * (1 - (best.loss or math.inf) / point.loss)
+        return "buy", f"lr {best.lr:.3g} is {gain:.2f} % better than the forecast's {point.lr:.3g}: buy runs around it"
+    low, high = forecast["loss_interval"]
+    if not low <= point.loss <= high:
+        return (
+            "widen",
+            f"loss {point.loss:.4g} is outside the interval {low:.4g} to {high:.4g}: the laws miss something",
+        )
+    if len(outcomes) < CONFIRMATION:
+        return "", ""
+    return "go", f"loss {point.loss:.4g} is inside the interval, and no neighbour is better by {100 * CLEARLY:g} %"
 
 
 def nearest(value: float, choices: Sequence[float]) -> float:

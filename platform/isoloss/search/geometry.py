@@ -15,7 +15,7 @@ from fractions import Fraction
 from itertools import pairwise
 from typing import Final, Literal
 
-from isoloss.domain.campaign import CampaignSpec, levels_added, n_params_of, study_of
+from isoloss.domain.campaign import TARGET, CampaignSpec, Size, levels_added, n_params_of, study_of
 from isoloss.domain.spec import StudySpec
 from isoloss.errors import InvalidSpec, WrongState
 
@@ -319,3 +319,18 @@ def campaign_cells(spec: CampaignSpec, max_tokens: float) -> dict[tuple[str, int
         for level in range(ladder.top + 1):
             cells[size.name, level] = n_params_of(spec, size, size.name), float(ladder.budget(level))
     return cells
+
+
+def confirmable(spec: CampaignSpec, max_tokens: float, flops: float) -> tuple[Size | None, float, float] | None:
+    """The cell to confirm for ``flops`` a run: (size, N, D), the target's (size ``None``) or else the dearest of the sizes'.
+
+    ``None`` when even the cheapest costs more.
+    """
+    target = n_params_of(spec, spec.target, TARGET), float(spec.target.n_tokens)
+    cells = {place: cell for place, cell in campaign_cells(spec, max_tokens).items() if 6 * cell[0] * cell[1] <= flops}
+    if 6 * target[0] * target[1] <= flops:
+        return None, *target
+    if not cells:
+        return None
+    name, level = max(cells, key=lambda place: cells[place][0] * cells[place][1])
+    return next(size for size in spec.sizes if size.name == name), *cells[name, level]

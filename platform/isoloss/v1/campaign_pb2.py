@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from isoloss.v1 import common_pb2 as isoloss_dot_v1_dot_common__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19isoloss/v1/campaign.proto\x12\nisoloss.v1\x1a\x17isoloss/v1/common.proto\"-\n\x0c\x43\x61mpaignName\x12\x0f\n\x07project\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\"\x8b\x01\n\x15LaunchCampaignRequest\x12,\n\x0bidempotency\x18\x01 \x01(\x0b\x32\x17.isoloss.v1.Idempotency\x12\x11\n\tspec_json\x18\x02 \x01(\t\x12\x16\n\x0eload_if_exists\x18\x03 \x01(\x08\x12\x19\n\x11observations_json\x18\x04 \x03(\t\"\xa1\x03\n\x08\x43\x61mpaign\x12\n\n\x02id\x18\x01 \x01(\x03\x12\x0f\n\x07project\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12(\n\x05state\x18\x04 \x01(\x0e\x32\x19.isoloss.v1.CampaignState\x12\x11\n\tspec_json\x18\x05 \x01(\t\x12\x12\n\nmax_tokens\x18\x06 \x01(\x03\x12*\n\x07studies\x18\x07 \x03(\x0b\x32\x19.isoloss.v1.CampaignStudy\x12\x14\n\x0cobservations\x18\x08 \x01(\x03\x12\x15\n\rforecast_json\x18\t \x01(\t\x12%\n\x08outcomes\x18\n \x03(\x0b\x32\x13.isoloss.v1.Outcome\x12\x16\n\x0esearched_flops\x18\x0b \x01(\x01\x12\x14\n\x0ctarget_flops\x18\x0c \x01(\x01\x12\x17\n\x0f\x64\x65\x65pened_tokens\x18\r \x01(\x01\x12\x16\n\x0erestart_tokens\x18\x0e \x01(\x01\x12\x10\n\x08\x64\x65\x65pened\x18\x0f \x01(\x05\x12\x18\n\x10own_observations\x18\x10 \x01(\x03\x12\x0e\n\x06reason\x18\x11 \x01(\t\"\xb8\x01\n\rCampaignStudy\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04size\x18\x02 \x01(\t\x12\x10\n\x08n_params\x18\x03 \x01(\x01\x12\r\n\x05state\x18\x04 \x01(\t\x12\x0e\n\x06trials\x18\x05 \x01(\x03\x12\x12\n\ntasks_done\x18\x06 \x01(\x03\x12\x12\n\ntasks_open\x18\x07 \x01(\x03\x12\x0c\n\x04\x62\x65st\x18\x08 \x01(\x01\x12\x10\n\x08has_best\x18\t \x01(\x08\x12\x12\n\nmax_budget\x18\n \x01(\x03\"\xb7\x01\n\x07Outcome\x12/\n\x06params\x18\x01 \x03(\x0b\x32\x1f.isoloss.v1.Outcome.ParamsEntry\x12\x11\n\x04loss\x18\x02 \x01(\x01H\x00\x88\x01\x01\x12\x0e\n\x06status\x18\x03 \x01(\t\x12\r\n\x05index\x18\x04 \x01(\x05\x1a@\n\x0bParamsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12 \n\x05value\x18\x02 \x01(\x0b\x32\x11.isoloss.v1.Value:\x02\x38\x01\x42\x07\n\x05_loss\"\'\n\x14ListCampaignsRequest\x12\x0f\n\x07project\x18\x01 \x01(\t\"=\n\x12ListCampaignsReply\x12\'\n\tcampaigns\x18\x01 \x03(\x0b\x32\x14.isoloss.v1.Campaign\"\x9c\x01\n\x15\x44\x65\x65penCampaignRequest\x12,\n\x0bidempotency\x18\x01 \x01(\x0b\x32\x17.isoloss.v1.Idempotency\x12*\n\x08\x63\x61mpaign\x18\x02 \x01(\x0b\x32\x18.isoloss.v1.CampaignName\x12\x12\n\nmax_tokens\x18\x03 \x01(\x01\x12\x15\n\rmax_per_param\x18\x04 \x01(\x01\"*\n\x15ListObservationsReply\x12\x11\n\trows_json\x18\x01 \x03(\t\"I\n\rFitLawRequest\x12*\n\x08\x63\x61mpaign\x18\x01 \x01(\x0b\x32\x18.isoloss.v1.CampaignName\x12\x0c\n\x04\x66orm\x18\x02 \x01(\t\"B\n\x06LawFit\x12\x0c\n\x04\x66orm\x18\x01 \x01(\t\x12\x10\n\x08\x66it_json\x18\x02 \x01(\t\x12\x18\n\x10observation_hash\x18\x03 \x01(\t\"a\n\x0f\x46orecastRequest\x12*\n\x08\x63\x61mpaign\x18\x01 \x01(\x0b\x32\x18.isoloss.v1.CampaignName\x12\x10\n\x08n_params\x18\x02 \x01(\x01\x12\x10\n\x08n_tokens\x18\x03 \x01(\x01\"&\n\rForecastReply\x12\x15\n\rforecast_json\x18\x01 \x01(\t*\xa1\x01\n\rCampaignState\x12\x1e\n\x1a\x43\x41MPAIGN_STATE_UNSPECIFIED\x10\x00\x12\x1c\n\x18\x43\x41MPAIGN_STATE_SEARCHING\x10\x01\x12\x1d\n\x19\x43\x41MPAIGN_STATE_CONFIRMING\x10\x02\x12\x17\n\x13\x43\x41MPAIGN_STATE_DONE\x10\x03\x12\x1a\n\x16\x43\x41MPAIGN_STATE_STOPPED\x10\x04\x32\xd0\x04\n\x0f\x43\x61mpaignService\x12I\n\x0eLaunchCampaign\x12!.isoloss.v1.LaunchCampaignRequest\x1a\x14.isoloss.v1.Campaign\x12=\n\x0bGetCampaign\x12\x18.isoloss.v1.CampaignName\x1a\x14.isoloss.v1.Campaign\x12Q\n\rListCampaigns\x12 .isoloss.v1.ListCampaignsRequest\x1a\x1e.isoloss.v1.ListCampaignsReply\x12I\n\x0e\x44\x65\x65penCampaign\x12!.isoloss.v1.DeepenCampaignRequest\x1a\x14.isoloss.v1.Campaign\x12\x41\n\x0f\x43onfirmCampaign\x12\x18.isoloss.v1.CampaignName\x1a\x14.isoloss.v1.Campaign\x12>\n\x0cStopCampaign\x12\x18.isoloss.v1.CampaignName\x1a\x14.isoloss.v1.Campaign\x12\x41\n\rWatchCampaign\x12\x18.isoloss.v1.CampaignName\x1a\x14.isoloss.v1.Campaign0\x01\x12O\n\x10ListObservations\x12\x18.isoloss.v1.CampaignName\x1a!.isoloss.v1.ListObservationsReply2\xc2\x01\n\nLawService\x12\x37\n\x06\x46itLaw\x12\x19.isoloss.v1.FitLawRequest\x1a\x12.isoloss.v1.LawFit\x12\x37\n\x06GetFit\x12\x19.isoloss.v1.FitLawRequest\x1a\x12.isoloss.v1.LawFit\x12\x42\n\x08\x46orecast\x12\x1b.isoloss.v1.ForecastRequest\x1a\x19.isoloss.v1.ForecastReplyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19isoloss/v1/campaign.proto\x12\nisoloss.v1\x1a\x17isoloss/v1/common.proto\"-\n\x0c\x43\x61mpaignName\x12\x0f\n\x07project\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\"\x8b\x01\n\x15LaunchCampaignRequest\x12,\n\x0bidempotency\x18\x01 \x01(\x0b\x32\x17.isoloss.v1.Idempotency\x12\x11\n\tspec_json\x18\x02 \x01(\t\x12\x16\n\x0eload_if_exists\x18\x03 \x01(\x08\x12\x19\n\x11observations_json\x18\x04 \x03(\t\"\xe2\x03\n\x08\x43\x61mpaign\x12\n\n\x02id\x18\x01 \x01(\x03\x12\x0f\n\x07project\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12(\n\x05state\x18\x04 \x01(\x0e\x32\x19.isoloss.v1.CampaignState\x12\x11\n\tspec_json\x18\x05 \x01(\t\x12\x12\n\nmax_tokens\x18\x06 \x01(\x03\x12*\n\x07studies\x18\x07 \x03(\x0b\x32\x19.isoloss.v1.CampaignStudy\x12\x14\n\x0cobservations\x18\x08 \x01(\x03\x12\x15\n\rforecast_json\x18\t \x01(\t\x12%\n\x08outcomes\x18\n \x03(\x0b\x32\x13.isoloss.v1.Outcome\x12\x16\n\x0esearched_flops\x18\x0b \x01(\x01\x12\x14\n\x0ctarget_flops\x18\x0c \x01(\x01\x12\x17\n\x0f\x64\x65\x65pened_tokens\x18\r \x01(\x01\x12\x16\n\x0erestart_tokens\x18\x0e \x01(\x01\x12\x10\n\x08\x64\x65\x65pened\x18\x0f \x01(\x05\x12\x18\n\x10own_observations\x18\x10 \x01(\x03\x12\x0e\n\x06reason\x18\x11 \x01(\t\x12\x0f\n\x07verdict\x18\x12 \x01(\t\x12\x16\n\x0everdict_reason\x18\x13 \x01(\t\x12\x16\n\x0e\x63onfirmed_json\x18\x14 \x01(\t\"\xb8\x01\n\rCampaignStudy\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04size\x18\x02 \x01(\t\x12\x10\n\x08n_params\x18\x03 \x01(\x01\x12\r\n\x05state\x18\x04 \x01(\t\x12\x0e\n\x06trials\x18\x05 \x01(\x03\x12\x12\n\ntasks_done\x18\x06 \x01(\x03\x12\x12\n\ntasks_open\x18\x07 \x01(\x03\x12\x0c\n\x04\x62\x65st\x18\x08 \x01(\x01\x12\x10\n\x08has_best\x18\t \x01(\x08\x12\x12\n\nmax_budget\x18\n \x01(\x03\"\xb7\x01\n\x07Outcome\x12/\n\x06params\x18\x01 \x03(\x0b\x32\x1f.isoloss.v1.Outcome.ParamsEntry\x12\x11\n\x04loss\x18\x02 \x01(\x01H\x00\x88\x01\x01\x12\x0e\n\x06status\x18\x03 \x01(\t\x12\r\n\x05index\x18\x04 \x01(\x05\x1a@\n\x0bParamsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12 \n\x05value\x18\x02 \x01(\x0b\x32\x11.isoloss.v1.Value:\x02\x38\x01\x42\x07\n\x05_loss\"\'\n\x14ListCampaignsRequest\x12\x0f\n\x07project\x18\x01 \x01(\t\"=\n\x12ListCampaignsReply\x12\'\n\tcampaigns\x18\x01 \x03(\x0b\x32\x14.isoloss.v1.Campaign\"\x9c\x01\n\x15\x44\x65\x65penCampaignRequest\x12,\n\x0bidempotency\x18\x01 \x01(\x0b\x32\x17.isoloss.v1.Idempotency\x12*\n\x08\x63\x61mpaign\x18\x02 \x01(\x0b\x32\x18.isoloss.v1.CampaignName\x12\x12\n\nmax_tokens\x18\x03 \x01(\x01\x12\x15\n\rmax_per_param\x18\x04 \x01(\x01\"*\n\x15ListObservationsReply\x12\x11\n\trows_json\x18\x01 \x03(\t\"I\n\rFitLawRequest\x12*\n\x08\x63\x61mpaign\x18\x01 \x01(\x0b\x32\x18.isoloss.v1.CampaignName\x12\x0c\n\x04\x66orm\x18\x02 \x01(\t\"B\n\x06LawFit\x12\x0c\n\x04\x66orm\x18\x01 \x01(\t\x12\x10\n\x08\x66it_json\x18\x02 \x01(\t\x12\x18\n\x10observation_hash\x18\x03 \x01(\t\"a\n\x0f\x46orecastRequest\x12*\n\x08\x63\x61mpaign\x18\x01 \x01(\x0b\x32\x18.isoloss.v1.CampaignName\x12\x10\n\x08n_params\x18\x02 \x01(\x01\x12\x10\n\x08n_tokens\x18\x03 \x01(\x01\"&\n\rForecastReply\x12\x15\n\rforecast_json\x18\x01 \x01(\t*\xa1\x01\n\rCampaignState\x12\x1e\n\x1a\x43\x41MPAIGN_STATE_UNSPECIFIED\x10\x00\x12\x1c\n\x18\x43\x41MPAIGN_STATE_SEARCHING\x10\x01\x12\x1d\n\x19\x43\x41MPAIGN_STATE_CONFIRMING\x10\x02\x12\x17\n\x13\x43\x41MPAIGN_STATE_DONE\x10\x03\x12\x1a\n\x16\x43\x41MPAIGN_STATE_STOPPED\x10\x04\x32\xd0\x04\n\x0f\x43\x61mpaignService\x12I\n\x0eLaunchCampaign\x12!.isoloss.v1.LaunchCampaignRequest\x1a\x14.isoloss.v1.Campaign\x12=\n\x0bGetCampaign\x12\x18.isoloss.v1.CampaignName\x1a\x14.isoloss.v1.Campaign\x12Q\n\rListCampaigns\x12 .isoloss.v1.ListCampaignsRequest\x1a\x1e.isoloss.v1.ListCampaignsReply\x12I\n\x0e\x44\x65\x65penCampaign\x12!.isoloss.v1.DeepenCampaignRequest\x1a\x14.isoloss.v1.Campaign\x12\x41\n\x0f\x43onfirmCampaign\x12\x18.isoloss.v1.CampaignName\x1a\x14.isoloss.v1.Campaign\x12>\n\x0cStopCampaign\x12\x18.isoloss.v1.CampaignName\x1a\x14.isoloss.v1.Campaign\x12\x41\n\rWatchCampaign\x12\x18.isoloss.v1.CampaignName\x1a\x14.isoloss.v1.Campaign0\x01\x12O\n\x10ListObservations\x12\x18.isoloss.v1.CampaignName\x1a!.isoloss.v1.ListObservationsReply2\xc2\x01\n\nLawService\x12\x37\n\x06\x46itLaw\x12\x19.isoloss.v1.FitLawRequest\x1a\x12.isoloss.v1.LawFit\x12\x37\n\x06GetFit\x12\x19.isoloss.v1.FitLawRequest\x1a\x12.isoloss.v1.LawFit\x12\x42\n\x08\x46orecast\x12\x1b.isoloss.v1.ForecastRequest\x1a\x19.isoloss.v1.ForecastReplyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,38 +34,38 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_OUTCOME_PARAMSENTRY']._loaded_options = None
   _globals['_OUTCOME_PARAMSENTRY']._serialized_options = b'8\001'
-  _globals['_CAMPAIGNSTATE']._serialized_start=1638
-  _globals['_CAMPAIGNSTATE']._serialized_end=1799
+  _globals['_CAMPAIGNSTATE']._serialized_start=1703
+  _globals['_CAMPAIGNSTATE']._serialized_end=1864
   _globals['_CAMPAIGNNAME']._serialized_start=66
   _globals['_CAMPAIGNNAME']._serialized_end=111
   _globals['_LAUNCHCAMPAIGNREQUEST']._serialized_start=114
   _globals['_LAUNCHCAMPAIGNREQUEST']._serialized_end=253
   _globals['_CAMPAIGN']._serialized_start=256
-  _globals['_CAMPAIGN']._serialized_end=673
-  _globals['_CAMPAIGNSTUDY']._serialized_start=676
-  _globals['_CAMPAIGNSTUDY']._serialized_end=860
-  _globals['_OUTCOME']._serialized_start=863
-  _globals['_OUTCOME']._serialized_end=1046
-  _globals['_OUTCOME_PARAMSENTRY']._serialized_start=973
-  _globals['_OUTCOME_PARAMSENTRY']._serialized_end=1037
-  _globals['_LISTCAMPAIGNSREQUEST']._serialized_start=1048
-  _globals['_LISTCAMPAIGNSREQUEST']._serialized_end=1087
-  _globals['_LISTCAMPAIGNSREPLY']._serialized_start=1089
-  _globals['_LISTCAMPAIGNSREPLY']._serialized_end=1150
-  _globals['_DEEPENCAMPAIGNREQUEST']._serialized_start=1153
-  _globals['_DEEPENCAMPAIGNREQUEST']._serialized_end=1309
-  _globals['_LISTOBSERVATIONSREPLY']._serialized_start=1311
-  _globals['_LISTOBSERVATIONSREPLY']._serialized_end=1353
-  _globals['_FITLAWREQUEST']._serialized_start=1355
-  _globals['_FITLAWREQUEST']._serialized_end=1428
-  _globals['_LAWFIT']._serialized_start=1430
-  _globals['_LAWFIT']._serialized_end=1496
-  _globals['_FORECASTREQUEST']._serialized_start=1498
-  _globals['_FORECASTREQUEST']._serialized_end=1595
-  _globals['_FORECASTREPLY']._serialized_start=1597
-  _globals['_FORECASTREPLY']._serialized_end=1635
-  _globals['_CAMPAIGNSERVICE']._serialized_start=1802
-  _globals['_CAMPAIGNSERVICE']._serialized_end=2394
-  _globals['_LAWSERVICE']._serialized_start=2397
-  _globals['_LAWSERVICE']._serialized_end=2591
+  _globals['_CAMPAIGN']._serialized_end=738
+  _globals['_CAMPAIGNSTUDY']._serialized_start=741
+  _globals['_CAMPAIGNSTUDY']._serialized_end=925
+  _globals['_OUTCOME']._serialized_start=928
+  _globals['_OUTCOME']._serialized_end=1111
+  _globals['_OUTCOME_PARAMSENTRY']._serialized_start=1038
+  _globals['_OUTCOME_PARAMSENTRY']._serialized_end=1102
+  _globals['_LISTCAMPAIGNSREQUEST']._serialized_start=1113
+  _globals['_LISTCAMPAIGNSREQUEST']._serialized_end=1152
+  _globals['_LISTCAMPAIGNSREPLY']._serialized_start=1154
+  _globals['_LISTCAMPAIGNSREPLY']._serialized_end=1215
+  _globals['_DEEPENCAMPAIGNREQUEST']._serialized_start=1218
+  _globals['_DEEPENCAMPAIGNREQUEST']._serialized_end=1374
+  _globals['_LISTOBSERVATIONSREPLY']._serialized_start=1376
+  _globals['_LISTOBSERVATIONSREPLY']._serialized_end=1418
+  _globals['_FITLAWREQUEST']._serialized_start=1420
+  _globals['_FITLAWREQUEST']._serialized_end=1493
+  _globals['_LAWFIT']._serialized_start=1495
+  _globals['_LAWFIT']._serialized_end=1561
+  _globals['_FORECASTREQUEST']._serialized_start=1563
+  _globals['_FORECASTREQUEST']._serialized_end=1660
+  _globals['_FORECASTREPLY']._serialized_start=1662
+  _globals['_FORECASTREPLY']._serialized_end=1700
+  _globals['_CAMPAIGNSERVICE']._serialized_start=1867
+  _globals['_CAMPAIGNSERVICE']._serialized_end=2459
+  _globals['_LAWSERVICE']._serialized_start=2462
+  _globals['_LAWSERVICE']._serialized_end=2656
 # @@protoc_insertion_point(module_scope)

@@ -116,6 +116,9 @@ class Campaign(_message.Message):
     DEEPENED_FIELD_NUMBER: _builtins.int
     OWN_OBSERVATIONS_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
+    VERDICT_FIELD_NUMBER: _builtins.int
+    VERDICT_REASON_FIELD_NUMBER: _builtins.int
+    CONFIRMED_JSON_FIELD_NUMBER: _builtins.int
     id: _builtins.int
     project: _builtins.str
     name: _builtins.str
@@ -138,6 +141,11 @@ class Campaign(_message.Message):
     """Those of the observations that the user owned before."""
     reason: _builtins.str
     """The limit that ended it; empty otherwise."""
+    verdict: _builtins.str
+    """What the runs of the confirmed cell say: go, widen or buy, and why; empty until they have ended."""
+    verdict_reason: _builtins.str
+    confirmed_json: _builtins.str
+    """The forecast that was frozen for the confirmed cell (the target's, or the largest that was affordable), as JSON."""
     @_builtins.property
     def studies(self) -> _containers.RepeatedCompositeFieldContainer[Global___CampaignStudy]: ...
     @_builtins.property
@@ -164,10 +172,13 @@ class Campaign(_message.Message):
         deepened: _builtins.int = ...,
         own_observations: _builtins.int = ...,
         reason: _builtins.str = ...,
+        verdict: _builtins.str = ...,
+        verdict_reason: _builtins.str = ...,
+        confirmed_json: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["deepened", b"deepened", "deepened_tokens", b"deepened_tokens", "forecast_json", b"forecast_json", "id", b"id", "max_tokens", b"max_tokens", "name", b"name", "observations", b"observations", "outcomes", b"outcomes", "own_observations", b"own_observations", "project", b"project", "reason", b"reason", "restart_tokens", b"restart_tokens", "searched_flops", b"searched_flops", "spec_json", b"spec_json", "state", b"state", "studies", b"studies", "target_flops", b"target_flops"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["confirmed_json", b"confirmed_json", "deepened", b"deepened", "deepened_tokens", b"deepened_tokens", "forecast_json", b"forecast_json", "id", b"id", "max_tokens", b"max_tokens", "name", b"name", "observations", b"observations", "outcomes", b"outcomes", "own_observations", b"own_observations", "project", b"project", "reason", b"reason", "restart_tokens", b"restart_tokens", "searched_flops", b"searched_flops", "spec_json", b"spec_json", "state", b"state", "studies", b"studies", "target_flops", b"target_flops", "verdict", b"verdict", "verdict_reason", b"verdict_reason"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
