@@ -26,7 +26,7 @@ from isoloss.errors import InvalidSpec
 
 Floats = NDArray[np.float64]
 Residuals = Callable[[Floats], tuple[Floats, Floats]]
-CELLS: Final = 6_000_000  # numbers of one Jacobian block kept in memory at a time
+CELLS: Final = 200_000  # numbers of one Jacobian block, so that it stays in the cache
 LAD_DELTA: Final = 1e-7  # a Huber loss this narrow is the absolute loss to seven digits
 NARROWING: Final = (1e-3, 1e-4, 1e-5, 1e-6)  # the way there: each width starts where the one before ended
 PATIENCE: Final = 8  # refused steps (or a third as many kept ones) without a gain, and a start is done
@@ -201,11 +201,10 @@ class _Descent:
         transposed = J.swapaxes(1, 2)
         eye = np.eye(J.shape[2])
         gradient = np.einsum("snp,sn->sp", J, irls * r) + self.precision * (theta - self.mean[live])
-        safe = transposed @ (J * irls[:, :, None]) + eye * self.precision
-        newton = transposed @ (J * curved[:, :, None]) + eye * self.precision
-        diagonal = np.maximum(np.einsum("spp->sp", safe), 1e-12)
-        hessian = newton + damping[:, None, None] * (safe + 0.02 * eye * diagonal[:, None, :])
-        hessian += 1e-13 * eye * diagonal[:, None, :]
+        both = curved + damping[:, None] * irls  # H_newton + λ H_irls in one product
+        hessian = transposed @ (J * both[:, :, None]) + eye * ((1 + damping[:, None]) * self.precision)[:, None, :]
+        diagonal = np.maximum(np.einsum("snp,snp,sn->sp", J, J, irls) + self.precision, 1e-12)
+        hessian += eye * ((0.02 * damping[:, None] + 1e-13) * diagonal)[:, None, :]
         stuck = ((theta <= self.low) & (gradient > 0)) | ((theta >= self.high) & (gradient < 0))
         free = ~stuck
         hessian = np.where(free[:, :, None] & free[:, None, :], hessian, eye * diagonal[:, None, :])
