@@ -71,7 +71,11 @@ class _Reference:
     def numeric(self, start: Floats) -> Floats:
         """One start: L-BFGS-B with numeric gradients."""
         weights = np.ones(len(self.loss))
-        found = minimize(lambda theta: self._objective(theta, weights)[0], start, method="L-BFGS-B")
+
+        def objective(theta: Floats) -> float:
+            return self._objective(theta, weights)[0]
+
+        found = minimize(objective, start, method="L-BFGS-B")
         return np.asarray(found.x)
 
     def _objective(self, theta: Floats, weights: Floats) -> tuple[float, Floats]:

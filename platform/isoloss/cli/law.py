@@ -254,13 +254,14 @@ def _load(path: Path) -> Any:
 
 
 def _frontier(laws: list[Fit], C: float) -> tuple[float, float]:
-    from isoloss.laws.frontier import frontier
+    from isoloss.laws.frontier import mixed_frontier
     from isoloss.laws.lossforms import LOSS_FORMS
+    from isoloss.laws.mixture import components
 
-    law = next((made for made in laws if made.form in LOSS_FORMS), None)
-    if law is None:
+    losses = components(laws)
+    if not losses:
         raise InvalidSpec(f"--flops alone needs a loss law; accepted is a FIT of {', '.join(LOSS_FORMS)}.")
-    return frontier(LOSS_FORMS[law.form], law, C)
+    return mixed_frontier(losses, C)
 
 
 def _target(laws: list[Fit], n_params: str | None, n_tokens: str | None, flops: str | None) -> tuple[float, float]:

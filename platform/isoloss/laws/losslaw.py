@@ -28,7 +28,7 @@ NOISE: Final = (0.005, 4.0)  # prior of a run's noise in ln loss: its sd, and ho
 DRAW_TOLERANCE: Final = 1e-6  # of a draw's objective: far within the spread between draws
 WORDS: Final = {"n_params": "sizes", "n_tokens": "token counts", "6 N^2": "sizes", "6 D^2": "token counts"}
 HELD_OUT: Final = 0.2  # the back-test holds out this share of points, the largest by FLOP
-SHARES: Final = (0.25, 0.2, 0.15, 0.1)  # and the roll-outs these
+SHARES: Final = (0.3, 0.25, 0.2, 0.15, 0.1, 0.05)  # and the roll-outs these
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

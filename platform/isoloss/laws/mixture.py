@@ -23,7 +23,7 @@ from isoloss.laws.observation import Observations
 from isoloss.laws.solve import Floats
 
 SAMPLES: Final = 4000
-VOTE: Final = 8.0
+VOTE: Final = 10.0
 LEAST_ERROR: Final = 0.001  # a roll-out error under this is luck
 TO_SD: Final = 1.25  # the sd of a normal error of mean size 1
 
