@@ -6,7 +6,7 @@ A grid along the line of constant C finds the valley and a bounded search its fl
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 import numpy as np
@@ -15,7 +15,7 @@ from isoloss.errors import FitFailed
 from isoloss.laws.evidence import Fit
 from isoloss.laws.lossform import NOTHING, LossForm, predict, target
 from isoloss.laws.lossforms import LOSS_FORMS
-from isoloss.laws.mixture import mean_log_loss
+from isoloss.laws.mixture import leanings
 
 GRID: Final = 400
 
@@ -25,32 +25,37 @@ def frontier(form: LossForm, fit: Fit, C: float, given: Mapping[str, float] = NO
 
     ``given`` are the further columns of the form.
     """
-    theta = np.array(fit.theta)
-    return _least(lambda N, D: float(predict(form, theta, target(form, N, D, given))[0, 0]), C, fit.form)
+    from scipy.optimize import minimize_scalar
+
+    theta, ln_c = np.array(fit.theta), float(np.log(C / 6))
+
+    def loss(ln_n: float) -> float:
+        x = target(form, float(np.exp(ln_n)), float(np.exp(ln_c - ln_n)), given)
+        return float(predict(form, theta, x)[0, 0])
+
+    places = np.linspace(0.0, max(ln_c, 1e-6), GRID)
+    lowest = int(np.argmin([loss(float(place)) for place in places]))
+    around = (float(places[max(lowest - 1, 0)]), float(places[min(lowest + 1, GRID - 1)]))
+    ln_n = float(minimize_scalar(loss, bounds=around, method="bounded", options={"xatol": 1e-9}).x)
+    if not 1e-3 < ln_n < ln_c - 1e-3:
+        raise FitFailed(f"{fit.form} has no optimum at {C:.3g} FLOP: one of its terms does not fall with its variable.")
+    return float(np.exp(ln_n)), float(np.exp(ln_c - ln_n))
 
 
 def mixed_frontier(laws: Sequence[Fit], C: float, given: Mapping[str, float] = NOTHING) -> tuple[float, float]:
-    """``frontier`` of the mixture of several loss laws: N and D where its point prediction is least."""
+    """The frontier of several loss laws: the mean ln N of their own optima, by ``mixture.leanings``.
 
-    def loss(N: float, D: float) -> float:
-        x = {law.form: target(LOSS_FORMS[law.form], N, D, given) for law in laws}
-        return float(mean_log_loss(laws, x)[0])
-
-    return _least(loss, C, " with ".join(law.form for law in laws))
-
-
-def _least(loss: Callable[[float, float], float], C: float, name: str) -> tuple[float, float]:
-    from scipy.optimize import minimize_scalar
-
-    ln_c = float(np.log(C / 6))
-
-    def along(ln_n: float) -> float:
-        return loss(float(np.exp(ln_n)), float(np.exp(ln_c - ln_n)))
-
-    places = np.linspace(0.0, max(ln_c, 1e-6), GRID)
-    lowest = int(np.argmin([along(float(place)) for place in places]))
-    around = (float(places[max(lowest - 1, 0)]), float(places[min(lowest + 1, GRID - 1)]))
-    ln_n = float(minimize_scalar(along, bounds=around, method="bounded", options={"xatol": 1e-9}).x)
-    if not 1e-3 < ln_n < ln_c - 1e-3:
-        raise FitFailed(f"{name} has no optimum at {C:.3g} FLOP: one of its terms does not fall with its variable.")
-    return float(np.exp(ln_n)), float(np.exp(ln_c - ln_n))
+    Where a loss is flat, laws that agree on it to a tenth of a percent disagree on its optimum by a factor; so here no
+    law speaks alone. ``FitFailed`` when none has an optimum.
+    """
+    optima, shares, problem = [], [], FitFailed("there is no loss law to ask for an optimum.")
+    for law, share in zip(laws, leanings(laws), strict=True):
+        try:
+            optima.append(np.log(frontier(LOSS_FORMS[law.form], law, C, given)[0]))
+            shares.append(share)
+        except FitFailed as error:
+            problem = error
+    if not optima:
+        raise problem
+    N = float(np.exp(np.average(optima, weights=shares)))
+    return N, C / (6 * N)
