@@ -93,7 +93,10 @@ def nine(home: Path) -> dict[str, tuple[Observations, Observations]]:
         "OLMo ladder c4_en (3B)": (olmo_ladder(home), lambda seen: seen.n_params > 2e9),
         "Farseer (7 largest)": (farseer_pool(home), lambda seen: _largest(seen, 7)),
         **{
-            f"Gemstones {name[9:]} (> 1.7B)": (gemstones(home, name), lambda seen: seen.n_params > 1.7e9)
+            f"Gemstones {name.removeprefix('fineweb_')} (> 1.7B)": (
+                gemstones(home, name),
+                lambda seen: seen.n_params > 1.7e9,
+            )
             for name in ("fineweb_dclm", "fineweb_edu")
         },
         **{

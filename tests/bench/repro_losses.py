@@ -167,8 +167,7 @@ def muennighoff(home: Path) -> Iterator[Check]:
     repeats = made.estimates["R_D*"]
     yield Check("data-constrained: R_D* bootstrap 95 % low", repeats.low or 0.0, 6.3, 0.7)
     yield Check("data-constrained: R_D* not identified", float(repeats.verdict == "not identified"), 1.0, 0.0)
-    held = made.estimates["R_N*"].verdict
-    yield Check("data-constrained: R_N* not identified either", float(held == "not identified"), 1.0, 0.0)
+    yield Check("data-constrained: R_N* weak at best", float(made.estimates["R_N*"].verdict != "identified"), 1.0, 0.0)
 
 
 def farseer(home: Path) -> Iterator[Check]:

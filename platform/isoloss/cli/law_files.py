@@ -99,10 +99,13 @@ def target(laws: list[Fit], n_params: str | None, n_tokens: str | None, flops: s
 def frontier_of(laws: list[Fit], C: float) -> tuple[float, float]:
     """N and D on the frontier of the first law that has one, at C FLOP; ``InvalidSpec`` when there is no loss law."""
     from isoloss.laws import isoflop
-    from isoloss.laws.frontier import frontier
+    from isoloss.laws.frontier import mixed_frontier
     from isoloss.laws.lossforms import LOSS_FORMS
+    from isoloss.laws.mixture import components
 
-    law = next((made for made in laws if made.form in {*LOSS_FORMS, *isoflop.FORMS}), None)
-    if law is None:
+    if read := next((made for made in laws if made.form in isoflop.FORMS), None):
+        return isoflop.optimal(read, C)
+    losses = components(laws)
+    if not losses:
         raise InvalidSpec(f"--flops alone needs a loss law; accepted is a FIT of {', '.join(LOSS_FORMS)}.")
-    return isoflop.optimal(law, C) if law.form in isoflop.FORMS else frontier(LOSS_FORMS[law.form], law, C)
+    return mixed_frontier(losses, C)

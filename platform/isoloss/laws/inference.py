@@ -16,6 +16,7 @@ from isoloss.laws.solve import Floats, RobustLoss
 
 WEAK: Final = {"ratio": 0.5, "factor": np.log(4.0)}  # half-widths beyond which a constant is weak …
 LOST: Final = {"ratio": 1.0, "factor": np.log(30.0)}  # … and beyond which it is not identified
+IDENTIFIED, WEAKLY, NOT_IDENTIFIED = "identified", "weak", "not identified"
 EDGE_SHARE: Final = 0.1  # as many draws at an edge of the allowed range mean the data do not hold the constant
 
 
@@ -47,7 +48,13 @@ def covariance(residuals: Floats, jacobian: Floats, loss: RobustLoss) -> Floats:
 
     ψ′ of a narrow Huber or of the absolute loss is estimated from the residuals within a bandwidth.
     """
-    n, p = jacobian.shape
+    squared, slope = moments(residuals, jacobian.shape[1], loss)
+    return np.asarray(squared / slope**2 * np.linalg.pinv(jacobian.T @ jacobian, hermitian=True))
+
+
+def moments(residuals: Floats, constants: int, loss: RobustLoss) -> tuple[float, float]:
+    """Mean ψ² (with the degrees of freedom left by so many ``constants``) and mean ψ′ of an M-estimate."""
+    n = len(residuals)
     size = np.abs(residuals)
     spread = 1.4826 * float(np.median(size)) + 1e-12
     if loss.kind == "squared":
@@ -56,14 +63,26 @@ def covariance(residuals: Floats, jacobian: Floats, loss: RobustLoss) -> Floats:
         width = max(loss.width, 1.06 * spread * n ** (-0.2))
         slope = max(float(np.mean(size <= width)), 1 / n) * loss.width / width
         psi = np.clip(residuals, -loss.width, loss.width)
-    tau = float(np.sum(psi**2)) / max(n - p, 1) / slope**2
-    return np.asarray(tau * np.linalg.pinv(jacobian.T @ jacobian, hermitian=True))
+    return float(np.sum(psi**2)) / max(n - constants, 1), slope
 
 
 def interval(values: Floats, level: float) -> tuple[float, float]:
     """The central interval of a sample at ``level``."""
     low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
+
+
+def judge(theta: float, half: float, *, log: bool) -> str:
+    """The verdict on a constant whose interval is θ ± ``half``; with ``log`` the width is a factor."""
+    kind, width = ("factor", half) if log else ("ratio", half / max(abs(theta), 1e-12))
+    if not np.isfinite(width) or width > LOST[kind]:
+        return NOT_IDENTIFIED
+    return WEAKLY if width > WEAK[kind] else IDENTIFIED
+
+
+def worse(one: str, other: str) -> str:
+    """The less confident of two verdicts."""
+    return max(one, other, key=(IDENTIFIED, WEAKLY, NOT_IDENTIFIED).index)
 
 
 def estimate(theta: float, draws: Floats, se: float, level: float, *, log: bool, edge_share: float = 0.0) -> Estimate:
@@ -80,11 +99,9 @@ def estimate(theta: float, draws: Floats, se: float, level: float, *, log: bool,
         half = float(ndtri((1 + level) / 2)) * se
         low, high = theta - half, theta + half
     half = (high - low) / 2
-    kind, width = ("factor", half) if log else ("ratio", half / max(abs(theta), 1e-12))
-    if not np.isfinite(width) or width > LOST[kind] or edge_share > EDGE_SHARE:
-        verdict = "not identified"
-    else:
-        verdict = "weak" if width > WEAK[kind] else "identified"
+    verdict = judge(theta, half, log=log)
+    if edge_share > EDGE_SHARE:
+        verdict = NOT_IDENTIFIED
     with np.errstate(over="ignore"):
         numbers = [np.exp(theta), np.exp(theta) * se, np.exp(low), np.exp(high)] if log else [theta, se, low, high]
     if log and len(draws) > 1:

@@ -18,17 +18,18 @@ import numpy as np
 from isoloss.errors import FitFailed
 from isoloss.laws.checklist import checklist
 from isoloss.laws.evidence import Backtest, Estimate, Fit, pack, support
-from isoloss.laws.inference import covariance, estimate, exponential_weights, multinomial_weights, run_groups
+from isoloss.laws.inference import covariance, estimate, exponential_weights, multinomial_weights, run_groups, worse
 from isoloss.laws.lossform import LossForm, Problem, at_edge, columns_of, predict, target
 from isoloss.laws.observation import Observations
 from isoloss.laws.powersum import PowerSum
+from isoloss.laws.profile import Profile, profiles
 from isoloss.laws.solve import Floats, Prior, RobustLoss, Solution
 
 NOISE: Final = (0.005, 4.0)  # prior of a run's noise in ln loss: its sd, and how many observations it is worth
 DRAW_TOLERANCE: Final = 1e-6  # of a draw's objective: far within the spread between draws
 WORDS: Final = {"n_params": "sizes", "n_tokens": "token counts", "6 N^2": "sizes", "6 D^2": "token counts"}
 HELD_OUT: Final = 0.2  # the back-test holds out this share of points, the largest by FLOP
-SHARES: Final = (0.25, 0.2, 0.15, 0.1)  # and the roll-outs these
+SHARES: Final = (0.3, 0.25, 0.2, 0.15, 0.1, 0.05)  # and the roll-outs these
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,6 +66,8 @@ def fit_loss_law(form: LossForm, observations: Observations, settings: Settings,
     finished = point.problem.finished(draws)
     cov = _moved(point.problem.finished, point.solution.theta, _covariance(point))
     estimates = _estimates(point, theta, finished, cov=cov, level=settings.level, edges=draws)
+    if len(draws) and not settings.believe:
+        estimates = _doubted(estimates, _profiles(point, settings.level))
     tested, note = backtest(form, used, settings)
     rolled = () if settings.believe else rollouts(form, used, settings)
     return Fit(
@@ -93,6 +96,16 @@ def fit_loss_law(form: LossForm, observations: Observations, settings: Settings,
         warnings=_warnings(estimates, point.solution, settings),
         checklist=_checklist(point, observations, used, settings, tested),
     )
+
+
+def profile_law(form: LossForm, observations: Observations, settings: Settings) -> dict[str, Profile]:
+    """The profile likelihood of each constant of ``form`` (``profile.py``), for the finished runs.
+
+    Raises as ``fit_loss_law`` does.
+    """
+    used = observations.select(observations.ok)
+    _enough(form, used, settings)
+    return _profiles(_solve(form, used, settings), settings.level)
 
 
 def predict_loss(
@@ -236,6 +249,18 @@ def _estimates(
             edge_share=float(edge[i]),
         )
         for i, name in enumerate(form.names)
+    }
+
+
+def _profiles(point: _Point, level: float) -> dict[str, Profile]:
+    return profiles(point.problem, point.solution.theta, _covariance(point), level)
+
+
+def _doubted(estimates: dict[str, Estimate], found: Mapping[str, Profile]) -> dict[str, Estimate]:
+    """The estimates with the worse of the bootstrap's verdict and the profile's."""
+    return {
+        name: replace(one, verdict=worse(one.verdict, found[name].verdict)) if name in found else one
+        for name, one in estimates.items()
     }
 
 

@@ -23,7 +23,7 @@ from isoloss.laws.observation import Observations
 from isoloss.laws.solve import Floats
 
 SAMPLES: Final = 4000
-VOTE: Final = 8.0
+VOTE: Final = 10.0
 LEAST_ERROR: Final = 0.001  # a roll-out error under this is luck
 TO_SD: Final = 1.25  # the sd of a normal error of mean size 1
 
@@ -34,13 +34,18 @@ def components(fits: Sequence[Fit]) -> list[Fit]:
 
 
 def weights(laws: Sequence[Fit]) -> Floats:
-    """What each law counts in the mixture (they sum to 1): the product of its votes, one a roll-out."""
-    shared = min(len(law.rollouts) for law in laws)
-    if shared:
-        errors = np.array([[rollout.error for rollout in law.rollouts[-shared:]] for law in laws])
-    else:
-        errors = np.array([[_plain_error(law)] for law in laws])
-    return _shares(-VOTE * np.log(np.maximum(errors, LEAST_ERROR)).sum(axis=1))
+    """What each law counts in the mixture (they sum to 1): the product of its votes, one a roll-out.
+
+    Without roll-outs, as in a campaign of few cells, one back-test may only lean.
+    """
+    if not all(law.rollouts for law in laws):
+        return leanings(laws)
+    return _shares(-VOTE * np.log(_errors(laws)).sum(axis=1))
+
+
+def leanings(laws: Sequence[Fit]) -> Floats:
+    """Softer weights, by the mean error alone: for questions where no law should speak alone."""
+    return _shares(-2 * np.log(_errors(laws).mean(axis=1)))
 
 
 def mean_log_loss(laws: Sequence[Fit], x: Mapping[str, Floats]) -> Floats:
@@ -81,12 +86,25 @@ def model_error(law: Fit, n_params: float, n_tokens: float) -> float:
     if not tests:
         return _plain_error(law)
     error = max(float(np.mean([test.error for test in tests])), LEAST_ERROR)
-    tried = float(np.mean([np.log(test.held_out_flops / test.largest_trained_flops) for test in tests]))
-    asked = max(
-        np.log(6 * n_params * n_tokens / law.support.flops),
-        *np.log(list(law.support.beyond(n_params, n_tokens).values())),
-    )
+    reach = [(test, test.largest_trained_flops) for test in tests]
+    tried = float(np.mean([np.log((test.held_out_flops or 2 * trained) / trained) for test, trained in reach]))
+    times = {**law.support.beyond(n_params, n_tokens), "flops": 6 * n_params * n_tokens / _greatest_flops(law)}
+    asked = float(np.log(max(times.values())))
     return TO_SD * error * float(np.clip(asked / max(tried, 0.3), 1.0, 4.0))
+
+
+def _greatest_flops(law: Fit) -> float:
+    return law.support.flops or 6 * law.support.n_params[1] * law.support.n_tokens[1]
+
+
+def _errors(laws: Sequence[Fit]) -> Floats:
+    """Errors (laws, roll-outs) at the roll-outs that all laws have, their back-tests or what stands for both."""
+    shared = min(len(law.rollouts) for law in laws)
+    if shared:
+        found = [[test.error for test in law.rollouts[-shared:]] for law in laws]
+    else:
+        found = [[law.backtest.error if law.backtest else _plain_error(law)] for law in laws]
+    return np.asarray(np.maximum(found, LEAST_ERROR))
 
 
 def _plain_error(law: Fit) -> float:

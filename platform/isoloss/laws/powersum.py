@@ -15,12 +15,13 @@ from itertools import product
 from typing import Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from isoloss.laws.lossform import N_AND_D
 from isoloss.laws.solve import Floats, RobustLoss
 
 POLISHED: Final = 8  # starts of the grid that are polished
-RANKED: Final = 64  # points of the grid, best by relative squares, whose robust objective is computed
+RANKED: Final = 32  # points of the grid, best by relative squares, whose robust objective is computed
 FLOOR: Final = -9.0  # a term this far (in ln) under the smallest loss has vanished
 SHARE: Final = {
     "irreducible": (np.log(0.6), 0.6),
@@ -139,31 +140,30 @@ class PowerSum:
         """
         inner = self.names[len(self.terms) : len(self.names) - bool(self.outer)]
         exponents = np.array(list(product(*(self.grid[name] for name in inner))))
-        target = loss ** (1 / kappa)
-        shapes, which = zip(*(self._shapes(term, inner, exponents, x, target) for term in self.terms), strict=True)
-        terms = range(len(self.terms))
-        gram = np.empty((len(exponents), len(self.terms), len(self.terms)))
-        right = np.empty((len(exponents), len(self.terms)))
+        target, terms = loss ** (1 / kappa), range(len(self.terms))
+        shapes, which = zip(*(self._shapes(term, inner, x) for term in self.terms), strict=True)
+        scaled = [shape / target for shape in shapes]
+        gram = np.empty((len(exponents), len(terms), len(terms)))
+        right = np.empty((len(exponents), len(terms)))
         for k in terms:
-            right[:, k] = shapes[k].sum(axis=1)[which[k]]
-            for other in range(k, len(self.terms)):
-                gram[:, k, other] = gram[:, other, k] = (shapes[k] @ shapes[other].T)[which[k], which[other]]
-        linear = np.linalg.solve(gram + 1e-12 * np.eye(len(self.terms)), right[:, :, None])[:, :, 0]
+            right[:, k] = scaled[k].sum(axis=1)[which[k]]
+            for other in range(k, len(terms)):
+                gram[:, k, other] = gram[:, other, k] = (scaled[k] @ scaled[other].T)[which[k], which[other]]
+        linear = np.linalg.solve(gram + 1e-12 * np.eye(len(terms)), right[:, :, None])[:, :, 0]
         linear = np.maximum(linear, 1e-3 * target.min())
         squares = np.einsum("sk,skl,sl->s", linear, gram, linear) - 2 * np.sum(linear * right, axis=1)
         last = [np.full((len(exponents), 1), kappa)] if self.outer else []
         return np.hstack([np.log(linear), exponents, *last]), np.sqrt(np.maximum(squares + len(loss), 0.0)) * kappa
 
-    @staticmethod
-    def _shapes(
-        term: Term, inner: tuple[str, ...], exponents: Floats, x: Floats, target: Floats
-    ) -> tuple[Floats, np.ndarray[tuple[int], np.dtype[np.int64]]]:
-        """The distinct shapes of a term over the points, (m, n), relative to the target, and each grid point's."""
-        carried = [(inner.index(name), row) for name, row in ((term.n, x[0]), (term.d, x[1])) if name]
-        if not carried:
-            return 1 / target[None], np.zeros(len(exponents), dtype=np.int64)
-        distinct, which = np.unique(exponents[:, [index for index, _ in carried]], axis=0, return_inverse=True)
-        return np.exp(-distinct @ np.array([row for _, row in carried])) / target, which
+    def _shapes(self, term: Term, inner: tuple[str, ...], x: Floats) -> tuple[Floats, NDArray[np.int64]]:
+        """The distinct shapes of a term over the points, (m, n), and which of them each grid point has."""
+        carried = [(name, row) for name, row in ((term.n, x[0]), (term.d, x[1])) if name]
+        distinct = np.array(list(product(*(self.grid[name] for name, _ in carried))))
+        places = np.indices([len(self.grid[name]) for name in inner]).reshape(len(inner), -1)
+        which = np.zeros(places.shape[1], dtype=np.int64)
+        for name, _ in carried:
+            which = which * len(self.grid[name]) + places[inner.index(name)]
+        return np.exp(-distinct @ np.reshape([row for _, row in carried], (len(carried), x.shape[1]))), which
 
     def beliefs(self, level: float) -> tuple[Floats, Floats]:
         """Mean and sd (p,) of weak beliefs about θ about the centre, where ln L is about ``level``."""
@@ -186,7 +186,7 @@ def log_sum_exp(theta: Floats, Z: Floats) -> tuple[Floats, Floats]:
         share = np.exp(eta - top)
         total = share.sum(axis=0)
         share /= total
-    gradient = np.zeros((*top.shape, theta.shape[1]))
+    gradient = np.zeros((len(theta), theta.shape[1], Z.shape[1]))  # a row a constant: contiguous for the solver
     for k, p in np.argwhere(Z.any(axis=1)):
-        gradient[:, :, p] += share[k] * Z[k, :, p]
-    return top + np.log(total), gradient
+        gradient[:, p] += share[k] * Z[k, :, p]
+    return top + np.log(total), gradient.swapaxes(1, 2)
