@@ -168,9 +168,9 @@ def test_a_wandb_export_is_opened(tmp_path: Path) -> None:
 def test_a_wandb_project_is_read_by_its_public_api(monkeypatch: pytest.MonkeyPatch) -> None:
     def made(place: int) -> SimpleNamespace:
         summary, config, name = EXPORT[place]
-        history = [{"_step": step, "val_loss": 3.5 - step / 10} for step in range(10)]
+        history = [{"_step": step, "val_loss": 3.5 - step / 10 if place != 1 else "NaN"} for step in range(10)]
         return SimpleNamespace(
-            name=name, id=f"id{place}", state=("finished", "failed", "running")[place], config=config, summary=summary,
+            name=name, id=f"id{place}", state=("finished", "failed", "running")[place], config=config, summary=SimpleNamespace(_json_dict=summary),
             scan_history=lambda: iter(history),
         )  # fmt: skip
 
