@@ -158,6 +158,7 @@ def test_a_wandb_export_is_opened(tmp_path: Path) -> None:
     assert column(found, "batch_tokens") == [65536, 65536] and column(found, "status") == ["ok", "diverged"]
     assert found.dropped == {"no loss": 1}
     assert found.columns["lr"] == "config.optim.lr" and found.columns["n_tokens"] == "--set n_tokens=2B"
+    assert found.columns["batch_tokens"] == "batch_seqs × seq_len" and found.columns["status"] == "how the run ended"
     write_rows(
         tmp_path / "flat.csv", [{"Name": "r", "State": "crashed", "loss": 3, "n_params": "1M", "n_tokens": "1B"}]
     )
