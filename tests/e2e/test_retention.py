@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
@@ -54,6 +56,12 @@ def folders(cluster: Cluster, study: str) -> set[tuple[int, int]]:
     return {(int(f.parent.name), int(f.name.split("-")[0])) for f in root.glob("*/*") if f.is_dir()}
 
 
+def told(cluster: Cluster, *words: str) -> str:
+    command = [sys.executable, "-m", "isoloss.cli", "study", *words]
+    done = subprocess.run(command, env=cluster.environment, capture_output=True, text=True, check=True)
+    return " ".join(done.stdout.split())
+
+
 def settled(study: Study) -> None:
     wait_until(lambda: study.info().state == "idle", 60, what=f"{study.name} idle")
     wait_until(lambda: study.info().checkpoints["to_remove"] == 0, 20, what=f"{study.name} tidied")
@@ -80,9 +88,13 @@ def test_a_plan_that_ran_keeps_the_best_alone_and_a_deepening_begins_again_where
     settled(study)
     best = study.best_trial
     assert folders(cluster, "lean") == {(best.number, best.level)}
+    assert "checkpoints: 1 kept (1 bytes), 12 dropped (" in told(cluster, "show", "lean")
     before = len(cluster.rows(STEPS, "lean"))
     bill = study.preview_change(max_budget=27)
     assert bill["retrained_budget"] > 0
+    said = told(cluster, "deepen", "lean", "--max-budget", "27", "--dry-run")
+    assert f"and up to {bill['retrained_budget']} steps because checkpoints were dropped" in said
+    assert "Its checkpoint was dropped: it would begin again." in told(cluster, "why", "lean")
     study.deepen(27)
     settled(study)
     revived = [row for row in cluster.rows(STEPS, "lean")[before:] if row[0] < 9]

@@ -169,6 +169,21 @@ def test_a_stopped_study_keeps_the_best_and_what_was_added_by_hand(in_store: InS
     in_store(body)
 
 
+def test_what_is_still_saved_for_a_stopped_study_is_dropped_as_it_comes(in_store: InStore) -> None:
+    async def body(pool: Pool) -> None:
+        for keep, left in (("needed", 0), ("all", 1)):
+            house = await House(pool).open(keep, name=keep)
+            lease = await house.lease()
+            assert lease is not None
+            await house.decider.decide(house.study_id, events=[Stopped(reason="enough")])
+            key = LeaseKey(task_id=lease.task_id, epoch=lease.epoch, secret=lease.secret)
+            async with pool.connection() as conn:
+                await tasks.add_checkpoint(conn, key, Checkpoint(step=1, path=f"/root/{lease.task_id}-1"))
+            assert (await house.tally()).kept == left
+
+    in_store(body)
+
+
 def test_workers_of_a_host_are_told_of_its_folders_until_they_say_that_those_are_gone(in_store: InStore) -> None:
     async def body(pool: Pool) -> None:
         house = await House(pool).open("planned")

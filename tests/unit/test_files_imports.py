@@ -158,6 +158,7 @@ def test_a_wandb_export_is_opened(tmp_path: Path) -> None:
     assert column(found, "batch_tokens") == [65536, 65536] and column(found, "status") == ["ok", "diverged"]
     assert found.dropped == {"no loss": 1}
     assert found.columns["lr"] == "config.optim.lr" and found.columns["n_tokens"] == "--set n_tokens=2B"
+    assert found.columns["batch_tokens"] == "batch_seqs × seq_len" and found.columns["status"] == "how the run ended"
     write_rows(
         tmp_path / "flat.csv", [{"Name": "r", "State": "crashed", "loss": 3, "n_params": "1M", "n_tokens": "1B"}]
     )
@@ -168,9 +169,9 @@ def test_a_wandb_export_is_opened(tmp_path: Path) -> None:
 def test_a_wandb_project_is_read_by_its_public_api(monkeypatch: pytest.MonkeyPatch) -> None:
     def made(place: int) -> SimpleNamespace:
         summary, config, name = EXPORT[place]
-        history = [{"_step": step, "val_loss": 3.5 - step / 10} for step in range(10)]
+        history = [{"_step": step, "val_loss": 3.5 - step / 10 if place != 1 else "NaN"} for step in range(10)]
         return SimpleNamespace(
-            name=name, id=f"id{place}", state=("finished", "failed", "running")[place], config=config, summary=summary,
+            name=name, id=f"id{place}", state=("finished", "failed", "running")[place], config=config, summary=SimpleNamespace(_json_dict=summary),
             scan_history=lambda: iter(history),
         )  # fmt: skip
 

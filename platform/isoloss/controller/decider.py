@@ -157,7 +157,7 @@ class _Book:
         ask = max(ask, await self._behind())
         if ask and self.row.state != StudyState.PAUSED and self.search.startable():
             await self._ask(ask)
-        if self.seq != self.row.next_seq:
+        if self._looks_at_checkpoints():
             await self._retain()
         self._check_bounds()
         state = self._state()
@@ -176,10 +176,16 @@ class _Book:
         ahead = self.spec.method.ahead
         return ahead and ahead - await studies.waiting(self.conn, self.row.id)
 
+    def _looks_at_checkpoints(self) -> bool:
+        """Whether this pass drops checkpoints, which looks at every result: at rest, and every hundredth of the trials."""
+        if self.spec.fidelity.kept == "all" or self.seq == self.row.next_seq:
+            return False
+        every = max(1, self.search.trials // 100)
+        at_rest = self.search.idle or self.search.stopped is not None
+        return at_rest or self.seq // every != self.row.next_seq // every
+
     async def _retain(self) -> None:
-        """Let the checkpoints go that nothing will resume from, if the spec says so."""
-        if self.spec.fidelity.kept == "all":
-            return
+        """Let the checkpoints go that nothing will resume from."""
         found = spare(self.search)
         if found and self.search.stopped is None:
             await self._fold(ev.Dropped(trials=found))

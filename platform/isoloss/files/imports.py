@@ -10,7 +10,7 @@ from __future__ import annotations
 import difflib
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
@@ -24,6 +24,10 @@ OURS: Final = (
     *NUMBERS, *WORDS, "seed", *RECIPE, "batch_seqs", "seq_len", "steps", "step", "weight_decay", "warmup_tokens",
     "unique_tokens", "n_experts", "n_active",
 )  # fmt: skip
+MADE: Final = {
+    "batch_tokens": "batch_seqs × seq_len", "n_tokens": "steps × batch_tokens", "status": "how the run ended",
+    "run": "the run's name", "step": "the curve's last step",
+}  # fmt: skip
 BY_THEIR_END: Final = (
     "n_params", "n_tokens", "lr", "batch_tokens", "batch_seqs", "seq_len", "flops", "seed", "weight_decay",
     "warmup_tokens", "unique_tokens", "n_experts", "n_active",
@@ -99,8 +103,8 @@ def import_runs(
             f"none of the {len(runs)} runs can be used: {said(dropped) or 'there is none'}.",
             hint=f"Say --columns theirs=ours or --set ours=value; theirs are {', '.join(sorted(_theirs(runs))[:40])}.",
         )
-    there = dict.fromkeys(name for row in rows for name in row)
-    ours: dict[str, str] = {name: _origin(name, names, constants) for name in OURS if name in there}
+    theirs, there = _theirs(runs), dict.fromkeys(name for row in rows for name in row)
+    ours: dict[str, str] = {name: _origin(name, names, constants, theirs) for name in OURS if name in there}
     extras = sorted(name for name in there if name not in OURS)
     ordered = [{name: row.get(name) for name in (*ours, *extras)} for row in rows]
     return Imported(rows=ordered, runs=len(runs), columns=ours, extras=extras, dropped=dict(dropped), notes=notes)
@@ -234,12 +238,12 @@ def _with_tokens(row: Row, number: int) -> Row:
     return row
 
 
-def _origin(ours: str, names: Mapping[str, str], constants: Mapping[str, str]) -> str:
+def _origin(ours: str, names: Mapping[str, str], constants: Mapping[str, str], theirs: Container[str]) -> str:
     """Where a column comes from, in words."""
-    theirs = next((theirs for theirs, name in names.items() if name == ours), "")
-    if theirs:
-        return theirs
+    if said := next((name for name, wanted in names.items() if wanted == ours), ""):
+        return said
+    if ours in theirs:
+        return ours
     if ours in constants:
         return f"--set {ours}={constants[ours]}"
-    made = {"batch_tokens": "batch_seqs × seq_len", "n_tokens": "steps × batch_tokens", "status": "how the run ended"}
-    return ours if ours not in made else f"{ours}, or {made[ours]}"
+    return MADE.get(ours, ours)

@@ -26,6 +26,7 @@ ACCEPTED: Final = (
     "wandb://ENTITY/PROJECT"
 )
 HPARAMS: Final = "_hparams_/session_start_info"
+WORDS_FOR_NUMBERS: Final = ("NaN", "Infinity", "-Infinity")  # how W&B sends what JSON cannot say
 NOT_FINITE: Final = re.compile(r"\b(?:nan|NaN|inf|Infinity)\b")
 
 
@@ -217,13 +218,14 @@ def _wandb(project: str, *, histories: bool) -> list[Run]:
 
 
 def _of_wandb(run: Any, *, histories: bool) -> Run:
-    told = {"config": dict(run.config), "summary": dict(run.summary)}
+    summary = getattr(run.summary, "_json_dict", run.summary)  # as its own export script does: plain all the way down
+    told = {"config": dict(run.config), "summary": dict(summary)}
     columns = {name: value for name, value in flatten(told) if not name.startswith("config._")}
     curves: dict[str, list[tuple[float, float]]] = {}
     for row in run.scan_history() if histories else ():
         for name, value in row.items():
-            if isinstance(value, int | float) and not name.startswith("_"):
-                curves.setdefault(f"summary.{name}", []).append((row.get("_step", 0), value))
+            if (isinstance(value, int | float) or value in WORDS_FOR_NUMBERS) and not name.startswith("_"):
+                curves.setdefault(f"summary.{name}", []).append((float(row.get("_step", 0)), float(value)))
     return Run(name=run.name or run.id, columns=columns | {"id": run.id}, curves=curves, state=run.state)
 
 

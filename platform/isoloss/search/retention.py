@@ -26,6 +26,7 @@ from dataclasses import replace
 from isoloss.errors import InvalidSpec
 from isoloss.search.deepening import Bracket
 from isoloss.search.geometry import Plan
+from isoloss.search.rung import Key
 from isoloss.search.search import ADDED, Search
 from isoloss.search.standing import settled_best
 
@@ -54,25 +55,25 @@ def bests(search: Search) -> frozenset[tuple[int, int]]:
 def _spare_of(search: Search, bracket: Bracket) -> Iterator[int]:
     room = _room(search.plan, bracket)
     for level, rung in bracket.rungs.items():
-        settled = bracket.members(level) is not None
+        settled, due = bracket.members(level) is not None, None if rung.due is None else frozenset(rung.due)
         for place, key in enumerate(rung.ranked):
             trial = bracket.trials[key[2]]
             result = search.result(trial, level)
             if key[2] in rung.sent or search.runs(trial, level) or result is None or result.status == "failed":
                 continue
-            if key[0] or (settled and not _may_rise(search, bracket, level, place, room[level])):
+            if key[0] or (settled and not _may_rise(search, bracket, level, place, room[level], due)):
                 yield trial
 
 
-def _may_rise(search: Search, bracket: Bracket, level: int, place: int, room: int) -> bool:
-    """Whether the trial at this place of the rung may still be resumed above it."""
-    fidelity, rung = search.spec.fidelity, bracket.rungs[level]
+def _may_rise(search: Search, bracket: Bracket, level: int, place: int, room: int, due: frozenset[Key] | None) -> bool:
+    """Whether the trial at this place of the rung may still be resumed above it; ``due`` is unknown until settled."""
+    fidelity = search.spec.fidelity
     if fidelity.mode == "fresh":
         return False
     if search.spec.method.width == "auto":
         return True
     if fidelity.kept == "planned":
-        return level < bracket.top and (rung.due is None or rung.ranked[place] in rung.due)
+        return level < bracket.top and (due is None or bracket.rungs[level].ranked[place] in due)
     return place < room or _ahead(bracket, level, place) < room
 
 

@@ -41,6 +41,8 @@ def reasons(search: Search) -> tuple[Reason, ...]:
     for number, level in highest.items():
         if not search.runs(number, level):
             code, sentence = _reason(search, search.trial(number), level)
+            if number in search.dropped and search.stopped is None:
+                sentence += " Its checkpoint was dropped: it would begin again."
             found.append(Reason(trial=number, level=level, code=code, sentence=sentence))
     return tuple(found)
 
