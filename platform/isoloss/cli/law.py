@@ -5,6 +5,7 @@ A FIT file is the JSON of ``law fit``; it holds the evidence and all that a fore
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,6 +18,7 @@ from isoloss.cli.law_files import (
     Pool,
     Tokens,
     Where,
+    count,
     is_campaign,
     load,
     load_laws,
@@ -178,6 +180,39 @@ def backtest(
     rows = [(name, f"{test.error:.3%}", f"{test.bias:+.3%}", test.held_out) for name, test in ranked]
     value = {"laws": [{"form": name, "error": t.error, "bias": t.bias, "held_out": t.held_out} for name, t in ranked]}
     show(output, value, Table(("form", "mean error", "bias", "runs held out"), rows))
+
+
+@app.command
+def sensitivity(
+    data: Path,
+    *,
+    flops: Annotated[str, Parameter(help="The compute at which N* and D* are asked for (1e24).")],
+    form: Annotated[str, Parameter(help="A form that gives N and D.")] = "chinchilla",
+    loss: Loss = "huber:1e-3",
+    where: Where = "",
+    columns: Columns = (),
+    output: Output = Output(),  # noqa: B008 - frozen
+) -> None:
+    """Show how N*, D* and their exponent hang on choices: FLOP counting, robust loss, outliers, which runs are used."""
+    from isoloss.laws.fit import optimum
+    from isoloss.laws.flops import sensitivity as vary
+
+    C = count(flops, "--flops")
+    found = vary(observations(data, columns, where), C, partial(optimum, form), loss=loss)
+    rows = [
+        (
+            one.choice,
+            number(one.a, 3),
+            number(one.n_params, 3),
+            number(one.n_tokens, 3),
+            number(one.tokens_per_param, 3),
+            one.why,
+        )
+        for one in found
+    ]
+    table = Table(("choice", "a", "N*", "D*", "D*/N*", ""), rows, f"{form} at {number(C)} FLOP")
+    kept = ("choice", "a", "n_params", "n_tokens", "tokens_per_param", "why")
+    show(output, {"flops": C, "conclusions": [{name: getattr(one, name) for name in kept} for one in found]}, table)
 
 
 @app.command

@@ -12,6 +12,7 @@ import numpy as np
 from isoloss.errors import FitFailed, InvalidSpec
 from isoloss.laws import isoflop, mixture, steplaw, surface
 from isoloss.laws.evidence import Backtest, Estimate, Fit
+from isoloss.laws.frontier import mixed_frontier
 from isoloss.laws.lossforms import FAMILY, LOSS_FORMS
 from isoloss.laws.losslaw import Settings, fit_loss_law, held_out_error, report
 from isoloss.laws.observation import Observations
@@ -116,6 +117,19 @@ def fit(
     if form in fitters:
         return fitters[form]()
     return fit_loss_law(LOSS_FORMS[form], observations, settings)
+
+
+def optimum(form: str, observations: Observations, loss: str, C: float) -> tuple[float, float]:
+    """N* and D* at ``C`` FLOP by the law called ``form``: a loss law's frontier, or sizes read off equal compute.
+
+    Raises as ``fit`` does, and ``InvalidSpec`` for a form that knows no N*.
+    """
+    made = fit(form, observations, loss=loss, bootstrap=0, pool=True)
+    if made.form in isoflop.FORMS:
+        return isoflop.optimal(made, C)
+    if not (laws := mixture.components([made])):
+        raise InvalidSpec(f"form is {form!r}; accepted is one that gives N and D: {', '.join(FAMILY)}, frontier, auto.")
+    return mixed_frontier(laws, C)
 
 
 def compare(
