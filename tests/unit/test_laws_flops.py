@@ -12,7 +12,7 @@ from isoloss.laws.flops import counted, possible, sensitivity
 from isoloss.laws.observation import Observation, Observations
 
 LAW = ChinchillaLaw(E=1.7, A=400, B=400, alpha=0.33, beta=0.3)
-ARCHITECTURE = {"width": 512.0, "vocab": 50304.0, "depth": 8.0, "seq_len": 2048.0}
+ARCHITECTURE: dict[str, float | str] = {"width": 512.0, "vocab": 50304.0, "depth": 8.0, "seq_len": 2048.0}
 
 
 def runs(extras: dict[str, float | str] | None = None, noise: float = 0.002) -> Observations:

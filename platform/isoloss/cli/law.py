@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import App, Parameter
 
+from isoloss.cli.law_catalogue import catalogue
 from isoloss.cli.law_files import (
     Columns,
     Flops,
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 
 app = App(name="law", help="Scaling laws on files: fit, forecast, plan, compare, back-test, report.")
 app.command(plan)
+app.command(catalogue)
 Loss = Annotated[str, Parameter(help="Robust loss of log residuals: huber:DELTA, lad or squared.")]
 Bootstrap = Annotated[int, Parameter(help="Draws of the bootstrap; 0 takes intervals from the covariance.")]
 Level = Annotated[float, Parameter(help="Level of the intervals.")]
@@ -225,21 +227,6 @@ def report(fit_file: Annotated[Path, Parameter(name="FIT")], /, *, output: Outpu
         lines += [f"# {made.form}", "", *(f"- **{item}**: {answer}" for item, answer in made.checklist.items()), ""]
     value = {"laws": [{"form": made.form, "checklist": made.checklist} for made in fits]}
     show(output, value, "\n".join(lines).rstrip())
-
-
-@app.command
-def catalogue(*, output: Output = Output()) -> None:  # noqa: B008 - frozen
-    """List the laws that can be fitted, with their equations."""
-    from isoloss.laws.fit import CATALOGUE
-
-    rows = [(form.name, form.equation, form.gives, form.source) for form in CATALOGUE.values()]
-    value = {
-        "forms": [
-            {"form": f.name, "equation": f.equation, "gives": f.gives, "needs": f.needs, "source": f.source}
-            for f in CATALOGUE.values()
-        ]
-    }
-    show(output, value, Table(("form", "equation", "gives", "source"), rows))
 
 
 def _constants(made: Fit) -> Table:
