@@ -142,7 +142,7 @@ def _optima(place: Fit, target: tuple[float, float]) -> list[Row]:
     for (n, d), node in zip(cells, np.array(place.nodes), strict=True):
         cov = np.array([[node[4], node[5]], [node[5], node[6]]])
         if (
-            np.sqrt(np.diag(cov)).max() < 2.0
+            np.sqrt(np.diag(cov)).max() < 1.0
         ):  # a cell that knows nothing of its own has an ellipse as wide as the picture
             rows += _ellipse(f"N {n:.3g}", node[2:4], cov, f"{n:.4g}/{d:.4g}")
     mean, cov = surface.field_of(place).at(surface.coordinates(place, *target))
