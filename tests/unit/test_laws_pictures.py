@@ -46,6 +46,7 @@ def test_contours_fall_and_the_frontier_is_near_the_laws_own(drawn: dict[str, li
     for series, x, y, _, _, line in drawn["plane"]:
         if series == "iso-loss":
             lines.setdefault(line, []).append((float(x), float(y)))  # type: ignore[arg-type]
+    assert len(lines) > 5
     for points in lines.values():
         tokens = [y for _, y in sorted(points)]
         assert tokens == sorted(tokens, reverse=True), "a larger model reaches the same loss with fewer tokens"

@@ -68,13 +68,11 @@ def _plane(laws: Sequence[Fit], seen: Observations, target: tuple[float, float])
     height = _log_loss(laws, np.repeat(N, GRID), np.tile(D, GRID)).reshape(GRID, GRID)
     rows: list[Row] = []
     for level in np.linspace(height.min(), height.max(), CONTOURS + 2)[1:-1]:
-        name = f"loss {np.exp(level):.4g}"
-        for n, column in zip(N, height, strict=True):
-            falling = column[::-1]
-            if falling[0] <= level <= falling[-1]:
-                rows.append(
-                    (name, float(n), float(np.exp(np.interp(level, falling, np.log(D[::-1])))), None, None, name)
-                )
+        line = f"loss {np.exp(level):.4g}"
+        for n, column in zip(N, height[:, ::-1], strict=True):
+            if column[0] <= level <= column[-1]:
+                d = float(np.exp(np.interp(level, column, np.log(D[::-1]))))
+                rows.append(("iso-loss", float(n), d, None, None, line))
     for C in np.geomspace(6 * N[0] * D[0] * 4, 6 * N[-1] * D[-1] / 4, 24):
         sizes = N[(D[0] <= C / (6 * N)) & (D[-1] >= C / (6 * N))]
         if len(sizes) < 5:
