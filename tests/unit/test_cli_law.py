@@ -37,7 +37,7 @@ def test_fit_forecast_and_report_go_through_a_file(
     common = [str(data), "--columns", "tokens=n_tokens", "--json"]
     assert run(["law", "fit", *common, "--form", "campaign", "--bootstrap", "30", "--out", fit_file]) == 0
     out, err = capsys.readouterr()
-    assert json.loads(out)["source"] in ("steplaw", "lr-batch")
+    assert json.loads(out)["fits"][0]["form"] == "lr-batch"
     assert "wrote" in err
     assert run(["law", "forecast", fit_file, "--n-params", "600K", "--n-tokens", "4M", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)

@@ -77,7 +77,7 @@ def fit(
         _write(out, joint.to_mapping())
         warn(joint.warnings)
         parts = [_constants(part) for part in joint.fits]
-        show(output, {**joint.to_mapping(), "form": CAMPAIGN}, *parts, f"optimum by {joint.source}")
+        show(output, {**joint.to_mapping(), "form": CAMPAIGN}, *parts)
         return
     made = fit_law(form, seen, loss=loss, bootstrap=bootstrap, seed=seed, level=level, near=near, pool=pool)
     mapping = made.to_mapping()
