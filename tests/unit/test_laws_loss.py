@@ -85,8 +85,8 @@ def test_the_bootstrap_interval_covers_the_planted_constants_about_as_often_as_i
         (low := made.estimates["beta"].low) is not None
         and (high := made.estimates["beta"].high) is not None
         and low <= LAW.beta <= high
-        for seed in range(30)
-        for made in [fit("chinchilla", planted(LAW, 0.01, seed), loss="squared", bootstrap=100, seed=seed)]
+        for seed in range(12)
+        for made in [fit("chinchilla", planted(LAW, 0.01, seed), loss="squared", bootstrap=60, seed=seed)]
     ]
     assert 0.7 <= np.mean(hits) <= 1.0
 

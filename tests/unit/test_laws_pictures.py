@@ -31,7 +31,7 @@ def runs() -> Observations:
 @pytest.fixture(scope="module")
 def drawn() -> dict[str, list[tuple[str, float, float, float | None, float | None, str | None]]]:
     seen = runs()
-    return pictures(fit_campaign(seen, bootstrap=20).fits, seen, TARGET)
+    return pictures(fit_campaign(seen, bootstrap=2).fits, seen, TARGET)
 
 
 def test_every_picture_is_drawn_with_finite_points(drawn: dict[str, list[tuple[object, ...]]]) -> None:
