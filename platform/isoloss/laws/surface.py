@@ -27,7 +27,7 @@ from isoloss.laws.cells import cell_index
 from isoloss.laws.checklist import checklist
 from isoloss.laws.evidence import Backtest, Estimate, Fit, pack, support
 from isoloss.laws.field import Field
-from isoloss.laws.inference import estimate
+from isoloss.laws.inference import estimate, rerun_noise
 from isoloss.laws.losslaw import HELD_OUT
 from isoloss.laws.observation import Observations
 from isoloss.laws.solve import Floats, Prior, RobustLoss, Solution, best, solve
@@ -48,6 +48,7 @@ LEVEL: Final = 6  # parameters of the smooth law of the cells' levels: 1, x, y, 
 LEVEL_SD: Final = np.array([3.0, 0.5, 0.5, 0.02, 0.02, 0.02])
 CELL_SD: Final = 0.01  # how far (ln loss) a cell's level may lie from that smooth law
 NOISE: Final = (0.005, 4.0)  # prior of a run's noise in ln loss: its sd, and how many observations it is worth
+QUIETEST: Final = 5e-4  # a run's noise is believed to be no less, whatever few reruns say
 HUBER: Final = 1.5  # noises beyond which a residual counts linearly
 NARROW, WIDE, PER_CELL = 0.04, 0.30, 6  # the cap: at least 4 % above a cell's best, wider until six runs a cell are in
 AROUND: Final = 1.5  # octaves the centre may lie from the median of the cells' best runs: people search around a guess
@@ -62,7 +63,10 @@ LEARNED: Final = ("lr", "batch_tokens")
 
 @dataclass(frozen=True, slots=True)
 class Runs:
-    """The runs as the surface sees them, each (n,): octaves, coordinates about the centre, ln loss, cell, weights."""
+    """The runs as the surface sees them, each (n,): octaves, coordinates about the centre, ln loss, cell, weights.
+
+    ``noise`` is what is believed of a run's noise: its sd, and how many observations that is worth.
+    """
 
     u: Floats
     v: Floats
@@ -74,6 +78,7 @@ class Runs:
     censored: NDArray[np.bool_]
     origin: tuple[float, float]
     cap: float
+    noise: tuple[float, float]
 
     @property
     def n_cells(self) -> int:
@@ -113,8 +118,10 @@ def gather(observations: Observations) -> Runs:
     censored = excess > cap
     weight = np.where(censored, 1.0, np.exp(-0.5 * (np.minimum(excess, cap) / (0.5 * cap)) ** 2))
     u, v = np.log2(seen.lr), np.log2(seen.batch_tokens)
+    reruns, freedom = rerun_noise(seen)
+    noise = (max(reruns, QUIETEST), float(freedom)) if freedom else NOISE
     level = np.where(censored, least[cell], ln_loss)
-    return Runs(u, v, x - origin[0], y - origin[1], level, cell, weight, censored, origin, cap)
+    return Runs(u, v, x - origin[0], y - origin[1], level, cell, weight, censored, origin, cap, noise)
 
 
 def residuals(runs: Runs, theta: Floats) -> tuple[Floats, Floats]:
@@ -172,7 +179,7 @@ def _solve(runs: Runs, believed: str) -> _Point:
     starts = np.tile(mean, (6, 1))
     starts[:, 0] += [0, -1.5, 1.5, 0, 0, 0.7]
     starts[:, 3] += [0, 0, 0, -1.5, 1.5, -0.7]
-    noise, (prior_noise, worth) = 2 * NOISE[0], NOISE
+    noise, (prior_noise, worth) = 2 * runs.noise[0], runs.noise
     tries, agreeing = len(starts), 1.0
     for attempt in range(5):
         loss = RobustLoss("huber", HUBER * noise)
