@@ -21,8 +21,9 @@ import numpy as np
 from isoloss.laws.basin import TYPICAL, Basin
 from isoloss.laws.evidence import Fit
 from isoloss.laws.field import OWN, Field
+from isoloss.laws.runs import NOISE
 from isoloss.laws.solve import Floats, Prior
-from isoloss.laws.surface import CENTRE, EXPONENTS, NOISE, UNSEEN, basin, coordinates, field_of
+from isoloss.laws.surface import CENTRE, EXPONENTS, UNSEEN, basin, coordinates, field_of
 
 RING: Final = 5  # runs of one purchase: two directions, two curvatures and a level leave little to chance
 CURVED: Final = 0.005  # excess (ln loss) at which they are placed about an optimum that is known
