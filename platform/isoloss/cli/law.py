@@ -15,11 +15,13 @@ from isoloss.cli.law_catalogue import catalogue
 from isoloss.cli.law_files import (
     Columns,
     Flops,
+    Given,
     Params,
     Pool,
     Tokens,
     Where,
     count,
+    further,
     is_campaign,
     load,
     load_laws,
@@ -28,15 +30,17 @@ from isoloss.cli.law_files import (
 )
 from isoloss.cli.law_import import import_
 from isoloss.cli.law_plan import plan
+from isoloss.cli.law_profile import profile
 from isoloss.cli.output import Output, Table, dumps, number, say, show, span, warn
 from isoloss.errors import InvalidSpec
 
 if TYPE_CHECKING:
     from isoloss.laws.evidence import Fit
 
-app = App(name="law", help="Scaling laws on files: fit, forecast, plan, compare, back-test, report.")
+app = App(name="law", help="Scaling laws on files: fit, forecast, plan, profile, compare, back-test, report.")
 app.command(plan)
 app.command(catalogue)
+app.command(profile)
 Loss = Annotated[str, Parameter(help="Robust loss of log residuals: huber:DELTA, lad or squared.")]
 Bootstrap = Annotated[int, Parameter(help="Draws of the bootstrap; 0 takes intervals from the covariance.")]
 Level = Annotated[float, Parameter(help="Level of the intervals.")]
@@ -95,6 +99,7 @@ def forecast(
     n_params: Params = None,
     n_tokens: Tokens = None,
     flops: Flops = None,
+    given: Given = (),
     level: Level = 0.9,
     output: Output = Output(),  # noqa: B008 - frozen
 ) -> None:
@@ -105,7 +110,7 @@ def forecast(
         raise InvalidSpec("no FIT file was given; accepted is one or more.")
     laws, warnings = load_laws(*fits)
     N, D = target(laws, n_params, n_tokens, flops)
-    found = foretell(laws, N, D, level)
+    found = foretell(laws, N, D, level, further(laws, given))
     mapping = found.to_mapping()
     mapping["warnings"] = list(dict.fromkeys([*warnings, *mapping["warnings"]]))
     warn(mapping["warnings"])
