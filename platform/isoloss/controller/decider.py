@@ -201,7 +201,8 @@ class _Book:
         rows = await ledger.undecided(self.conn, self.row.id)
         for row in rows:
             ok = row.status == "ok"
-            value = score(self.spec, row.values) if ok else None
+            configuration, share = self.search.trial(row.trial_no).configuration, self.search.ladder.share(row.level)
+            value = score(self.spec, row.values, configuration, share) if ok else None
             event = ev.TaskDone(trial=row.trial_no, level=row.level, status=row.status, score=value)  # type: ignore[arg-type]
             self.reserved = max(0.0, self.reserved - row.cost)
             self.spent += row.cost

@@ -199,7 +199,7 @@ class StudyService(study_pb2_grpc.StudyServiceServicer):
         if search.spec.objective is not None:
             message.value = values[search.spec.objective.metric]
         else:
-            found = overall(search.spec, values)
+            found = overall(search.spec, values, best.configuration)
             message.value, message.limiting = found.overall or 0.0, found.limiting or ""
             message.desirability.update({name: d for name, d in found.parts.items() if d is not None})
         return message

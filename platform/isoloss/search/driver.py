@@ -11,17 +11,19 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from isoloss.domain.space import Scalar
 from isoloss.domain.spec import StudySpec, checked, decode_study
 from isoloss.errors import InvalidSpec
 from isoloss.search.answers import ProposalRequest
-from isoloss.search.desirability import OverallDesirability, overall
 from isoloss.search.events import Asked, CreateTask, Decision, Deepened, Event, Status, TaskDone
 from isoloss.search.proposals import check_sampler, propose
 from isoloss.search.scoring import score
 from isoloss.search.search import Search
+
+if TYPE_CHECKING:
+    from isoloss.search.desirability import OverallDesirability
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,7 +89,8 @@ class Driver:
                 raise InvalidSpec(
                     f"metrics lacks {missing[0]}; accepted are numbers for {', '.join(self.spec.metrics)}."
                 )
-            value = score(self.spec, metrics)
+            configuration = self.search.trial(trial).configuration if trial < self.search.trials else {}
+            value = score(self.spec, metrics, configuration, self.search.ladder.share(level))
             status = "diverged" if value is None else "ok"
         self._apply(TaskDone(trial=trial, level=level, status=status, score=value))
         self._metrics[trial, level] = dict(metrics or {})
@@ -99,11 +102,16 @@ class Driver:
 
     def best(self) -> Best | None:
         """The best result so far, or ``None`` before there is one."""
+        from isoloss.search.desirability import overall
+
         incumbent = self.search.best()
         if incumbent is None:
             return None
         metrics = self._metrics[incumbent.trial, incumbent.level]
-        objective, worth = self.spec.objective, overall(self.spec, metrics)
+        objective, worth = (
+            self.spec.objective,
+            overall(self.spec, metrics, self.search.trial(incumbent.trial).configuration),
+        )
         value = metrics[objective.metric] if objective else float(worth.overall or 0.0)
         return Best(
             trial=incumbent.trial, level=incumbent.level, budget=self.search.ladder.budget(incumbent.level),
