@@ -58,7 +58,7 @@ class Method(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     brackets: Annotated[str, Meta(pattern=r"^(all|first:[1-9][0-9]*)$")] | None = None
     order: Literal["auto", "eager", "patient"] | None = None
     width: Annotated[int, Meta(ge=1)] | Literal["auto"] = 1  # iterations pooled; auto: one more whenever all ran
-    sampler: Annotated[str, Meta(pattern=r"^(random|sobol|tpe|gp|cma|law|[A-Z]\w*Sampler)$")] = "sobol"
+    sampler: Annotated[str, Meta(pattern=r"^(random|sobol|tpe|gp|cma|law|composite|[A-Z]\w*Sampler)$")] = "sobol"
     prior: dict[str, Prior] = {}  # of the sampler law
     ahead: Annotated[int, Meta(ge=0, le=1024)] = 0  # tasks created before a slot asks for them
 
@@ -185,6 +185,11 @@ class StudySpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     def metrics(self) -> tuple[str, ...]:
         """The metrics a finished task must report."""
         return metrics_needed(self.objective, self.desirability, self.objectives)
+
+    @property
+    def desirability_metrics(self) -> tuple[str, ...]:
+        """Every metric of the preference, groups dissolved."""
+        return tuple(leaves(self.desirability))
 
     @property
     def n_params(self) -> float | None:

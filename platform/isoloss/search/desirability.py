@@ -42,11 +42,13 @@ from isoloss.domain.objective import (
 )
 from isoloss.domain.space import Scalar
 from isoloss.domain.spec import StudySpec
+from isoloss.search.foresight import LARGEST, Forecast
 
 Array = NDArray[np.float64]
 SOFTNESS: Final = 0.05
 LOG_FLOOR: Final = -1e9  # keeps sums finite; far beyond any value a metric takes
 VETOED: Final = -1e10  # behind everything that is not
+NODES: Final = 9  # of the quadrature over a forecast
 GRID: Final = 100  # values over which a missing one is averaged
 
 
@@ -178,17 +180,25 @@ def missing(shape: Shape) -> float | None:
 
 
 def soft_score(
-    spec: StudySpec, values: Mapping[str, float], configuration: Mapping[str, Scalar], share: float
+    spec: StudySpec,
+    values: Mapping[str, float],
+    configuration: Mapping[str, Scalar],
+    share: float,
+    foreseen: Mapping[str, Forecast],
 ) -> float | None:
     """Minus the log of the soft overall desirability of what the run is heading for; ``None`` for a run that diverged.
 
-    ``share`` is the part of the maximum budget the values were reached with.
+    ``share`` is the part of the maximum budget the values were reached with. Of what is ``foreseen`` the expectation
+    counts: metrics are foreseen one by one, so that it is the product E[d_1^w_1] E[d_2^w_2] …
     """
     known = known_values(spec, values, configuration)
     if any(isinstance(value, float) and not math.isfinite(value) for value in known.values()):
         return None
     parts = leaves(spec.desirability)
-    logs = {metric: _log_part(leaf, known[metric], share) for metric, leaf in parts.items()}
+    logs = {
+        metric: expected_log(leaf, foreseen[metric]) if metric in foreseen else _log_part(leaf, known[metric], share)
+        for metric, leaf in parts.items()
+    }
     counted = {metric: log for metric, log in logs.items() if log is not None}
     if not counted:
         return 0.0
@@ -203,6 +213,15 @@ def _log_part(leaf: Leaf, value: Scalar | None, share: float) -> float | None:
         counted = missing(leaf.shape)
         return None if counted is None else math.log(counted) if counted > 0 else LOG_FLOOR
     return float(log_soft(leaf.shape, _carried_on(leaf, value, share)))
+
+
+def expected_log(leaf: Leaf, forecast: Forecast) -> float:
+    """Log E[d^w] / w of the soft d of one metric, by Gauss and Hermite's quadrature."""
+    nodes, weights = np.polynomial.hermite_e.hermegauss(NODES)
+    y = forecast.mean + forecast.deviation * nodes
+    logs = leaf.weight * np.asarray(log_soft(leaf.shape, np.exp(np.minimum(y, LARGEST)) if forecast.log else y))
+    top = float(logs.max())
+    return (top + math.log(float(np.exp(logs - top) @ weights) / float(weights.sum()))) / leaf.weight
 
 
 def _vetoes(leaf: Leaf, value: Scalar | None, share: float) -> bool:

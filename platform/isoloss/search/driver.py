@@ -18,8 +18,8 @@ from isoloss.domain.spec import StudySpec, checked, decode_study
 from isoloss.errors import InvalidSpec
 from isoloss.search.answers import ProposalRequest
 from isoloss.search.events import Asked, CreateTask, Decision, Deepened, Event, Status, TaskDone
+from isoloss.search.judging import Judge, informed, preferring
 from isoloss.search.proposals import check_sampler, propose
-from isoloss.search.scoring import score
 from isoloss.search.search import Search
 
 if TYPE_CHECKING:
@@ -58,16 +58,17 @@ class Driver:
     """
 
     def __init__(self, spec: Mapping[str, Any] | StudySpec) -> None:
-        self.spec = checked(spec) if isinstance(spec, StudySpec) else decode_study(spec)
+        self.spec: StudySpec = checked(spec) if isinstance(spec, StudySpec) else decode_study(spec)
         check_sampler(self.spec)
         self.search = Search(self.spec)
         self.ledger: list[tuple[Event, tuple[Decision, ...]]] = []
         self._metrics: dict[tuple[int, int], Mapping[str, float]] = {}
+        self._judge = Judge(self.search, {})
 
     def ask(self) -> Ask | None:
         """The next task to run, or ``None`` when there is nothing until a result is told or the study is deepened."""
         if (request := self.search.proposal_request(ahead=1)) is not None:
-            self._propose(request)
+            self._propose(informed(request, self.search, self._metrics))
         task = next((made for made in self._apply(Asked()) if isinstance(made, CreateTask)), None)
         if task is None:
             return None
@@ -89,15 +90,27 @@ class Driver:
                 raise InvalidSpec(
                     f"metrics lacks {missing[0]}; accepted are numbers for {', '.join(self.spec.metrics)}."
                 )
-            configuration = self.search.trial(trial).configuration if trial < self.search.trials else {}
-            value = score(self.spec, metrics, configuration, self.search.ladder.share(level))
+            value = self._judge.score(trial, level, metrics)
             status = "diverged" if value is None else "ok"
         self._apply(TaskDone(trial=trial, level=level, status=status, score=value))
         self._metrics[trial, level] = dict(metrics or {})
+        if self.spec.objective is None:
+            self._rejudge()
 
     def deepen(self, max_budget: float) -> Driver:
         """Raise the maximum budget and reuse all that ran; ``InvalidSpec`` unless it is a power of eta times it."""
         self._apply(Deepened(max_budget=max_budget))
+        if self.spec.objective is None:
+            self._rejudge(always=True)
+        return self
+
+    def prefer(self, desirability: Mapping[str, Any]) -> Driver:
+        """Change limits, weights and shapes: everything that ran is scored anew, nothing runs again.
+
+        Raises ``InvalidSpec`` for a preference that cannot be, or names a metric that was not measured.
+        """
+        self.spec = self.search.spec = preferring(self.search.spec, desirability, self._metrics)
+        self._rejudge(always=True)
         return self
 
     def best(self) -> Best | None:
@@ -118,6 +131,14 @@ class Driver:
             params=self._params(incumbent.trial), value=value, metrics=metrics,
             desirability=None if objective else worth,
         )  # fmt: skip
+
+    def _rejudge(self, *, always: bool = False) -> None:
+        """Score the history anew, where more is foreseen than before or, with ``always``, anything may have changed."""
+        judge = Judge(self.search, self._metrics)
+        anew = always or self._judge.moved(judge)
+        self._judge = judge
+        if anew and (event := judge.rescored()) is not None:
+            self._apply(event)
 
     def _params(self, trial: int) -> dict[str, Scalar]:
         return self.spec.fixed | self.search.trial(trial).configuration

@@ -49,6 +49,7 @@ PROPOSERS: Final[dict[str, Callable[[Space, Method], Proposer]]] = {
     "cma": lambda space, _: CmaProposer(space),
     "law": lambda space, method: PriorProposer(space, method.prior),
 }
+COMPOSITE: Final = "composite"  # the one that models outcomes and not scores
 OPTUNA: Final = {"TPESampler": "tpe", "GPSampler": "gp", "CmaEsSampler": "cma"}  # what is more than its defaults here
 
 
@@ -69,11 +70,13 @@ def check_sampler(spec: StudySpec) -> None:
         raise InvalidSpec(
             f"method.sampler is {sampler}, which needs torch; accepted is it where isoloss[gpt] is installed, or tpe."
         )
-    if name in PROPOSERS or name in STREAMS:
+    if name == COMPOSITE and not spec.desirability:
+        raise InvalidSpec("method.sampler is composite without a desirability; accepted is it with one, or gp or tpe.")
+    if name in PROPOSERS or name in (COMPOSITE, *STREAMS):
         return
     if name not in (found := classes()):
         raise InvalidSpec(
-            f"method.sampler is {sampler}; accepted are {', '.join([*STREAMS, *PROPOSERS])} and, of optuna.samplers, "
+            f"method.sampler is {sampler}; accepted are {', '.join([*STREAMS, *PROPOSERS, COMPOSITE])} and, of optuna.samplers, "
             f"{', '.join(sorted(found))}."
         )
     _proposed(spec, ProposalRequest(n=1, seed=0, level=None, history=(), pending=()))
@@ -91,9 +94,12 @@ def propose(spec: StudySpec, request: ProposalRequest) -> Proposed:
 def _proposed(spec: StudySpec, request: ProposalRequest) -> tuple[dict[str, Scalar], ...]:
     sampler = spec.method.sampler
     try:
-        configurations = proposer(spec.space, spec.method).propose(
-            history=seen(request.history), pending=request.pending, n=request.n, seed=request.seed
-        )
+        if sampler == COMPOSITE:
+            configurations = _composed(spec, request)
+        else:
+            configurations = proposer(spec.space, spec.method).propose(
+                history=seen(request.history), pending=request.pending, n=request.n, seed=request.seed
+            )
     except IsolossError:
         raise
     except Exception as error:
@@ -104,6 +110,14 @@ def _proposed(spec: StudySpec, request: ProposalRequest) -> tuple[dict[str, Scal
     for number, configuration in enumerate(configurations):
         check_configuration(spec.space, configuration, path=f"method.sampler {sampler}: proposal {number}")
     return configurations
+
+
+def _composed(spec: StudySpec, request: ProposalRequest) -> tuple[dict[str, Scalar], ...]:
+    from isoloss.search.composite import CompositeProposer
+
+    return CompositeProposer(spec).propose(
+        history=request.outcomes, pending=request.pending, n=request.n, seed=request.seed
+    )
 
 
 def seen(history: Sequence[tuple[C, float]]) -> Sequence[tuple[C, float]]:

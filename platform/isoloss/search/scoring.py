@@ -12,6 +12,7 @@ from collections.abc import Mapping
 
 from isoloss.domain.space import Scalar
 from isoloss.domain.spec import StudySpec
+from isoloss.search.foresight import Forecast
 
 
 def score(
@@ -19,10 +20,11 @@ def score(
     values: Mapping[str, float],
     configuration: Mapping[str, Scalar] | None = None,
     share: float = 1.0,
+    foreseen: Mapping[str, Forecast] | None = None,
 ) -> float | None:
     """What the search minimises: the metric, its negative when maximised, or minus the log of the soft desirability.
 
-    ``share`` is the part of the maximum budget the task had. ``None`` when a metric the study needs is missing or not
+    ``share`` is the part of the maximum budget the task had, ``foreseen`` where its metrics will end. ``None`` when a metric the study needs is missing or not
     finite. Of several ``objectives`` a score alone says nothing: it is their place in the front (``search/front.py``).
     """
     if any(not math.isfinite(values.get(metric, math.nan)) for metric in spec.metrics):
@@ -30,7 +32,7 @@ def score(
     if spec.desirability:
         from isoloss.search.desirability import soft_score  # and with it numpy, which a plain objective does not need
 
-        return soft_score(spec, values, configuration or {}, share)
+        return soft_score(spec, values, configuration or {}, share, foreseen or {})
     if spec.objective is None:
         return 0.0
     value = float(values[spec.objective.metric])
