@@ -36,10 +36,10 @@ Array = NDArray[np.float64]
 MOST: Final = 500  # results up to which outcomes are modelled
 KEPT: Final = 250  # results a model sees: the best half, and the latest
 SAMPLES: Final = 128
-CANDIDATES: Final = 1024
-ROUNDS: Final = (0.1, 0.03, 0.01)  # how far candidates are moved in each round of refinement
+CANDIDATES: Final = 2048
+ROUNDS: Final = (0.2, 0.1, 0.05, 0.02, 0.01)  # how far candidates are moved in each round of refinement
 LEADERS: Final = 8
-EACH: Final = 32  # moved candidates a leader
+EACH: Final = 64  # moved candidates a leader
 LEAST: Final = 1e-9  # an improvement of the hard D below this is none
 FARTHEST: Final = 40.0  # warped distance from a limit beyond which values are the same
 
