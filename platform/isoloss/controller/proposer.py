@@ -18,7 +18,7 @@ from isoloss.domain.study import StudyState
 from isoloss.errors import IsolossError
 from isoloss.search.events import Proposed
 from isoloss.search.judging import informed
-from isoloss.search.proposals import COMPOSITE, propose
+from isoloss.search.proposals import learns_outcomes, propose
 from isoloss.search.search import Search
 from isoloss.search.streams import is_model
 from isoloss.store import campaigns, studies
@@ -81,7 +81,7 @@ class Proposer:
         loop, spec = asyncio.get_running_loop(), search.spec
         if spec.method.sampler == "law" and (learned := await self._learned(row, search)):
             spec = replace(spec, method=replace(spec.method, prior=learned))
-        if spec.method.sampler == COMPOSITE:
+        if learns_outcomes(spec):
             async with self.pool.connection() as conn:
                 request = informed(request, search, await studies.outcomes(conn, row.id))
         proposed: Proposed = await loop.run_in_executor(self.executor, propose, spec, request)

@@ -58,7 +58,9 @@ class Method(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     brackets: Annotated[str, Meta(pattern=r"^(all|first:[1-9][0-9]*)$")] | None = None
     order: Literal["auto", "eager", "patient"] | None = None
     width: Annotated[int, Meta(ge=1)] | Literal["auto"] = 1  # iterations pooled; auto: one more whenever all ran
-    sampler: Annotated[str, Meta(pattern=r"^(random|sobol|tpe|gp|cma|law|composite|[A-Z]\w*Sampler)$")] = "sobol"
+    sampler: Annotated[
+        str, Meta(pattern=r"^(random|sobol|tpe|gp|cma|law|composite|nsga2|motpe|quadratic-pareto|[A-Z]\w*Sampler)$")
+    ] = "sobol"
     prior: dict[str, Prior] = {}  # of the sampler law
     ahead: Annotated[int, Meta(ge=0, le=1024)] = 0  # tasks created before a slot asks for them
 

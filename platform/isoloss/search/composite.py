@@ -139,14 +139,14 @@ class CompositeProposer:
         sobol = qmc.Sobol(dimensions, scramble=True, rng=rng).random(CANDIDATES)
         worth = self._log_soft_plug_in(models, taken) if len(taken) else np.zeros(0)
         leaders = taken[np.argsort(-worth, kind="stable")[:LEADERS]]
-        points = np.vstack([sobol, *(_moved(leaders, step, rng) for step in (0.2, 0.05))])
+        points = np.vstack([sobol, *(moved(leaders, step, rng) for step in (0.2, 0.05))])
         values = np.zeros(0)
         for step in (*ROUNDS, None):
             points = self._free(points, taken, rng)
             values = self._acquisition(models, points, best, normals)
             if step is not None:
                 top = points[np.argsort(-values, kind="stable")[:LEADERS]]
-                points = np.vstack([top, _moved(top, step, rng)])
+                points = np.vstack([top, moved(top, step, rng)])
         return np.asarray(points[int(np.argmax(values))])
 
     def _free(self, points: Array, taken: Array, rng: np.random.Generator) -> Array:
@@ -255,7 +255,7 @@ def _normals(outcomes: int, rng: np.random.Generator) -> Array:
     return np.asarray(ndtri(np.clip(uniform.T, 1e-9, 1 - 1e-9)))
 
 
-def _moved(points: Array, step: float, rng: np.random.Generator) -> Array:
+def moved(points: Array, step: float, rng: np.random.Generator) -> Array:
     """``EACH`` neighbours of every point: about a third of its coordinates moved, never past the border."""
     many = np.repeat(points, EACH, axis=0)
     chosen = rng.random(many.shape) < max(1 / 3, 1 / max(1, many.shape[1]))

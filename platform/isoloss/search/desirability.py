@@ -215,6 +215,18 @@ def _log_part(leaf: Leaf, value: Scalar | None, share: float) -> float | None:
     return float(log_soft(leaf.shape, _carried_on(leaf, value, share)))
 
 
+def log_softs(spec: StudySpec, values: Mapping[str, float], configuration: Mapping[str, Scalar]) -> tuple[float, ...]:
+    """The log soft d of every metric in order; NaN for one that is unknown or diverged."""
+    known = known_values(spec, values, configuration)
+    found = []
+    for metric, leaf in leaves(spec.desirability).items():
+        value = known[metric]
+        diverged = isinstance(value, float) and not math.isfinite(value)
+        log = None if diverged else _log_part(leaf, value, 1.0)
+        found.append(math.nan if log is None else log)
+    return tuple(found)
+
+
 def expected_log(leaf: Leaf, forecast: Forecast) -> float:
     """Log E[d^w] / w of the soft d of one metric, by Gauss and Hermite's quadrature."""
     nodes, weights = np.polynomial.hermite_e.hermegauss(NODES)

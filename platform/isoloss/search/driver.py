@@ -40,7 +40,10 @@ class Ask:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Best:
-    """The best result: ``value`` is the metric, or the overall desirability with its parts in ``desirability``."""
+    """The best result: ``value`` is the metric, or the overall desirability with its parts in ``desirability``.
+
+    Of several objectives it is one of the front, and ``value`` its first metric.
+    """
 
     trial: int
     level: int
@@ -125,11 +128,12 @@ class Driver:
             self.spec.objective,
             overall(self.spec, metrics, self.search.trial(incumbent.trial).configuration),
         )
-        value = metrics[objective.metric] if objective else float(worth.overall or 0.0)
+        metric = objective.metric if objective else next(iter(self.spec.objectives), None)
+        value = metrics[metric] if metric else float(worth.overall or 0.0)
         return Best(
             trial=incumbent.trial, level=incumbent.level, budget=self.search.ladder.budget(incumbent.level),
             params=self._params(incumbent.trial), value=value, metrics=metrics,
-            desirability=None if objective else worth,
+            desirability=worth if self.spec.desirability else None,
         )  # fmt: skip
 
     def _rejudge(self, *, always: bool = False) -> None:

@@ -20,7 +20,8 @@ from isoloss.errors import InvalidSpec, WrongState
 from isoloss.search.answers import ProposalRequest
 from isoloss.search.events import Rescored
 from isoloss.search.foresight import Foresight, Values
-from isoloss.search.proposals import COMPOSITE
+from isoloss.search.front import Vector, places, vector
+from isoloss.search.proposals import learns_outcomes, outcome_names
 from isoloss.search.scoring import score
 from isoloss.search.search import Search
 
@@ -34,7 +35,7 @@ class Judge:
 
     def moved(self, later: Judge) -> bool:
         """Whether the scores of the one before can no longer be compared with those of ``later``."""
-        return self._foresight.stage != later._foresight.stage
+        return bool(self.search.spec.objectives) or self._foresight.stage != later._foresight.stage
 
     def score(self, trial: int, level: int, values: Mapping[str, float]) -> float | None:
         """The score of a task that measured these values; ``None`` when it diverged."""
@@ -46,7 +47,17 @@ class Judge:
             and (forecast := self._foresight.forecast(metric, value, level)) is not None
         }
         configuration = search.trial(trial).configuration if trial < search.trials else {}
-        return score(search.spec, values, configuration, search.ladder.share(level), foreseen)
+        found = score(search.spec, values, configuration, search.ladder.share(level), foreseen)
+        if found is None or not search.spec.objectives:
+            return found
+        return self._places(level, {trial: vector(search.spec.objectives, values)})[trial]
+
+    def _places(self, level: int, more: Mapping[int, Vector]) -> dict[int, float]:
+        """The place in the front of every trial at a level, ``more`` included."""
+        objectives = self.search.spec.objectives
+        at_level = {trial: vector(objectives, values) for (trial, at), values in self._known.items() if at == level}
+        vectors = {t: v for t, v in (at_level | dict(more)).items() if all(map(math.isfinite, v))}
+        return dict(zip(vectors, places(list(vectors.values())), strict=True))
 
     def headed(self, level: int, values: Mapping[str, float]) -> dict[str, float]:
         """The values a run is heading for that measured these at ``level``: what a model of outcomes should learn from."""
@@ -61,21 +72,25 @@ class Judge:
     def rescored(self) -> Rescored | None:
         """The scores that are not what they were recorded as; ``None`` when all are."""
         changed = []
-        for (trial, level), values in self._known.items():
+        for (trial, level), value in self._scores().items():
             result = self.search.result(trial, level)
-            if result is None or result.status != "ok":
-                continue
-            if (value := self.score(trial, level, values)) != result.score:
+            if result is not None and result.status == "ok" and value != result.score:
                 changed.append((trial, level, value))
         return Rescored(scores=tuple(changed)) if changed else None
+
+    def _scores(self) -> dict[tuple[int, int], float | None]:
+        if not self.search.spec.objectives:
+            return {(trial, level): self.score(trial, level, values) for (trial, level), values in self._known.items()}
+        levels = sorted({level for _, level in self._known})
+        return {(trial, level): place for level in levels for trial, place in self._places(level, {}).items()}
 
 
 def informed(request: ProposalRequest, search: Search, known: Values) -> ProposalRequest:
     """The request with the outcomes its level's runs are heading for, where the study's model wants them."""
-    if search.spec.method.sampler != COMPOSITE:
+    if not learns_outcomes(search.spec):
         return request
     judge, outcomes = Judge(search, known), []
-    diverged = dict.fromkeys(search.spec.desirability_metrics, math.nan)
+    diverged = dict.fromkeys(outcome_names(search.spec), math.nan)
     for (trial, level), result in search.tasks.items():
         if level == request.level and result is not None and result.status in ("ok", "diverged"):
             found = diverged if result.score is None else judge.headed(level, known.get((trial, level), {}))
