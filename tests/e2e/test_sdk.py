@@ -189,6 +189,63 @@ def test_a_desirability_search_answers_with_the_limiting_objective(client: isolo
     assert 0 < best.value <= 1 and set(best.desirability) == set(wishes) and best.limiting in wishes
 
 
+def test_another_preference_scores_the_history_anew_and_trains_nothing(client: isoloss.Client) -> None:
+    wishes = {"val_loss": isoloss.Smaller(target=0, limit=9), "seconds": isoloss.Smaller(target=1, limit=10)}
+    method = isoloss.IDHB(min_budget=1, max_budget=3, sampler="random")
+    study = client.create_study("fickle", space=SPACE, desirability=wishes, method=method)
+    study.optimize(lambda trial: {"val_loss": loss(trial.params["lr"], 1), "seconds": -math.log10(trial.params["lr"])})
+    before, events = study.trials(), study.info().seq
+    fast = {
+        "val_loss": isoloss.Smaller(target=0, limit=9, importance=0.01),
+        "seconds": isoloss.Smaller(target=1, limit=10, importance=10),
+    }
+    after = study.prefer(fast).trials()
+    assert [[level.values for level in t.levels] for t in after] == [
+        [level.values for level in t.levels] for t in before
+    ]
+    assert [t.levels[0].score for t in after] != [t.levels[0].score for t in before]
+    assert study.info().preference["version"] == 2 and study.info().preference["sentence"] == ""  # type: ignore[index]
+    measured = [t for t in after if t.levels[-1].level == study.best_trial.level]
+    assert study.best_trial.number == max(measured, key=lambda t: t.params["lr"]).number
+    assert study.best_trial.near[0]["number"] == study.best_trial.number
+    seen = list(study.watch(after=events, until_idle=True))
+    assert [event["kind"] for event in seen if event["kind"] != "asked"] == ["rescored"]
+    none = (
+        study.prefer({"val_loss": isoloss.Smaller(target=-2, limit=-1), "seconds": fast["seconds"]}).info().preference
+    )
+    assert none is not None and none["vetoed"] == none["measured"] and none["vetoes"] == {"val_loss": none["measured"]}
+    assert "veto 100%" in none["sentence"] and "nothing is worth anything yet" in none["sentence"]
+    with pytest.raises(errors.InvalidSpec, match=r"desirability\.f1 is a metric that not every result has"):
+        study.prefer({"f1": isoloss.Larger(limit=0, target=1)})
+    with pytest.raises(errors.InvalidSpec, match=r"desirability\.seconds has target 3, limit 2"):
+        study.prefer({"seconds": isoloss.Smaller(target=3, limit=2)})
+    assert study.info().preference["version"] == 3  # type: ignore[index]
+    same = client.create_study("fickle", space=SPACE, desirability=wishes, method=method, load_if_exists=True)
+    assert same.info().preference["version"] == 3, "the spec it was launched with stays its own"  # type: ignore[index]
+    study.stop()
+    assert (
+        study.prefer(fast).info().state == "stopped"
+        and study.best_trial.number == max(measured, key=lambda t: t.params["lr"]).number
+    )
+    with pytest.raises(errors.WrongState, match="has no desirability"):
+        client.create_study("single", space=SPACE, objective=LOSS, method=method).prefer(fast)
+
+
+def test_a_composite_study_proposes_from_what_its_trials_measured(client: isoloss.Client) -> None:
+    wishes = {"val_loss": isoloss.Smaller(target=0, limit=5), "seconds": isoloss.Smaller(target=1, limit=10)}
+    method = isoloss.IDHB(min_budget=1, max_budget=27, sampler="composite")
+    study = client.create_study("composite", space=SPACE, desirability=wishes, method=method)
+    with pytest.raises(errors.InvalidSpec, match="composite without a desirability"):
+        client.create_study("none", space=SPACE, objective=LOSS, method=method)
+
+    def slow(trial: isoloss.Trial) -> dict[str, float]:
+        threading.Event().wait(0.15)
+        return {"val_loss": loss(trial.params["lr"], trial.budget_to), "seconds": 2.0}
+
+    study.optimize(slow)
+    assert {"random", "composite"} <= {t.source for t in study.trials()}
+
+
 def test_model_based_proposals_are_made_ahead_and_recorded(client: isoloss.Client) -> None:
     method = isoloss.IDHB(min_budget=1, max_budget=27, sampler="tpe")
     study = client.create_study("tpe", space=SPACE, objective=LOSS, method=method)

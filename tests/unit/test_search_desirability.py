@@ -3,17 +3,34 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from isoloss.domain.objective import AnyDesirability, Larger, Smaller, Target
+from isoloss.domain.objective import (
+    Box,
+    Category,
+    Harrington,
+    HarringtonTwoSided,
+    Larger,
+    Shape,
+    Smaller,
+    Table,
+    Target,
+)
 from isoloss.domain.spec import StudySpec, decode_study
-from isoloss.search.desirability import hard, log_soft, overall, soft
+from isoloss.errors import InvalidSpec
+from isoloss.search.desirability import hard, log_soft, neutral, overall, soft
 from isoloss.search.scoring import score
 
 VALUES = (-1, 80, 84.25, 88.5, 92.75, 97, 98, math.inf, -math.inf)
+TABLE = ((-1.0, 0.2), (0.0, 0.8), (2.0, 0.5), (5.0, 1.0))
+LOGISTIC = tuple((float(x), float(1 / (1 + np.exp(-x)))) for x in np.linspace(-5, 5, 20))
+HARRINGTON = (52.5, 55, 56, 57.5, 58.75, 60)
+CODES = Category(values={"v1": 0.1, "v2": 0.9, "v3": 0.2})
 METHOD = {"min_budget": 1, "max_budget": 9}
 
 
@@ -36,13 +53,55 @@ def study(**desirability: dict[str, object]) -> StudySpec:
             (54, 55, 56, 57.5, 58, 59.9, 60, 61), (0, 0, 0.16, 1, 0.894427191, 0.2, 0, 0),
         ),
         (Target(low=0, target=2, high=10), (0, 1, 2, 6, 10), (0, 0.5, 1, 0.5, 0)),
+        (Table(points=TABLE), (-2, -1, -0.5, 0, 1, 2, 3.5, 5, 9), (0.2, 0.2, 0.5, 0.8, 0.65, 0.5, 0.75, 1, 1)),
+        (
+            Table(points=LOGISTIC), (-10, -5, -1, 0, 1, 2.5, 5, 10),
+            (0.0066928509, 0.0066928509, 0.2719768818, 0.5, 0.7280231182, 0.9226869139, 0.9933071491, 0.9933071491),
+        ),
+        (Box(low=-1.682, high=1.682), (-1.683, -1.682, 0, 1.682, 1.6821), (0, 1, 1, 1, 0)),
+        (Larger(limit=0, target=10, floor=0.01), (-1, 0, 0.05, 0.1, 1), (0.01, 0.01, 0.01, 0.01, 0.1)),
+        (
+            Harrington(at=((80, 0.05), (97, 0.95))), (70, 80, 88.5, 97, 105),
+            (0, 0.05, 0.6757067190, 0.95, 0.9924638080),
+        ),
+        (
+            HarringtonTwoSided(low=55, high=60), HARRINGTON,
+            (0.1353352832, 0.3678794412, 0.5488116361, 1, 0.6065306597, 0.3678794412),
+        ),
+        (
+            HarringtonTwoSided(low=55, high=60, power=2), HARRINGTON,
+            (0.0183156389, 0.3678794412, 0.6976763261, 1, 0.7788007831, 0.3678794412),
+        ),
+        (
+            HarringtonTwoSided(low=55, high=60, power=4), HARRINGTON,
+            (0.0000001125, 0.3678794412, 0.8784467393, 1, 0.9394130628, 0.3678794412),
+        ),
     ],
 )  # fmt: skip
-def test_the_ramps_of_derringer_and_suich(
-    shape: AnyDesirability, values: tuple[float, ...], expected: tuple[float, ...]
-) -> None:
+def test_the_ramps_of_derringer_and_suich(shape: Shape, values: tuple[float, ...], expected: tuple[float, ...]) -> None:
     assert [hard(shape, value) for value in values] == pytest.approx(expected, abs=1e-10)
     assert not any(math.copysign(1, hard(shape, value)) < 0 for value in values)
+    assert hard(shape, np.array([values, values])).tolist() == [[hard(shape, value) for value in values]] * 2
+    assert hard(shape, math.nan) == 0
+
+
+@pytest.mark.parametrize(
+    ("shape", "mean"),
+    [
+        (Larger(limit=80, target=97), 0.5), (Larger(limit=80, target=97, scale=0.5), 0.6647952752),
+        (Larger(limit=80, target=97, scale=2), 0.3350168350), (Larger(limit=80, target=97, scale=3), 0.2525252525),
+        (Smaller(target=80, limit=97, scale=0.5), 0.6647952752), (Target(low=55, target=57.5, high=60), 0.4949494949),
+        (Target(low=55, target=57.5, high=60, scale_low=2, scale_high=0.5), 0.4946834797), (Box(low=0, high=1), 1),
+        (Table(points=TABLE), 0.6742171717), (CODES, 0.4),
+    ],
+)  # fmt: skip
+def test_what_is_missing_may_count_as_the_mean(shape: Shape, mean: float) -> None:
+    assert neutral(shape) == pytest.approx(mean, abs=1e-10)
+
+
+def test_a_category_that_is_not_listed_is_never_free() -> None:
+    assert [hard(CODES, name) for name in ("v1", "v2", "v3", "v4")] == [0.1, 0.9, 0.2, 0]
+    assert hard(Category(values={"0": 0.5, "1": 1}), 1.0) == 1 and log_soft(CODES, "v4") < log_soft(CODES, "v1") < 0
 
 
 PURITY = {
@@ -122,6 +181,109 @@ def test_the_score_is_what_a_rung_minimises() -> None:
     assert score(spec, far | {"activity": math.inf}) is None
 
 
+def test_a_group_counts_as_one() -> None:
+    ramp = {"shape": "larger", "limit": 0, "target": 1}
+    values = {"a": 0.5, "b": 0.8, "c": 0.2}
+    inner = overall(study(b=ramp, c=ramp | {"importance": 3}), {"b": 0.8, "c": 0.2}).overall
+    nested = study(a=ramp, quality={"shape": "group", "of": {"b": ramp, "c": ramp | {"importance": 3}}})
+    found = overall(nested, values)
+    assert inner is not None and found.overall == pytest.approx(math.sqrt(0.5 * inner))
+    assert set(found.parts) == set(nested.metrics) == {"a", "b", "c"} and found.limiting == "c"
+
+
+def test_what_is_missing_counts_as_the_spec_says() -> None:
+    ramp = {"shape": "larger", "limit": 0, "target": 1}
+    for said, expected in (("veto", 0.0), (0.25, 0.5), ("neutral", math.sqrt(0.5))):
+        spec = study(a=ramp, b=ramp | {"missing": said})
+        assert spec.metrics == ("a",) and overall(spec, {"a": 1}).overall == pytest.approx(expected)
+        assert score(spec, {"a": 1}) is not None
+    assert study(a=ramp, b=ramp | {"kind": "final"}).metrics == ("a",)
+    both = {"conversion": math.nan, "activity": math.nan}
+    assert overall(study(**{m: p | {"missing": "neutral"} for m, p in PURITY.items()}), {}).overall == pytest.approx(
+        0.4974683382
+    )
+    assert overall(study(**PURITY), both).overall == 0
+
+
+def test_a_formula_is_known_before_anything_runs() -> None:
+    size = {"shape": "smaller", "target": 100, "limit": 1000, "kind": "static", "formula": "12 * depth * width**2"}
+    liked = {"shape": "category", "values": {"adam": 1, "sgd": 0.25}, "kind": "static", "formula": "optimizer"}
+    spec = decode_study(
+        {
+            "name": "d", "method": METHOD, "desirability": {"size": size, "liked": liked}, "fixed": {"depth": 2},
+            "space": {
+                "width": {"type": "int", "low": 1, "high": 64},
+                "optimizer": {"type": "categorical", "choices": ["adam", "sgd"]},
+            },
+        }
+    )  # fmt: skip
+    assert spec.metrics == ()
+    found = overall(spec, {}, {"width": 2, "optimizer": "sgd"})
+    assert found.parts == {"size": 1.0, "liked": 0.25} and found.overall == 0.5
+    assert overall(spec, {}, {"width": 64, "optimizer": "adam"}).overall == 0
+
+
+def test_a_veto_ranks_behind_everything_and_a_low_rung_vetoes_no_curve() -> None:
+    spec = study(
+        loss={"shape": "smaller", "target": 1, "limit": 2, "veto": True},
+        size={"shape": "box", "low": 0, "high": 10, "kind": "static", "veto": True},
+        joules={"shape": "smaller", "target": 50, "limit": 400, "kind": "cumulative"},
+    )
+    good, late = {"loss": 1.5, "size": 5.0, "joules": 10.0}, {"loss": 9.0, "size": 5.0, "joules": 10.0}
+    big = good | {"size": 11.0}
+    for share in (0.1, 1.0):
+        ranked = [score(spec, values, share=share) for values in (good, late, big)]
+        assert all(value is not None for value in ranked)
+        assert (ranked[0] < ranked[1] < ranked[2]) if share < 1 else ranked[1] > 1e9 and ranked[2] > 1e9  # type: ignore[operator]
+    assert score(spec, good, share=0.1) == score(spec, good | {"joules": 100.0})
+
+
+@pytest.mark.parametrize(
+    ("part", "said"),
+    [
+        ({"shape": "larger", "limit": 2, "target": 1}, r"desirability\.a has limit 2, target 1; accepted is limit < target"),
+        ({"shape": "smaller", "limit": 1, "target": 1}, "accepted is target < limit"),
+        ({"shape": "larger", "limit": math.nan, "target": 1}, "all finite"),
+        ({"shape": "box", "low": 0, "high": math.inf}, "all finite"),
+        ({"shape": "target", "low": 0, "target": 3, "high": 2}, "low < target < high"),
+        ({"shape": "target", "low": 0, "target": 1, "high": 2, "scale_low": 0}, r"scale_low: Expected `float` > 0"),
+        ({"shape": "table", "points": [[0, 0], [2, 1], [1, 0]]}, r"points has x0 0, x1 2, x2 1; accepted is x0 < x1 < x2"),
+        ({"shape": "table", "points": [[0, 0], [1, 1.5]]}, r"points\[.*\]: Expected `float` <= 1"),
+        ({"shape": "table", "points": [[0, 0]]}, "length >= 2"),
+        ({"shape": "category", "values": {"x": -1, "y": 1}}, "Expected `float` >= 0"),
+        ({"shape": "category", "values": {"x": 1}}, "length >= 2"),
+        ({"shape": "harrington", "at": [[0, 0.5], [0, 0.7]]}, "different finite y"),
+        ({"shape": "harrington", "at": [[0, 0], [1, 0.7]]}, "between 0 and 1"),
+        ({"shape": "larger", "limit": 0, "target": 1, "importance": 0}, r"importance: Expected `float` > 0"),
+        ({"shape": "larger", "limit": 0, "target": 1, "importance": math.inf}, "accepted is a finite number above 0"),
+        ({"shape": "larger", "limit": 0, "target": 1, "missing": 5}, "missing"),
+        ({"shape": "larger", "limit": 0, "target": 1, "floor": 1}, "floor"),
+        ({"shape": "larger", "limit": 0, "target": 1, "formula": "x"}, "accepted is kind static"),
+        ({"shape": "larger", "limit": 0, "target": 1, "kind": "static", "formula": "y + 1"}, "names 'y'"),
+        ({"shape": "larger", "limit": 0, "target": 1, "kind": "static", "formula": "x.real"}, "accepted is arithmetic"),
+        ({"shape": "larger", "limit": 0, "target": 1, "kind": "static", "formula": "print(x)"}, "names 'print'"),
+        ({"shape": "category", "values": {"u": 1, "w": 0}, "kind": "static", "formula": "c"}, "lacks 'v', a choice of c"),
+        ({"shape": "group", "of": {}}, "length >= 1"),
+        ({"shape": "group", "of": {"b": {"shape": "box", "low": 0, "high": 1}}}, "names the metric 'b' again"),
+    ],
+)  # fmt: skip
+def test_a_desirability_that_cannot_be_is_refused_in_words(part: dict[str, Any], said: str) -> None:
+    space = {"x": {"type": "float", "low": 0, "high": 1}, "c": {"type": "categorical", "choices": ["u", "v"]}}
+    other = {"shape": "larger", "limit": 0, "target": 1}
+    with pytest.raises(InvalidSpec, match=said):
+        decode_study({"name": "d", "space": space, "desirability": {"a": part, "b": other}, "method": METHOD})
+
+
+def test_what_to_optimise_is_said_once() -> None:
+    plain: dict[str, Any] = {"name": "d", "space": {}, "method": METHOD}
+    ramp = {"shape": "larger", "limit": 0, "target": 1}
+    both = {"objective": {"metric": "a"}, "desirability": {"a": ramp}}
+    with pytest.raises(InvalidSpec, match="has objective and desirability; accepted is exactly one"):
+        decode_study(plain | both)
+    with pytest.raises(InvalidSpec, match="names only a; accepted are two or more"):
+        decode_study(plain | {"objectives": {"a": "minimize"}})
+
+
 shapes = st.one_of(
     st.builds(Larger, limit=st.just(2.0), target=st.just(5.0), scale=st.floats(0.1, 5)),
     st.builds(Smaller, target=st.just(2.0), limit=st.just(5.0), scale=st.floats(0.1, 5)),
@@ -129,11 +291,13 @@ shapes = st.one_of(
         Target, low=st.just(2.0), target=st.just(3.0), high=st.just(5.0),
         scale_low=st.floats(0.1, 5), scale_high=st.floats(0.1, 5),
     ),
+    st.just(Box(low=2.0, high=5.0)),
+    st.just(Table(points=((0.0, 0.0), (2.0, 0.0), (3.0, 1.0), (5.0, 0.0)))),
 )  # fmt: skip
 
 
 @given(shapes, st.floats(-50, 50), st.floats(-50, 50))
-def test_soft_orders_as_hard_does_and_falls_on_beyond_the_limit(shape: AnyDesirability, a: float, b: float) -> None:
+def test_soft_orders_as_hard_does_and_falls_on_beyond_the_limit(shape: Shape, a: float, b: float) -> None:
     if isinstance(shape, Target):  # one side of the peak
         a, b = (min(3.0, a), min(3.0, b)) if shape.scale_low > 1 else (max(3.0, a), max(3.0, b))
     assert 0 <= soft(shape, a) <= 1
@@ -145,14 +309,14 @@ def test_soft_orders_as_hard_does_and_falls_on_beyond_the_limit(shape: AnyDesira
 
 
 @given(shapes, st.floats(-1e300, 1e300))
-def test_soft_is_finite_and_near_the_linear_ramp(shape: AnyDesirability, value: float) -> None:
+def test_soft_is_finite_and_near_the_linear_ramp(shape: Shape, value: float) -> None:
     assert math.isfinite(log_soft(shape, value))
     line = Larger(limit=0, target=1)
     u = min(2.0, max(-2.0, value))
     assert abs(soft(line, u) - hard(line, u)) < 0.035
 
 
-def _beyond(shape: AnyDesirability, value: float) -> float:
+def _beyond(shape: Shape, value: float) -> float:
     match shape:
         case Larger():
             return shape.limit - value
@@ -160,3 +324,8 @@ def _beyond(shape: AnyDesirability, value: float) -> float:
             return value - shape.limit
         case Target():
             return max(shape.low - value, value - shape.high)
+        case Box():
+            return max(shape.low - value, value - shape.high)
+        case Table():  # the one below
+            return max(2.0 - value, value - 5.0)
+    raise TypeError(shape)

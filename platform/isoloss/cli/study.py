@@ -11,7 +11,7 @@ from cyclopts import App, Parameter
 
 from isoloss.cli.connection import Address, Project, Set, client
 from isoloss.cli.output import Output, Table, dumps, number, say, show, warn
-from isoloss.cli.study_changes import cost, deepen, enqueue, pause, resume, retry, space, stop, widen
+from isoloss.cli.study_changes import cost, deepen, enqueue, pause, prefer, resume, retry, space, stop, widen
 from isoloss.domain.quantity import format_count, format_duration, parse_count
 from isoloss.errors import IsolossError, NotFound
 
@@ -26,7 +26,7 @@ TOTALS = ("tasks", "total_budget", "resumed_budget", "billed_budget")
 ALIKE = 0.9  # rank correlation from which a larger budget hardly tells more
 Spec = Annotated[Path, Parameter(help="The study spec, YAML or JSON.")]
 
-for change in (deepen, widen, space, enqueue, retry, pause, resume, stop):
+for change in (deepen, widen, prefer, space, enqueue, retry, pause, resume, stop):
     app.command(change)
 
 
@@ -175,6 +175,7 @@ def show_(name: str, *, project: Project = "default", address: Address = None, o
         lines.append(
             f"best {number(best['value'])} (trial {best['number']} at level {best['level']}): {best['params']}"
         )
+    lines += [info.preference["sentence"]] if info.preference and info.preference["sentence"] else []
     lines += _checkpoints(info.checkpoints)
     if agreement := info.agreement:
         lines.append(

@@ -78,6 +78,28 @@ def space(
     show(output, asdict(info), f"{info.name}: the space is {', '.join(info.spec['space'])}")
 
 
+def prefer(
+    name: str,
+    spec: Annotated[Path, Parameter(help="A spec with the whole new desirability; the rest of it is not read.")],
+    *,
+    set_: Set = (),
+    project: Project = "default",
+    address: Address = None,
+    output: Output = Output(),  # noqa: B008 - frozen
+) -> None:
+    """Change limits, weights and shapes of a running or finished study: what ran is scored anew, nothing runs again."""
+    from isoloss.files.spec import load_spec
+
+    wanted = load_spec(spec, set_).get("desirability")
+    if not wanted:
+        raise InvalidSpec(f"{spec} has no desirability; accepted is a spec with one.")
+    with client(address) as connection:
+        info = connection.study(name, project=project).prefer(wanted).info()
+    found = info.preference or {}
+    said = f"{info.name}: preference {found['version']}, {found['measured']} trials scored anew"
+    show(output, asdict(info), *filter(None, (said, found["sentence"])))
+
+
 def enqueue(
     name: str,
     data: Annotated[Path, Parameter(help="CSV, JSONL or parquet with a column a parameter and a row a configuration.")],

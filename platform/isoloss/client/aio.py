@@ -179,6 +179,13 @@ class Study:
         lines = [study_pb2.Configuration(params=to_values(one)) for one in configurations]
         return await self._change(enqueue=study_pb2.Configurations(configurations=lines))
 
+    async def prefer(self, desirability: Mapping[str, Any]) -> Self:
+        """Change limits, weights and shapes, by metric: everything that ran is scored anew, nothing runs again.
+
+        ``info().preference`` says how many trials the new limits leave something of.
+        """
+        return await self._change(desirability_json=JSON.encode(encode(desirability)).decode())
+
     async def retry_failed(self, trials: Sequence[int] = ()) -> Self:
         """Run failed tasks again: of these trials, or of all."""
         return await self._change(retry=study_pb2.TrialNumbers(trials=trials))

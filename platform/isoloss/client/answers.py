@@ -38,6 +38,7 @@ class StudyInfo:
     width: int
     agreement: Mapping[str, float] | None
     checkpoints: Mapping[str, int]
+    preference: Mapping[str, Any] | None  # version, measured, vetoed, vetoes by metric, drawn, alive, sentence
 
     @property
     def metric(self) -> str | None:
@@ -82,6 +83,7 @@ class BestTrial:
     params: Mapping[str, Scalar]
     desirability: Mapping[str, float]
     limiting: str
+    near: Sequence[Mapping[str, Any]]  # those within 0.05 of its overall desirability, best first, itself among them
 
 
 def study(message: study_pb2.Study) -> StudyInfo:
@@ -97,6 +99,7 @@ def study(message: study_pb2.Study) -> StudyInfo:
         } if message.HasField("next_deepening") else None,
         width=message.width, agreement=plain(message.agreement) if message.HasField("agreement") else None,
         checkpoints=plain(message.checkpoints),
+        preference=plain(message.preference) | {"vetoes": dict(message.preference.vetoes)} if message.HasField("preference") else None,
     )  # fmt: skip
 
 
@@ -120,6 +123,10 @@ def best(message: study_pb2.Best) -> BestTrial:
     return BestTrial(
         number=message.trial, level=message.level, budget=message.budget, value=message.value, values=dict(message.values),
         params=from_values(message.params), desirability=dict(message.desirability), limiting=message.limiting,
+        near=[
+            {"number": one.trial, "value": one.value, "params": from_values(one.params), "desirability": dict(one.desirability)}
+            for one in message.near
+        ],
     )  # fmt: skip
 
 

@@ -172,6 +172,13 @@ class Study:
         lines = [study_pb2.Configuration(params=to_values(one)) for one in configurations]
         return self._change(enqueue=study_pb2.Configurations(configurations=lines))
 
+    def prefer(self, desirability: Mapping[str, Any]) -> Self:
+        """Change limits, weights and shapes, by metric: everything that ran is scored anew, nothing runs again.
+
+        ``info().preference`` says how many trials the new limits leave something of.
+        """
+        return self._change(desirability_json=JSON.encode(encode(desirability)).decode())
+
     def retry_failed(self, trials: Sequence[int] = ()) -> Self:
         """Run failed tasks again: of these trials, or of all."""
         return self._change(retry=study_pb2.TrialNumbers(trials=trials))

@@ -8,9 +8,24 @@ from typing import Any
 from msgspec import UNSET, UnsetType
 
 from isoloss.domain import objective, space
+from isoloss.domain.objective import (
+    Box,
+    Category,
+    Group,
+    Harrington,
+    HarringtonTwoSided,
+    Larger,
+    Smaller,
+    Table,
+    Target,
+)
 from isoloss.domain.space import Scalar
 from isoloss.domain.spec import Count, Method, decode
 
+__all__ = [
+    "ASHA", "IDHB", "Box", "Categorical", "Category", "Fixed", "Float", "Group", "Harrington", "HarringtonTwoSided",
+    "Hyperband", "Int", "Larger", "Ordinal", "Smaller", "Table", "Target", "maximize", "minimize",
+]  # fmt: skip
 When = Mapping[str, Mapping[str, Any]]  # {"layers": {"ge": 4}}: the parameter is there only where this holds
 
 
@@ -44,21 +59,6 @@ def minimize(metric: str) -> objective.Objective:
 def maximize(metric: str) -> objective.Objective:
     """The more of this metric the better."""
     return objective.Objective(metric=metric, goal="maximize")
-
-
-def Larger(*, limit: float, target: float, scale: float = 1.0, importance: float = 1.0) -> objective.Larger:
-    """Desirability 0 up to ``limit``, 1 from ``target`` on."""
-    return objective.Larger(limit=limit, target=target, scale=scale, importance=importance)
-
-
-def Smaller(*, target: float, limit: float, scale: float = 1.0, importance: float = 1.0) -> objective.Smaller:
-    """Desirability 1 down from ``target``, 0 from ``limit`` on."""
-    return objective.Smaller(target=target, limit=limit, scale=scale, importance=importance)
-
-
-def Target(*, low: float, target: float, high: float, importance: float = 1.0) -> objective.Target:
-    """Desirability 1 at ``target``, 0 outside (low, high)."""
-    return objective.Target(low=low, target=target, high=high, importance=importance)
 
 
 def IDHB(*, min_budget: float, max_budget: float, eta: int = 3, **more: Any) -> Method:

@@ -11,24 +11,25 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import structlog
+from msgspec import structs
 
 from isoloss.controller.duty import Bell
 from isoloss.domain.ids import StudyId, TaskId
-from isoloss.domain.spec import StudySpec, decode_study
+from isoloss.domain.spec import StudySpec, decode_study, encode
 from isoloss.domain.study import StudyState
 from isoloss.errors import InvalidSpec, IsolossError, WrongState
 from isoloss.search import events as ev
+from isoloss.search.judging import Judge, preferring
 from isoloss.search.preview import planned_rungs
 from isoloss.search.proposals import check_sampler
 from isoloss.search.retention import bests, spare
-from isoloss.search.scoring import score
 from isoloss.search.search import ENGINE, Search
-from isoloss.store import checkpoints, ledger, studies
+from isoloss.store import checkpoints, ledger, preferences, studies
 from isoloss.store.pool import Conn, Pool
 from isoloss.store.studies import StudyRow
 
@@ -96,12 +97,22 @@ class Decider:
             decided, _ = await self._settle(conn, study_id, events, 0)
             return decided
 
+    async def prefer(self, conn: Conn, study_id: StudyId, desirability: Mapping[str, Any]) -> Decided:
+        """Prefer something else from now on, in a stopped study too: what ran has other scores, in the same transaction."""
+        async with self._locks[study_id]:
+            self._cache.pop(study_id, None)
+            row = await studies.lock(conn, study_id)
+            changed = preferring(decode_study(row.spec), desirability, await studies.outcomes(conn, study_id))
+            await preferences.add(conn, study_id, encode(changed)["desirability"])
+            decided, _ = await self._settle(conn, study_id, (), 0, rescore=True)
+            return decided
+
     async def _settle(
-        self, conn: Conn, study_id: StudyId, events: Sequence[ev.Event], ask: int
+        self, conn: Conn, study_id: StudyId, events: Sequence[ev.Event], ask: int, *, rescore: bool = False
     ) -> tuple[Decided, Search]:
         row = await studies.lock(conn, study_id)
         book = _Book(conn, row, await self._search(conn, row))
-        return await book.settle(events, ask), book.search
+        return await book.settle(events, ask, rescore=rescore), book.search
 
     async def search(self, study_id: StudyId) -> Search:
         """The study's search as it stands, to look at; never to be changed."""
@@ -120,6 +131,7 @@ class Decider:
             if body and body.get("engine") != ENGINE:  # a cache of another release: the ledger is the truth
                 body, seq = None, 0
             search = Search.restore(spec, body) if body else Search(spec)
+        search.spec = structs.replace(search.spec, desirability=spec.desirability)  # the fold does not look at it
         if seq < row.next_seq - 1:
             for _, _, body, _ in await ledger.events(conn, row.id, after=seq):
                 search.apply(ev.event_from_mapping(body))
@@ -142,18 +154,20 @@ class _Book:
         self.spent = row.spent
         self.decisions: list[ev.Decision] = []
 
-    async def settle(self, events: Sequence[ev.Event], ask: int) -> Decided:
+    async def settle(self, events: Sequence[ev.Event], ask: int, *, rescore: bool = False) -> Decided:
         """Everything there is to decide now, in order; then the study's row."""
-        if self.search.stopped is not None:
+        if self.search.stopped is not None and not rescore:
             if events:
                 raise WrongState(
                     f"Study {self.row.name!r} is stopped ({self.search.stopped}); accepted is a study that is not."
                 )
             return Decided(created=0, results=0, state=StudyState.STOPPED, seq=self.seq - 1, decisions=())
-        results = await self._drain()
+        results = await self._drain() if self.search.stopped is None else 0
         for event in events:
             if self.search.stopped is None:
                 await self._fold(event)
+        if rescore or (self.spec.desirability and self.search.plan.ladder.top != self.plan.ladder.top):
+            await self._rescore()
         ask = max(ask, await self._behind())
         if ask and self.row.state != StudyState.PAUSED and self.search.startable():
             await self._ask(ask)
@@ -199,15 +213,29 @@ class _Book:
 
     async def _drain(self) -> int:
         rows = await ledger.undecided(self.conn, self.row.id)
+        judge = await self._judge() if rows else None
         for row in rows:
-            ok = row.status == "ok"
-            value = score(self.spec, row.values) if ok else None
+            value = judge.score(row.trial_no, row.level, row.values) if judge and row.status == "ok" else None
             event = ev.TaskDone(trial=row.trial_no, level=row.level, status=row.status, score=value)  # type: ignore[arg-type]
             self.reserved = max(0.0, self.reserved - row.cost)
             self.spent += row.cost
             await self._fold(event, task_id=row.task_id, value=value)
         await self._check_failures(any(row.status == "failed" for row in rows))
+        if judge is not None and self.spec.objective is None and judge.moved(await self._judge()):
+            await self._rescore()
         return len(rows)
+
+    async def _judge(self) -> Judge:
+        """What gives results their scores; it needs the history unless one metric says all."""
+        plain = self.spec.objective is not None
+        return Judge(self.search, {} if plain else await studies.outcomes(self.conn, self.row.id))
+
+    async def _rescore(self) -> None:
+        """Give everything that ran the score it has now; nothing runs again for it."""
+        event = (await self._judge()).rescored()
+        if event is not None:
+            await self._fold(event)
+            await preferences.rescore(self.conn, self.row.id, event.scores)
 
     async def _check_failures(self, new: bool) -> None:
         limit = self.spec.limits.failures

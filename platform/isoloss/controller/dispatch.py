@@ -41,7 +41,7 @@ class Dispatcher:
         self.bell = bell
         self.ttl = ttl
         self.draining = False
-        self._metrics: dict[StudyId, tuple[str, ...]] = {}
+        self._metrics: dict[StudyId, tuple[Any, tuple[str, ...]]] = {}  # with the preference they follow from
 
     async def lease(
         self,
@@ -117,9 +117,10 @@ class Dispatcher:
         if found is None:
             return ()
         study_id, mapping = found
-        if study_id not in self._metrics:
-            self._metrics[study_id] = decode_study(mapping).metrics
-        return self._metrics[study_id]
+        known = self._metrics.get(study_id)
+        if known is None or known[0] != mapping["desirability"]:  # the user may prefer something else meanwhile
+            self._metrics[study_id] = known = (mapping["desirability"], decode_study(mapping).metrics)
+        return known[1]
 
 
 def ack(key: LeaseKey, said: str) -> pb.Ack:

@@ -17,7 +17,8 @@ from isoloss.domain.spec import StudySpec, decode_study
 from isoloss.domain.study import StudyState
 from isoloss.errors import IsolossError
 from isoloss.search.events import Proposed
-from isoloss.search.proposals import propose
+from isoloss.search.judging import informed
+from isoloss.search.proposals import learns_outcomes, propose
 from isoloss.search.search import Search
 from isoloss.search.streams import is_model
 from isoloss.store import campaigns, studies
@@ -80,6 +81,9 @@ class Proposer:
         loop, spec = asyncio.get_running_loop(), search.spec
         if spec.method.sampler == "law" and (learned := await self._learned(row, search)):
             spec = replace(spec, method=replace(spec.method, prior=learned))
+        if learns_outcomes(spec):
+            async with self.pool.connection() as conn:
+                request = informed(request, search, await studies.outcomes(conn, row.id))
         proposed: Proposed = await loop.run_in_executor(self.executor, propose, spec, request)
         await self.decider.decide(row.id, events=[proposed])
         return len(proposed.configurations)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import msgspec
@@ -19,7 +19,7 @@ from isoloss.domain.space import AnyParameter
 from isoloss.domain.spec import StudySpec, decode, decode_study, encode
 from isoloss.domain.study import StudyState
 from isoloss.errors import AlreadyExists, InvalidSpec, IsolossError, WrongState
-from isoloss.search.desirability import overall
+from isoloss.search.desirability import OverallDesirability, overall
 from isoloss.search.events import (
     ENQUEUED,
     CreateTrial,
@@ -37,7 +37,8 @@ from isoloss.search.preview import outlook, preview
 from isoloss.search.search import Search
 from isoloss.search.standing import agreement, failures, settled_best
 from isoloss.search.why import reasons
-from isoloss.store import checkpoints, ledger, studies, workers
+from isoloss.search.worth import limits, near_best, ranking
+from isoloss.store import checkpoints, ledger, preferences, studies, workers
 from isoloss.store.pool import Conn, Pool
 from isoloss.store.studies import StudyRow
 from isoloss.v1 import study_pb2 as pb
@@ -67,6 +68,8 @@ class StudyService(study_pb2_grpc.StudyServiceServicer):
             )
             if row is None:
                 row = await studies.by_name(conn, spec.project, spec.name)
+                if kept := await preferences.versions(conn, row.id):  # the spec it was launched with stays its own
+                    row = replace(row, spec=row.spec | {"desirability": kept[0][1]})
                 check_same(spec, row, load_if_exists=request.load_if_exists)
             return await describe(conn, row)
 
@@ -90,9 +93,20 @@ class StudyService(study_pb2_grpc.StudyServiceServicer):
         message.width = search.width
         if (found := agreement(search)) is not None:
             message.agreement.CopyFrom(pb.Agreement(level=found.level, trials=found.trials, spearman=found.spearman))
+        if search.spec.desirability:
+            message.preference.CopyFrom(await self._preference(row, search))
         if (deepening := next_deepening(search)) is not None and row.state != StudyState.STOPPED:
             message.next_deepening.CopyFrom(deepening)
         return message
+
+    async def _preference(self, row: StudyRow, search: Search) -> pb.Preference:
+        async with self.pool.connection() as conn:
+            found = limits(search, await studies.outcomes(conn, row.id))
+            kept = await preferences.versions(conn, row.id)
+        return pb.Preference(
+            version=kept[-1][0] if kept else 1, measured=found.measured, vetoed=found.vetoed, vetoes=found.vetoes,
+            drawn=found.drawn, alive=found.alive, sentence=found.sentence,
+        )  # fmt: skip
 
     async def ListStudies(self, request: pb.ListStudiesRequest, context: Context) -> pb.ListStudiesReply:
         async with self.pool.connection() as conn:
@@ -121,7 +135,22 @@ class StudyService(study_pb2_grpc.StudyServiceServicer):
                 return await self._decide(request, Proposed(configurations=configurations, source=ENQUEUED))
             case "retry":
                 return await self._decide(request, *await self._retried(request))
-        raise InvalidSpec("change is missing; accepted is one of width, space_json, enqueue, retry.")
+            case "desirability_json":
+                return await self._prefer(request)
+        raise InvalidSpec("change is missing; accepted is one of width, space_json, enqueue, retry, desirability_json.")
+
+    async def _prefer(self, request: pb.ChangeStudyRequest) -> pb.Study:
+        """Another preference over the same runs, and the scores that follow from it, in one transaction."""
+        wanted = decode_json(request.desirability_json, "desirability_json")
+
+        async def effect(conn: Conn) -> pb.Study:
+            row = await studies.by_name(conn, request.study.project, request.study.name)
+            await self.decider.prefer(conn, row.id, wanted)
+            return await describe(conn, await studies.by_name(conn, row.project, row.name))
+
+        await once(self.pool, request, pb.Study, effect)
+        self.bell.ring()
+        return await self.GetStudy(request.study, None)
 
     async def _retried(self, request: pb.ChangeStudyRequest) -> list[Retried]:
         async with self.pool.connection() as conn:
@@ -186,12 +215,13 @@ class StudyService(study_pb2_grpc.StudyServiceServicer):
         async with self.pool.connection() as conn:
             row = await studies.by_name(conn, request.project, request.name)
         search = await self.decider.search(row.id)
-        best = settled_best(search) if request.settled else search.best()
+        async with self.pool.connection() as conn:
+            known = await studies.outcomes(conn, row.id)
+        ranked = ranking(search, known) if search.spec.desirability and not request.settled else []
+        best = ranked[0].incumbent if ranked else settled_best(search) if request.settled else search.best()
         if best is None:
             return pb.Best()
-        async with self.pool.connection() as conn:
-            rows = await studies.trials(conn, row.id)
-        values = next(r["values"] for r in rows if r["no"] == best.trial and r["level"] == best.level)
+        values = known[best.trial, best.level]
         message = pb.Best(
             found=True, trial=best.trial, level=best.level, budget=search.ladder.budget(best.level), values=values,
             params=to_values(best.configuration),
@@ -199,9 +229,16 @@ class StudyService(study_pb2_grpc.StudyServiceServicer):
         if search.spec.objective is not None:
             message.value = values[search.spec.objective.metric]
         else:
-            found = overall(search.spec, values)
+            found = overall(search.spec, values, best.configuration)
             message.value, message.limiting = found.overall or 0.0, found.limiting or ""
-            message.desirability.update({name: d for name, d in found.parts.items() if d is not None})
+            message.desirability.update(parts_of(found))
+            message.near.extend(
+                pb.NearBest(
+                    trial=one.incumbent.trial, value=one.value, desirability=parts_of(one.desirability),
+                    params=to_values(one.incumbent.configuration),
+                )
+                for one in near_best(ranked)
+            )  # fmt: skip
         return message
 
     async def ListTrials(self, request: pb.StudyName, context: Context) -> pb.ListTrialsReply:
@@ -281,6 +318,11 @@ async def describe(conn: Conn, row: StudyRow) -> pb.Study:
         spec_json=JSON.encode(row.spec).decode(), max_budget=row.max_budget, seq=row.next_seq - 1, trials=trials, tasks=tasks,
         spent=row.spent, reserved=row.reserved, campaign=str(row.campaign_id or ""),
     )  # fmt: skip
+
+
+def parts_of(found: OverallDesirability) -> dict[str, float]:
+    """The d of every metric that is known."""
+    return {metric: d for metric, d in found.parts.items() if d is not None}
 
 
 def next_deepening(search: Search) -> pb.Deepening | None:

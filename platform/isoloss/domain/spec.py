@@ -12,10 +12,18 @@ from typing import Annotated, Any, Final, Literal, TypeVar
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
-from isoloss.domain.objective import AnyDesirability, Objective, metrics_needed
+from isoloss.domain.objective import (
+    AnyDesirability,
+    Category,
+    Goal,
+    Objective,
+    check_desirability,
+    leaves,
+    metrics_needed,
+)
 from isoloss.domain.prior import Prior, check_prior
 from isoloss.domain.quantity import parse_count, parse_duration
-from isoloss.domain.space import AnyParameter, Scalar, Space, check_space
+from isoloss.domain.space import AnyParameter, Choice, Scalar, Space, check_space
 from isoloss.errors import InvalidSpec
 
 NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
@@ -50,7 +58,9 @@ class Method(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     brackets: Annotated[str, Meta(pattern=r"^(all|first:[1-9][0-9]*)$")] | None = None
     order: Literal["auto", "eager", "patient"] | None = None
     width: Annotated[int, Meta(ge=1)] | Literal["auto"] = 1  # iterations pooled; auto: one more whenever all ran
-    sampler: Annotated[str, Meta(pattern=r"^(random|sobol|tpe|gp|cma|law|[A-Z]\w*Sampler)$")] = "sobol"
+    sampler: Annotated[
+        str, Meta(pattern=r"^(random|sobol|tpe|gp|cma|law|composite|nsga2|motpe|quadratic-pareto|[A-Z]\w*Sampler)$")
+    ] = "sobol"
     prior: dict[str, Prior] = {}  # of the sampler law
     ahead: Annotated[int, Meta(ge=0, le=1024)] = 0  # tasks created before a slot asks for them
 
@@ -158,6 +168,7 @@ class StudySpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     project: str = "default"
     space: dict[str, AnyParameter]
     objective: Objective | None = None
+    objectives: dict[str, Goal] = {}
     desirability: dict[str, AnyDesirability] = {}
     method: Method = Method()
     budget: Budget = Budget()
@@ -175,7 +186,12 @@ class StudySpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     @property
     def metrics(self) -> tuple[str, ...]:
         """The metrics a finished task must report."""
-        return metrics_needed(self.objective, self.desirability)
+        return metrics_needed(self.objective, self.desirability, self.objectives)
+
+    @property
+    def desirability_metrics(self) -> tuple[str, ...]:
+        """Every metric of the preference, groups dissolved."""
+        return tuple(leaves(self.desirability))
 
     @property
     def n_params(self) -> float | None:
@@ -198,11 +214,7 @@ def check_study(spec: StudySpec) -> None:
     check_name(spec.name, "name")
     check_name(spec.project, "project")
     check_space(spec.space)
-    if (spec.objective is None) == (not spec.desirability):
-        said = "both" if spec.objective else "neither"
-        raise InvalidSpec(f"The spec has {said} of objective and desirability; accepted is exactly one of them.")
-    for metric, desirability in spec.desirability.items():
-        desirability.check(f"desirability.{metric}")
+    check_goal(spec)
     if both := sorted(set(spec.fixed) & set(spec.space)):
         raise InvalidSpec(f"fixed.{both[0]} is also in the space; accepted is one of the two.")
     if spec.run is not None:
@@ -220,6 +232,28 @@ def check_study(spec: StudySpec) -> None:
     _check_schedule(spec)
     check_method(spec.method)
     check_prior(spec.space, spec.method.prior)
+
+
+def check_goal(spec: StudySpec) -> None:
+    """Raise ``InvalidSpec`` unless the spec says what to optimise once, and in a way that can be."""
+    said = [name for name in ("objective", "objectives", "desirability") if getattr(spec, name)]
+    if len(said) != 1:
+        found = " and ".join(said) or "neither of objective and desirability"
+        raise InvalidSpec(f"The spec has {found}; accepted is exactly one of objective, objectives, desirability.")
+    if len(spec.objectives) == 1:
+        raise InvalidSpec(
+            f"objectives names only {next(iter(spec.objectives))}; accepted are two or more, or objective."
+        )
+    check_desirability(spec.desirability, {*spec.space, *spec.fixed})
+    for metric, leaf in leaves(spec.desirability).items():
+        parameter = spec.space.get(str(leaf.shape.formula))
+        if isinstance(leaf.shape, Category) and isinstance(parameter, Choice):
+            unknown = [str(choice) for choice in parameter.choices if str(choice) not in leaf.shape.values]
+            if unknown:
+                raise InvalidSpec(
+                    f"desirability.{metric}.values lacks {unknown[0]!r}, a choice of {leaf.shape.formula}; accepted is a "
+                    "d for every choice."
+                )
 
 
 def _check_schedule(spec: StudySpec) -> None:

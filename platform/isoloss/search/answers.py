@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from isoloss.domain.space import Scalar
@@ -63,10 +64,15 @@ class RungSummary:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProposalRequest:
-    """What a model needs to propose ``n`` configurations: scores of one level (``None``: it needs none), and what is on its way."""
+    """What a model needs to propose ``n`` configurations: scores of one level (``None``: it needs none), and what is on its way.
+
+    ``outcomes`` are the measured values at that level, which whoever runs the model lays beside the scores: the search
+    itself knows no metrics. NaN is a run that diverged.
+    """
 
     n: int
     seed: int
     level: int | None
     history: tuple[tuple[dict[str, Scalar], float], ...]
     pending: tuple[dict[str, Scalar], ...]
+    outcomes: tuple[tuple[dict[str, Scalar], Mapping[str, float]], ...] = ()

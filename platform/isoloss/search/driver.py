@@ -11,17 +11,19 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from isoloss.domain.space import Scalar
 from isoloss.domain.spec import StudySpec, checked, decode_study
 from isoloss.errors import InvalidSpec
 from isoloss.search.answers import ProposalRequest
-from isoloss.search.desirability import OverallDesirability, overall
 from isoloss.search.events import Asked, CreateTask, Decision, Deepened, Event, Status, TaskDone
+from isoloss.search.judging import Judge, informed, preferring
 from isoloss.search.proposals import check_sampler, propose
-from isoloss.search.scoring import score
 from isoloss.search.search import Search
+
+if TYPE_CHECKING:
+    from isoloss.search.desirability import OverallDesirability
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,7 +40,10 @@ class Ask:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Best:
-    """The best result: ``value`` is the metric, or the overall desirability with its parts in ``desirability``."""
+    """The best result: ``value`` is the metric, or the overall desirability with its parts in ``desirability``.
+
+    Of several objectives it is one of the front, and ``value`` its first metric.
+    """
 
     trial: int
     level: int
@@ -56,16 +61,17 @@ class Driver:
     """
 
     def __init__(self, spec: Mapping[str, Any] | StudySpec) -> None:
-        self.spec = checked(spec) if isinstance(spec, StudySpec) else decode_study(spec)
+        self.spec: StudySpec = checked(spec) if isinstance(spec, StudySpec) else decode_study(spec)
         check_sampler(self.spec)
         self.search = Search(self.spec)
         self.ledger: list[tuple[Event, tuple[Decision, ...]]] = []
         self._metrics: dict[tuple[int, int], Mapping[str, float]] = {}
+        self._judge = Judge(self.search, {})
 
     def ask(self) -> Ask | None:
         """The next task to run, or ``None`` when there is nothing until a result is told or the study is deepened."""
         if (request := self.search.proposal_request(ahead=1)) is not None:
-            self._propose(request)
+            self._propose(informed(request, self.search, self._metrics))
         task = next((made for made in self._apply(Asked()) if isinstance(made, CreateTask)), None)
         if task is None:
             return None
@@ -87,29 +93,56 @@ class Driver:
                 raise InvalidSpec(
                     f"metrics lacks {missing[0]}; accepted are numbers for {', '.join(self.spec.metrics)}."
                 )
-            value = score(self.spec, metrics)
+            value = self._judge.score(trial, level, metrics)
             status = "diverged" if value is None else "ok"
         self._apply(TaskDone(trial=trial, level=level, status=status, score=value))
         self._metrics[trial, level] = dict(metrics or {})
+        if self.spec.objective is None:
+            self._rejudge()
 
     def deepen(self, max_budget: float) -> Driver:
         """Raise the maximum budget and reuse all that ran; ``InvalidSpec`` unless it is a power of eta times it."""
         self._apply(Deepened(max_budget=max_budget))
+        if self.spec.objective is None:
+            self._rejudge(always=True)
+        return self
+
+    def prefer(self, desirability: Mapping[str, Any]) -> Driver:
+        """Change limits, weights and shapes: everything that ran is scored anew, nothing runs again.
+
+        Raises ``InvalidSpec`` for a preference that cannot be, or names a metric that was not measured.
+        """
+        self.spec = self.search.spec = preferring(self.search.spec, desirability, self._metrics)
+        self._rejudge(always=True)
         return self
 
     def best(self) -> Best | None:
         """The best result so far, or ``None`` before there is one."""
+        from isoloss.search.desirability import overall
+
         incumbent = self.search.best()
         if incumbent is None:
             return None
         metrics = self._metrics[incumbent.trial, incumbent.level]
-        objective, worth = self.spec.objective, overall(self.spec, metrics)
-        value = metrics[objective.metric] if objective else float(worth.overall or 0.0)
+        objective, worth = (
+            self.spec.objective,
+            overall(self.spec, metrics, self.search.trial(incumbent.trial).configuration),
+        )
+        metric = objective.metric if objective else next(iter(self.spec.objectives), None)
+        value = metrics[metric] if metric else float(worth.overall or 0.0)
         return Best(
             trial=incumbent.trial, level=incumbent.level, budget=self.search.ladder.budget(incumbent.level),
             params=self._params(incumbent.trial), value=value, metrics=metrics,
-            desirability=None if objective else worth,
+            desirability=worth if self.spec.desirability else None,
         )  # fmt: skip
+
+    def _rejudge(self, *, always: bool = False) -> None:
+        """Score the history anew, where more is foreseen than before or, with ``always``, anything may have changed."""
+        judge = Judge(self.search, self._metrics)
+        anew = always or self._judge.moved(judge)
+        self._judge = judge
+        if anew and (event := judge.rescored()) is not None:
+            self._apply(event)
 
     def _params(self, trial: int) -> dict[str, Scalar]:
         return self.spec.fixed | self.search.trial(trial).configuration

@@ -53,6 +53,10 @@ class Ladder:
         """What a run has used when it is measured at ``level``."""
         return self.budgets[level]
 
+    def share(self, level: int) -> float:
+        """The part of the maximum budget that a run has used at ``level``; 1 for a level there is not."""
+        return self.budgets[level] / self.budgets[-1] if level < len(self.budgets) else 1.0
+
     def fork(self, level: int) -> int:
         """Where the run that goes on to the next level is left: (1 - decay) of the budget in ``branch`` mode."""
         return self.forks[level]

@@ -21,16 +21,19 @@ if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
 
-class OptunaProposer:
-    """One of Optuna's samplers, made from a seed."""
+POPULATION = 20  # of a generation
 
-    def __init__(self, space: Space, make: Callable[[int], BaseSampler]) -> None:
-        self._space, self._make = space, make
+
+class OptunaProposer:
+    """One of Optuna's samplers, made from a seed; with several ``outcomes`` a history holds vectors of them."""
+
+    def __init__(self, space: Space, make: Callable[[int], BaseSampler], outcomes: int = 1) -> None:
+        self._space, self._make, self._outcomes = space, make, outcomes
 
     def propose(
         self,
         *,
-        history: Sequence[tuple[Configuration, float]],
+        history: Sequence[tuple[Configuration, float | tuple[float, ...]]],
         pending: Sequence[Configuration],
         n: int,
         seed: int,
@@ -40,7 +43,7 @@ class OptunaProposer:
 
         with _quiet():
             sampler = self._make(seed)
-            study = optuna.create_study(direction="minimize", sampler=sampler)
+            study = optuna.create_study(directions=["minimize"] * self._outcomes, sampler=sampler)
             space, attributes = distributions(self._space), _generations(sampler)
             known = [
                 self._trial(space, configuration, score, attributes(place))
@@ -52,7 +55,7 @@ class OptunaProposer:
             return tuple(active(self._space, configuration) for configuration in asked)
 
     def _trial(
-        self, space: dict[str, BaseDistribution], configuration: Configuration, score: float | None,
+        self, space: dict[str, BaseDistribution], configuration: Configuration, score: float | tuple[float, ...] | None,
         attributes: dict[str, int],
     ) -> FrozenTrial | None:  # fmt: skip
         """Optuna's trial; ``None`` for a value off a parameter's step, which somebody may add but Optuna cannot hold."""
@@ -60,9 +63,10 @@ class OptunaProposer:
 
         state = TrialState.RUNNING if score is None else TrialState.COMPLETE
         params = to_optuna(self._space, configuration)
+        values = None if score is None else list(score) if isinstance(score, tuple) else [score]
         try:
             return create_trial(
-                state=state, value=score, params=params, distributions={name: space[name] for name in params},
+                state=state, values=values, params=params, distributions={name: space[name] for name in params},
                 system_attrs=attributes,
             )  # fmt: skip
         except ValueError:
@@ -92,6 +96,28 @@ def gp(space: Space) -> OptunaProposer:
         return GPSampler(seed=seed, n_startup_trials=len(space) + 1)
 
     return OptunaProposer(space, make)
+
+
+def nsga2(space: Space, outcomes: int) -> OptunaProposer:
+    """NSGA-II (Deb et al. 2002), in generations small enough for trials that cost something."""
+
+    def make(seed: int) -> BaseSampler:
+        from optuna.samplers import NSGAIISampler
+
+        return NSGAIISampler(seed=seed, population_size=POPULATION)
+
+    return OptunaProposer(space, make, outcomes)
+
+
+def motpe(space: Space, outcomes: int) -> OptunaProposer:
+    """The multi-objective tree-structured Parzen estimator (Ozaki et al. 2022)."""
+
+    def make(seed: int) -> BaseSampler:
+        from optuna.samplers import TPESampler
+
+        return TPESampler(constant_liar=True, seed=seed, n_startup_trials=len(space) + 1)
+
+    return OptunaProposer(space, make, outcomes)
 
 
 def named(space: Space, name: str) -> OptunaProposer:

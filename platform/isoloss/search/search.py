@@ -24,7 +24,7 @@ from isoloss.errors import InvalidSpec, WrongState
 from isoloss.search.answers import Incumbent, ProposalRequest, Result, RungSummary, Trial
 from isoloss.search.deepening import Bracket, Candidate, Kept
 from isoloss.search.geometry import Ladder, Plan, plan_of
-from isoloss.search.proposals import seen
+from isoloss.search.proposals import COMPOSITE, seen
 from isoloss.search.rung import Key, rank_key
 from isoloss.search.streams import SOBOL, Stream, is_model, stream
 
@@ -61,8 +61,8 @@ class Search:
 
         Raises ``WrongState`` or ``InvalidSpec`` for an event that cannot be, before anything has changed.
         """
-        if self._stopped is not None:
-            raise WrongState(f"The study is stopped ({self._stopped}); accepted is nothing more.")
+        if self._stopped is not None and not isinstance(event, ledger.Rescored):
+            raise WrongState(f"The study is stopped ({self._stopped}); accepted is nothing more but other scores.")
         match event:
             case ledger.Asked():
                 return self._ask(event.n)
@@ -379,7 +379,7 @@ class Search:
         sampler = self.spec.method.sampler
         if self._enqueued:
             configuration, source = self._enqueued.popleft(), ledger.ENQUEUED
-        elif self._proposed and (not is_model(sampler) or number % 3):  # every third keeps Hyperband's guarantee
+        elif self._proposed and (number % 3 or not self._mixes()):  # every third keeps Hyperband's guarantee
             configuration, source = self._proposed.popleft()
         else:
             configuration = self._stream(bracket.number).configuration(index)
@@ -387,6 +387,11 @@ class Search:
         created = self._create_trial(bracket.number, index, configuration, source)
         bracket.start(number)
         return created, self._create_task(number, bracket.number, previous=None)
+
+    def _mixes(self) -> bool:
+        """Whether every third configuration is the stream's: not where a composite model explores and no rung decides."""
+        method = self.spec.method
+        return is_model(method.sampler) and not (method.sampler == COMPOSITE and method.name == "fixed")
 
     def _create_trial(
         self, bracket: int, index: int, configuration: dict[str, Scalar], source: str

@@ -193,6 +193,18 @@ async def trials(conn: Conn, study_id: StudyId) -> list[dict[str, Any]]:
         return await cursor.fetchall()
 
 
+OUTCOMES: Final[LiteralString] = """
+    SELECT task.trial_no, task.level, result."values" FROM task JOIN result ON result.task_id = task.id
+    WHERE task.study_id = %(study_id)s AND result.status = 'ok' AND result.decided_seq IS NOT NULL
+    ORDER BY result.decided_seq"""
+
+
+async def outcomes(conn: Conn, study_id: StudyId) -> dict[tuple[int, int], dict[str, float]]:
+    """What the decided tasks that ended ok measured, by (trial, level) in the ledger's order."""
+    rows = await (await conn.execute(OUTCOMES, {"study_id": study_id})).fetchall()
+    return {(row[0], row[1]): row[2] for row in rows}
+
+
 OBSTACLES: Final[LiteralString] = """
     SELECT task.state::text AS state, count(*) AS n, min(extract(epoch FROM task.not_before - now()))::float8 AS wait,
            count(*) FILTER (WHERE task.failures + task.infra_failures > 0) AS retried

@@ -132,6 +132,7 @@ class Study(_message.Message):
     WIDTH_FIELD_NUMBER: _builtins.int
     AGREEMENT_FIELD_NUMBER: _builtins.int
     CHECKPOINTS_FIELD_NUMBER: _builtins.int
+    PREFERENCE_FIELD_NUMBER: _builtins.int
     id: _builtins.int
     project: _builtins.str
     name: _builtins.str
@@ -162,6 +163,10 @@ class Study(_message.Message):
 
     @_builtins.property
     def checkpoints(self) -> Global___Checkpoints: ...
+    @_builtins.property
+    def preference(self) -> Global___Preference:
+        """Only of a study with desirabilities."""
+
     def __init__(
         self,
         *,
@@ -182,14 +187,79 @@ class Study(_message.Message):
         width: _builtins.int = ...,
         agreement: Global___Agreement | None = ...,
         checkpoints: Global___Checkpoints | None = ...,
+        preference: Global___Preference | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["agreement", b"agreement", "checkpoints", b"checkpoints", "next_deepening", b"next_deepening"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["agreement", b"agreement", "checkpoints", b"checkpoints", "next_deepening", b"next_deepening", "preference", b"preference"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agreement", b"agreement", "campaign", b"campaign", "checkpoints", b"checkpoints", "id", b"id", "max_budget", b"max_budget", "name", b"name", "next_deepening", b"next_deepening", "project", b"project", "reserved", b"reserved", "rungs", b"rungs", "seq", b"seq", "spec_json", b"spec_json", "spent", b"spent", "state", b"state", "tasks", b"tasks", "trials", b"trials", "width", b"width"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agreement", b"agreement", "campaign", b"campaign", "checkpoints", b"checkpoints", "id", b"id", "max_budget", b"max_budget", "name", b"name", "next_deepening", b"next_deepening", "preference", b"preference", "project", b"project", "reserved", b"reserved", "rungs", b"rungs", "seq", b"seq", "spec_json", b"spec_json", "spent", b"spent", "state", b"state", "tasks", b"tasks", "trials", b"trials", "width", b"width"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Study: _TypeAlias = Study  # noqa: Y015
+
+@_typing.final
+class Preference(_message.Message):
+    """What a study prefers now, and what its limits do to the trials measured so far, each at its highest level."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class VetoesEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.int
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    VERSION_FIELD_NUMBER: _builtins.int
+    MEASURED_FIELD_NUMBER: _builtins.int
+    VETOED_FIELD_NUMBER: _builtins.int
+    VETOES_FIELD_NUMBER: _builtins.int
+    DRAWN_FIELD_NUMBER: _builtins.int
+    ALIVE_FIELD_NUMBER: _builtins.int
+    SENTENCE_FIELD_NUMBER: _builtins.int
+    version: _builtins.int
+    """1 is the one the study began with."""
+    measured: _builtins.int
+    vetoed: _builtins.int
+    """Of those, the trials whose overall desirability is 0, and by which metric."""
+    drawn: _builtins.int
+    """Of the trials that were drawn blindly, how many are worth something: the share of the space that is."""
+    alive: _builtins.int
+    sentence: _builtins.str
+    """What a user should know of it; empty when nothing is vetoed."""
+    @_builtins.property
+    def vetoes(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]: ...
+    def __init__(
+        self,
+        *,
+        version: _builtins.int = ...,
+        measured: _builtins.int = ...,
+        vetoed: _builtins.int = ...,
+        vetoes: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
+        drawn: _builtins.int = ...,
+        alive: _builtins.int = ...,
+        sentence: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alive", b"alive", "drawn", b"drawn", "measured", b"measured", "sentence", b"sentence", "version", b"version", "vetoed", b"vetoed", "vetoes", b"vetoes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Preference: _TypeAlias = Preference  # noqa: Y015
 
 @_typing.final
 class Checkpoints(_message.Message):
@@ -433,10 +503,13 @@ class ChangeStudyRequest(_message.Message):
     SPACE_JSON_FIELD_NUMBER: _builtins.int
     ENQUEUE_FIELD_NUMBER: _builtins.int
     RETRY_FIELD_NUMBER: _builtins.int
+    DESIRABILITY_JSON_FIELD_NUMBER: _builtins.int
     width: _builtins.int
     """Iterations of Hyperband pooled from now on, more than before."""
     space_json: _builtins.str
     """The whole space as JSON, as in the spec; every configuration there is must be a point of it."""
+    desirability_json: _builtins.str
+    """The whole desirability as JSON, as in the spec: what ran is scored anew."""
     @_builtins.property
     def idempotency(self) -> _common_pb2.Idempotency: ...
     @_builtins.property
@@ -458,12 +531,13 @@ class ChangeStudyRequest(_message.Message):
         space_json: _builtins.str = ...,
         enqueue: Global___Configurations | None = ...,
         retry: Global___TrialNumbers | None = ...,
+        desirability_json: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["change", b"change", "enqueue", b"enqueue", "idempotency", b"idempotency", "retry", b"retry", "space_json", b"space_json", "study", b"study", "width", b"width"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["change", b"change", "desirability_json", b"desirability_json", "enqueue", b"enqueue", "idempotency", b"idempotency", "retry", b"retry", "space_json", b"space_json", "study", b"study", "width", b"width"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["change", b"change", "enqueue", b"enqueue", "idempotency", b"idempotency", "retry", b"retry", "space_json", b"space_json", "study", b"study", "width", b"width"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["change", b"change", "desirability_json", b"desirability_json", "enqueue", b"enqueue", "idempotency", b"idempotency", "retry", b"retry", "space_json", b"space_json", "study", b"study", "width", b"width"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_change: _TypeAlias = _typing.Literal["width", "space_json", "enqueue", "retry"]  # noqa: Y015
+    _WhichOneofReturnType_change: _TypeAlias = _typing.Literal["width", "space_json", "enqueue", "retry", "desirability_json"]  # noqa: Y015
     _WhichOneofArgType_change: _TypeAlias = _typing.Literal["change", b"change"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_change) -> _WhichOneofReturnType_change | None: ...
 
@@ -773,6 +847,7 @@ class Best(_message.Message):
     PARAMS_FIELD_NUMBER: _builtins.int
     DESIRABILITY_FIELD_NUMBER: _builtins.int
     LIMITING_FIELD_NUMBER: _builtins.int
+    NEAR_FIELD_NUMBER: _builtins.int
     found: _builtins.bool
     """False when no trial has a result yet; the rest is then empty."""
     trial: _builtins.int
@@ -789,6 +864,10 @@ class Best(_message.Message):
     def desirability(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
         """Desirability of each metric, and the one that limits; empty without a preference."""
 
+    @_builtins.property
+    def near(self) -> _containers.RepeatedCompositeFieldContainer[Global___NearBest]:
+        """Trials whose overall desirability is within 0.05 of it, best first and itself among them."""
+
     def __init__(
         self,
         *,
@@ -801,14 +880,86 @@ class Best(_message.Message):
         params: _abc.Mapping[_builtins.str, _common_pb2.Value] | None = ...,
         desirability: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
         limiting: _builtins.str = ...,
+        near: _abc.Iterable[Global___NearBest] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget", "desirability", b"desirability", "found", b"found", "level", b"level", "limiting", b"limiting", "params", b"params", "trial", b"trial", "value", b"value", "values", b"values"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget", "desirability", b"desirability", "found", b"found", "level", b"level", "limiting", b"limiting", "near", b"near", "params", b"params", "trial", b"trial", "value", b"value", "values", b"values"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Best: _TypeAlias = Best  # noqa: Y015
+
+@_typing.final
+class NearBest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class DesirabilityEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.float
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.float = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class ParamsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        @_builtins.property
+        def value(self) -> _common_pb2.Value: ...
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _common_pb2.Value | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _typing.Literal["value", b"value"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    TRIAL_FIELD_NUMBER: _builtins.int
+    VALUE_FIELD_NUMBER: _builtins.int
+    DESIRABILITY_FIELD_NUMBER: _builtins.int
+    PARAMS_FIELD_NUMBER: _builtins.int
+    trial: _builtins.int
+    value: _builtins.float
+    @_builtins.property
+    def desirability(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]: ...
+    @_builtins.property
+    def params(self) -> _containers.MessageMap[_builtins.str, _common_pb2.Value]: ...
+    def __init__(
+        self,
+        *,
+        trial: _builtins.int = ...,
+        value: _builtins.float = ...,
+        desirability: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
+        params: _abc.Mapping[_builtins.str, _common_pb2.Value] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["desirability", b"desirability", "params", b"params", "trial", b"trial", "value", b"value"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___NearBest: _TypeAlias = NearBest  # noqa: Y015
 
 @_typing.final
 class TrialLevel(_message.Message):

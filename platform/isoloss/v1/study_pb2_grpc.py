@@ -149,7 +149,8 @@ class StudyServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ChangeStudy(self, request, context):
-        """Widens the search or its space, puts configurations in line, or runs failed tasks again; everything that ran stays.
+        """Widens the search or its space, puts configurations in line, runs failed tasks again, or changes what is preferred;
+        everything that ran stays.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

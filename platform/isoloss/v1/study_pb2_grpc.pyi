@@ -41,7 +41,9 @@ class StudyServiceStub:
     DeepenStudy: _grpc.UnaryUnaryMultiCallable[_study_pb2.DeepenStudyRequest, _study_pb2.Study]
     """Raises the maximum budget; everything that ran is reused."""
     ChangeStudy: _grpc.UnaryUnaryMultiCallable[_study_pb2.ChangeStudyRequest, _study_pb2.Study]
-    """Widens the search or its space, puts configurations in line, or runs failed tasks again; everything that ran stays."""
+    """Widens the search or its space, puts configurations in line, runs failed tasks again, or changes what is preferred;
+    everything that ran stays.
+    """
     PreviewChange: _grpc.UnaryUnaryMultiCallable[_study_pb2.PreviewChangeRequest, _study_pb2.PreviewStudyReply]
     """What deepening or widening now would add to what was created; changes nothing."""
     AddTrial: _grpc.UnaryUnaryMultiCallable[_study_pb2.AddTrialRequest, _study_pb2.AddTrialReply]
@@ -70,7 +72,9 @@ class StudyServiceAsyncStub(StudyServiceStub):
     DeepenStudy: _aio.UnaryUnaryMultiCallable[_study_pb2.DeepenStudyRequest, _study_pb2.Study]  # type: ignore[assignment]
     """Raises the maximum budget; everything that ran is reused."""
     ChangeStudy: _aio.UnaryUnaryMultiCallable[_study_pb2.ChangeStudyRequest, _study_pb2.Study]  # type: ignore[assignment]
-    """Widens the search or its space, puts configurations in line, or runs failed tasks again; everything that ran stays."""
+    """Widens the search or its space, puts configurations in line, runs failed tasks again, or changes what is preferred;
+    everything that ran stays.
+    """
     PreviewChange: _aio.UnaryUnaryMultiCallable[_study_pb2.PreviewChangeRequest, _study_pb2.PreviewStudyReply]  # type: ignore[assignment]
     """What deepening or widening now would add to what was created; changes nothing."""
     AddTrial: _aio.UnaryUnaryMultiCallable[_study_pb2.AddTrialRequest, _study_pb2.AddTrialReply]  # type: ignore[assignment]
@@ -132,7 +136,9 @@ class StudyServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _study_pb2.ChangeStudyRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_study_pb2.Study, _abc.Awaitable[_study_pb2.Study]]:
-        """Widens the search or its space, puts configurations in line, or runs failed tasks again; everything that ran stays."""
+        """Widens the search or its space, puts configurations in line, runs failed tasks again, or changes what is preferred;
+        everything that ran stays.
+        """
 
     @_abc_1.abstractmethod
     def PreviewChange(

@@ -1,0 +1,94 @@
+"""What the limits do to a study: how many trials they leave nothing of, which metric does it, and how much space is left."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from isoloss.search.answers import Incumbent
+from isoloss.search.desirability import OverallDesirability, overall
+from isoloss.search.foresight import Values
+from isoloss.search.search import Search
+
+NEAR: Final = 0.05  # of the best overall desirability: what is within it is about as good
+DRAWN: Final = ("sobol", "random")  # sources that know nothing of results
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """Of ``measured`` trials ``vetoed`` have D = 0, by ``vetoes`` of a metric; of those drawn blindly ``alive`` have more."""
+
+    measured: int
+    vetoed: int
+    vetoes: Mapping[str, int]
+    drawn: int
+    alive: int
+
+    @property
+    def sentence(self) -> str:
+        """What a user should know of the limits; empty while nothing is measured or nothing is vetoed."""
+        if not self.vetoed:
+            return ""
+        worst = max(self.vetoes, key=lambda metric: self.vetoes[metric])
+        share = self.vetoed / self.measured
+        said = f"Your limits veto {share:.0%} of the {self.measured} trials measured, most often {worst}"
+        if self.vetoed < self.measured:
+            return f"{said}."
+        return f"{said}: nothing is worth anything yet. A wider limit tells the search where to go."
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Worth:
+    """A trial with its overall desirability at the level it is judged at."""
+
+    incumbent: Incumbent
+    desirability: OverallDesirability
+
+    @property
+    def value(self) -> float:
+        """D; 0 where it is not known."""
+        return self.desirability.overall or 0.0
+
+
+def limits(search: Search, known: Values) -> Limits:
+    """How the limits treat the trials measured so far, each at its highest level."""
+    highest = dict(sorted(known))  # of a trial the last stays
+    found = {trial: _worth(search, trial, level, known) for trial, level in highest.items()}
+    vetoed = {trial: worth for trial, worth in found.items() if worth.overall == 0}
+    drawn = [trial for trial in found if search.trial(trial).source in DRAWN]
+    return Limits(
+        measured=len(found), vetoed=len(vetoed),
+        vetoes=dict(Counter(metric for worth in vetoed.values() for metric, d in worth.parts.items() if d == 0)),
+        drawn=len(drawn), alive=sum(trial not in vetoed for trial in drawn),
+    )  # fmt: skip
+
+
+def ranking(search: Search, known: Values) -> list[Worth]:
+    """The trials of the highest level where one is worth something, best D first; none while D is 0 or unknown everywhere.
+
+    D is never read at a lower level than it must be: what is cumulative looks better there, what is a curve worse.
+    """
+    for level in sorted({level for _, level in known}, reverse=True):
+        found = []
+        for trial, at in known:
+            if at != level or (result := search.result(trial, level)) is None or result.score is None:
+                continue
+            incumbent = Incumbent(
+                trial=trial, level=level, score=result.score, configuration=search.trial(trial).configuration
+            )
+            found.append(Worth(incumbent=incumbent, desirability=_worth(search, trial, level, known)))
+        found.sort(key=lambda worth: (-worth.value, worth.incumbent.score, worth.incumbent.trial))
+        if found and found[0].value > 0:
+            return found
+    return []
+
+
+def near_best(ranked: list[Worth], within: float = NEAR) -> list[Worth]:
+    """Those whose D is within so much of the best."""
+    return [worth for worth in ranked if worth.value >= ranked[0].value - within]
+
+
+def _worth(search: Search, trial: int, level: int, known: Values) -> OverallDesirability:
+    return overall(search.spec, known[trial, level], search.trial(trial).configuration)
