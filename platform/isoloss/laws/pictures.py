@@ -162,7 +162,7 @@ def _spend(place: Fit, target: tuple[float, float]) -> list[Row]:
     outlook = Outlook.by(place, cells, target)
     spent = 0.0
     rows: list[Row] = []
-    bought = plan(outlook, float(outlook.flops[-1]), thrifty=False)[:LONGEST]
+    bought = plan(outlook, float(outlook.flops[-1]), thrifty=False, most=LONGEST)
     for purchase in bought:
         spent += purchase.flops
         series = "worth its price" if purchase.worth else "dearer than it saves"
