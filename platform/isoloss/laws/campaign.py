@@ -16,6 +16,7 @@ import numpy as np
 
 from isoloss.errors import FitFailed
 from isoloss.laws import steplaw, surface
+from isoloss.laws.caveats import with_caveats
 from isoloss.laws.cells import CONFIGURATIONS, Cell, bounds, cells
 from isoloss.laws.evidence import Fit, decode
 from isoloss.laws.forecast import Forecast, forecast
@@ -82,13 +83,13 @@ def fit_campaign(
     optimum = [*step, place] if by_step else [place, *step]
     losses, problem = _losses(observations, Settings(bootstrap=bootstrap, seed=seed, level=level, believe=True))
     return CampaignFit(
-        fits=tuple(replace(one, recipe=observations.recipe()) for one in (*optimum, *losses)),
+        fits=tuple(with_caveats(one, observations) for one in (*optimum, *losses)),
         source=optimum[0].form,
         observation_hash=observations.hash(),
         n_observations=len(observations),
         cells=len(found),
         qualifying_cells=len(rows.lr),
-        warnings=(*_too_little(found, observations), *problem, *bounds(observations)),
+        warnings=(*_too_little(found, observations), *problem, *bounds(observations).values()),
     )
 
 

@@ -62,12 +62,12 @@ def cells(observations: Observations) -> tuple[Cell, ...]:
     return tuple(_cell(observations, rows) for rows in groups if len(rows))
 
 
-def bounds(observations: Observations) -> tuple[str, ...]:
-    """A warning for each axis whose best value is the least, or the greatest, that was tried in most of the cells.
+def bounds(observations: Observations) -> dict[str, str]:
+    """A warning for ``lr`` and ``batch_tokens`` where most cells' best value is the least, or the greatest, tried.
 
     There the runs give a bound of the optimum, not the optimum. Cells with fewer than three values say nothing.
     """
-    index, found = cell_index(observations), []
+    index, found = cell_index(observations), {}
     for name in ("lr", "batch_tokens"):
         values, sides = observations.column(name), []
         for cell in range(index.max(initial=-1) + 1):
@@ -76,13 +76,13 @@ def bounds(observations: Observations) -> tuple[str, ...]:
                 continue
             best = values[rows[np.argmin(observations.loss[rows])]]
             sides.append(int(best == values[rows].max()) - int(best == values[rows].min()))
-        for side, word, bound in ((1, "greatest", "lower"), (-1, "least", "upper")):
+        for side, word, way in ((1, "greatest", "above"), (-1, "least", "below")):
             if (count := sides.count(side)) > len(sides) / 2:
-                found.append(
-                    f"the best {name} is the {word} tried in {count} of {len(sides)} cells: the optimum is a {bound} "
-                    f"bound there, search {'above' if side > 0 else 'below'} it"
+                found[name] = (
+                    f"the best {name} is the {word} tried in {count} of {len(sides)} cells: that bounds the optimum and "
+                    f"does not show it; search {way} it"
                 )
-    return tuple(found)
+    return found
 
 
 def _cell(observations: Observations, rows: NDArray[np.int64]) -> Cell:

@@ -11,7 +11,7 @@ import numpy as np
 
 from isoloss.errors import FitFailed, InvalidSpec
 from isoloss.laws import isoflop, mixture, steplaw, surface
-from isoloss.laws.cells import bounds
+from isoloss.laws.caveats import with_caveats
 from isoloss.laws.evidence import Backtest, Estimate, Fit
 from isoloss.laws.frontier import mixed_frontier
 from isoloss.laws.lossforms import FAMILY, LOSS_FORMS
@@ -33,13 +33,6 @@ class Form:
     needs: str
     source: str
 
-
-PLACES: Final = ("steplaw", "lr-batch")
-ACTIVE: Final = (
-    "give n_params all parameters and n_active the active ones",
-    "for mixtures of experts the step law's loss was ten times further off with active ones",
-)
-ONE_BUDGET: Final = 0.2  # runs whose compute spans less than this (in ln) are of one budget
 
 CATALOGUE: Final[dict[str, Form]] = {
     **{
@@ -124,24 +117,7 @@ def fit(
         **{name: partial(_isoflop, name, observations, settings) for name in isoflop.FORMS},
     }
     made = fitters[form]() if form in fitters else fit_loss_law(LOSS_FORMS[form], observations, settings)
-    doubts = caveats(made.form, observations)
-    return replace(made, recipe=observations.recipe(), warnings=(*doubts, *made.warnings))
-
-
-def caveats(form: str, observations: Observations) -> tuple[str, ...]:
-    """What the observations cannot tell a law of this form, or mean otherwise than it does."""
-    used = observations.select(observations.ok)
-    active = any(row.n_params_count == "active" for row in observations)
-    found: list[str] = []
-    if form in PLACES:
-        found += bounds(observations)
-    if active and form in (*PLACES, "moe-sparsity"):
-        found.append(f"n_params are active parameters, and {form} means all of them: {ACTIVE[form in PLACES]}")
-    if form in LOSS_FORMS and len(used) > 1 and np.ptp(np.log(used.flops)) < ONE_BUDGET:
-        found.append(
-            "all runs have one compute: N and D move against each other, and what more compute brings rests on the form"
-        )
-    return tuple(found)
+    return with_caveats(made, observations)
 
 
 def profile(

@@ -26,7 +26,7 @@ from isoloss.laws.expression import evaluate
 Floats = NDArray[np.float64]
 NUMBERS: Final = ("n_params", "n_tokens", "loss", "lr", "batch_tokens", "flops")
 WORDS: Final = ("status", "run", "recipe", "n_params_count")
-RECIPE: Final = ("schedule", "parameterization", "optimizer", "data", "tokenizer", "metric")
+RECIPE: Final = ("schedule", "parameterization", "optimizer", "data", "tokenizer", "loss_name")
 COUNTS: Final = ("total", "active", "non_embedding")
 COUNTED: Final = (
     "unique_tokens",
@@ -291,6 +291,9 @@ class Observations:
         columns |= {name: np.array([str(getattr(row, name)) for row in self.rows]) for name in WORDS}
         for name in sorted({name for row in self.rows for name in row.extras}):
             columns[name] = np.array([row.extras.get(name, math.nan) for row in self.rows])
+        recipes = [entries(row.recipe) for row in self.rows]
+        for name in sorted({name for recipe in recipes for name in recipe} - set(columns)):
+            columns[name] = np.array([recipe.get(name, "") for recipe in recipes])
         return self.select(evaluate(expression, columns, len(self)))
 
     def cautions(self) -> list[str]:
