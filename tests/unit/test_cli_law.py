@@ -103,6 +103,7 @@ def test_every_command_prints_a_table_for_people(data: Path, capsys: pytest.Capt
             1,
             "needs",
         ),
+        (["law", "fit", "DATA", "--form", "kaplan"], 2, "Did you mean --columns tokens=n_tokens?"),
         (["law", "fit", "DATA"], 2, "--form"),
         (["law", "fit", "DATA", "--form", "kaplan", "--bootstrap", "many"], 2, "many"),
         (["law", "forecast", "DATA", "--n-params", "7X", "--n-tokens", "1B"], 2, "FIT"),
@@ -236,3 +237,24 @@ def test_loss_laws_alone_are_planned_for_the_forecast(data: Path, capsys: pytest
     assert "expected error of the forecast" in capsys.readouterr().out
     assert run([*plan, "--sizes", "9T"]) == 2
     assert "cheaper than the target" in capsys.readouterr().err
+
+
+def test_a_recipe_of_the_run_is_set_and_checked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [
+        {"n_params": N, "n_tokens": D, "schedule": schedule, "loss": 1.8 + 480 / N**0.35 + 2100 / D**0.37}
+        for N in (1e8, 4e8, 1.6e9)
+        for D in (2e9, 8e9, 3.2e10)
+        for schedule in ("wsd", "cosine")
+    ]
+    data, fit_file = str(tmp_path / "runs.csv"), str(tmp_path / "fit.json")
+    write_rows(Path(data), rows)
+    assert run(["law", "sensitivity", data, "--flops", "1e21"]) == 2
+    assert "recipe differs" in capsys.readouterr().err
+    kept = ["--where", "schedule == 'wsd'"]
+    assert run(["law", "fit", data, "--form", "chinchilla", "--bootstrap", "0", "--out", fit_file, *kept]) == 0
+    capsys.readouterr()
+    where = ["law", "forecast", fit_file, "--n-params", "3B", "--n-tokens", "60B"]
+    assert run([*where, "--set", "schedule=cosine", "--json"]) == 0
+    assert "the run has schedule cosine, the observations wsd" in json.loads(capsys.readouterr().out)["warnings"][0]
+    assert run([*where, "--set", "schedul=wsd"]) == 2
+    assert "accepted is one of schedule" in capsys.readouterr().err

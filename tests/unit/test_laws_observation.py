@@ -150,3 +150,39 @@ def test_the_noise_of_a_run_comes_from_runs_that_differ_in_their_seed_alone() ->
     assert rerun_noise(alone) == (0.0, 0)
     twice = Observations((pairs[0], pairs[0]))
     assert rerun_noise(twice) == (0.0, 0), "the same run given twice is no rerun"
+
+
+@pytest.mark.parametrize(
+    ("row", "said", "hint"),
+    [
+        ({"nparams": 1e8, "n_tokens": 1e9, "loss": 3.0}, "has no n_params", "--columns nparams=n_params"),
+        ({"n_params": 1e8, "tokens": 1e9, "loss": 3.0}, "has no n_tokens", "--columns tokens=n_tokens"),
+        ({"n_params": 1e8, "n_tokens": 1e9, "Val Loss": 3.0}, "has no loss", "--columns Val Loss=loss"),
+        ({"n_params": 1e8, "n_tokens": 1e9, "quality": 3.0}, "has no loss", "theirs=ours"),
+        ({"n_params": "", "n_tokens": 1e9, "loss": 3.0}, "n_params is empty", ""),
+        ({"n_params": 1e8, "n_tokens": 1e9, "loss": "nan"}, "loss is missing", "has status diverged"),
+    ],
+)
+def test_what_a_column_may_have_been_meant_to_be_is_said(row: dict[str, object], said: str, hint: str) -> None:
+    with pytest.raises(InvalidSpec, match=said) as caught:
+        Observations.from_rows([row])
+    assert hint in (caught.value.hint or "")
+
+
+def test_columns_that_are_likely_ours_and_active_parameters_are_pointed_at() -> None:
+    rows = [{"n_params": N, "n_tokens": 1e9, "loss": 3.0, "learning_rate": 1e-3, "bsz": 64} for N in (1e8, 2e8)]
+    first, second = Observations.from_rows(rows).cautions()
+    assert "--columns learning_rate=lr" in first
+    assert "--columns bsz=batch_tokens" in second
+    experts = [{"n_params": N, "n_tokens": 1e9, "loss": 3.0, "n_active": N} for N in (1e8, 2e8)]
+    (caution,) = Observations.from_rows(experts).cautions()
+    assert caution.startswith("n_params is not above n_active in 2 of 2 rows")
+    assert Observations.from_rows([row | {"n_params_count": "active"} for row in experts]).cautions() == []
+
+
+def test_tokenizers_and_losses_are_part_of_a_recipe() -> None:
+    for name in ("tokenizer", "loss_name"):
+        seen = Observations.from_rows([ROW | {name: word} for word in ("a", "b")])
+        assert seen.recipe() == ""
+        with pytest.raises(InvalidSpec, match="recipe differs"):
+            seen.one_recipe()

@@ -18,6 +18,7 @@ from isoloss.cli.law_files import (
     Given,
     Params,
     Pool,
+    Recipe,
     Tokens,
     Where,
     count,
@@ -26,6 +27,7 @@ from isoloss.cli.law_files import (
     load,
     load_laws,
     observations,
+    recipe,
     target,
 )
 from isoloss.cli.law_import import import_
@@ -100,6 +102,7 @@ def forecast(
     n_tokens: Tokens = None,
     flops: Flops = None,
     given: Given = (),
+    stated: Recipe = (),
     level: Level = 0.9,
     output: Output = Output(),  # noqa: B008 - frozen
 ) -> None:
@@ -110,7 +113,7 @@ def forecast(
         raise InvalidSpec("no FIT file was given; accepted is one or more.")
     laws, warnings = load_laws(*fits)
     N, D = target(laws, n_params, n_tokens, flops)
-    found = foretell(laws, N, D, level, further(laws, given))
+    found = foretell(laws, N, D, level, further(laws, given), recipe(stated))
     mapping = found.to_mapping()
     mapping["warnings"] = list(dict.fromkeys([*warnings, *mapping["warnings"]]))
     warn(mapping["warnings"])
@@ -198,6 +201,7 @@ def sensitivity(
     loss: Loss = "huber:1e-3",
     where: Where = "",
     columns: Columns = (),
+    pool: Pool = False,
     output: Output = Output(),  # noqa: B008 - frozen
 ) -> None:
     """Show how N*, D* and their exponent hang on choices: FLOP counting, robust loss, outliers, which runs are used."""
@@ -205,7 +209,7 @@ def sensitivity(
     from isoloss.laws.flops import sensitivity as vary
 
     C = count(flops, "--flops")
-    found = vary(observations(data, columns, where), C, partial(optimum, form), loss=loss)
+    found = vary(observations(data, columns, where).one_recipe(pool=pool), C, partial(optimum, form), loss=loss)
     rows = [
         (
             one.choice,

@@ -29,6 +29,13 @@ Given = Annotated[
     Parameter(help="Further columns of the run that a law needs: unique_tokens=1B,n_experts=8", consume_multiple=False),
 ]
 
+Recipe = Annotated[
+    tuple[str, ...],
+    Parameter(
+        name="--set", help="How the run will be trained: schedule=cosine,parameterization=mup", consume_multiple=False
+    ),
+]
+
 
 def observations(data: Path, columns: tuple[str, ...], where: str) -> Observations:
     """The rows of DATA, renamed and filtered; ``InvalidSpec`` when none is left."""
@@ -116,6 +123,18 @@ def further(laws: list[Fit], given: tuple[str, ...]) -> dict[str, float]:
             accepted = ", ".join(known) or "none: these laws need N and D alone"
             raise InvalidSpec(f"--given names {name!r}; accepted is {accepted}.")
     return {name: count(value, f"--given {name}") for name, value in found.items()}
+
+
+def recipe(stated: tuple[str, ...]) -> dict[str, str]:
+    """The recipe from ``--set``; ``InvalidSpec`` for an entry that is no part of one."""
+    from isoloss.files.tables import pairs
+    from isoloss.laws.observation import RECIPE
+
+    found = pairs(stated, "--set", "entry=word")
+    for name in found:
+        if name not in RECIPE:
+            raise InvalidSpec(f"--set names {name!r}; accepted is one of {', '.join(RECIPE)}.")
+    return found
 
 
 def frontier_of(laws: list[Fit], C: float) -> tuple[float, float]:

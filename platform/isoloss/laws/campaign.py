@@ -15,7 +15,8 @@ import numpy as np
 
 from isoloss.errors import FitFailed
 from isoloss.laws import steplaw, surface
-from isoloss.laws.cells import CONFIGURATIONS, Cell, cells
+from isoloss.laws.caveats import with_caveats
+from isoloss.laws.cells import CONFIGURATIONS, Cell, bounds, cells
 from isoloss.laws.evidence import Fit, decode
 from isoloss.laws.forecast import Forecast, forecast
 from isoloss.laws.lossforms import BELIEVED
@@ -75,12 +76,12 @@ def fit_campaign(
         step = [steplaw.fit_step_law(observations, bootstrap=bootstrap, seed=seed, level=level)]
     losses, problem = _losses(observations, Settings(bootstrap=bootstrap, seed=seed, level=level, believe=True))
     return CampaignFit(
-        fits=(place, *step, *losses),
+        fits=tuple(with_caveats(one, observations) for one in (place, *step, *losses)),
         observation_hash=observations.hash(),
         n_observations=len(observations),
         cells=len(found),
         qualifying_cells=len(rows.lr),
-        warnings=(*_too_little(found, observations), *problem),
+        warnings=(*_too_little(found, observations), *problem, *bounds(observations).values()),
     )
 
 

@@ -62,6 +62,29 @@ def cells(observations: Observations) -> tuple[Cell, ...]:
     return tuple(_cell(observations, rows) for rows in groups if len(rows))
 
 
+def bounds(observations: Observations) -> dict[str, str]:
+    """A warning for ``lr`` and ``batch_tokens`` where most cells' best value is the least, or the greatest, tried.
+
+    There the runs give a bound of the optimum, not the optimum. Cells with fewer than three values say nothing.
+    """
+    index, found = cell_index(observations), {}
+    for name in ("lr", "batch_tokens"):
+        values, sides = observations.column(name), []
+        for cell in range(index.max(initial=-1) + 1):
+            rows = np.flatnonzero((index == cell) & observations.ok & ~np.isnan(values))
+            if len(np.unique(values[rows])) < 3:
+                continue
+            best = values[rows[np.argmin(observations.loss[rows])]]
+            sides.append(int(best == values[rows].max()) - int(best == values[rows].min()))
+        for side, word, way in ((1, "greatest", "above"), (-1, "least", "below")):
+            if (count := sides.count(side)) > len(sides) / 2:
+                found[name] = (
+                    f"the best {name} is the {word} tried in {count} of {len(sides)} cells: that bounds the optimum and "
+                    f"does not show it; search {way} it"
+                )
+    return found
+
+
 def _cell(observations: Observations, rows: NDArray[np.int64]) -> Cell:
     u, v = np.log2(observations.lr[rows]), np.log2(observations.batch_tokens[rows])
     y = np.log(observations.loss[rows])

@@ -82,7 +82,7 @@ class Fit:
     optimum is a field, its ``nodes`` (``field.py``). ``noise`` is
     the standard deviation of one run in ln loss; ``residual_rms`` is in the logarithm of what is fitted.
     ``backtest_note`` says why there is no back-test. ``rollouts`` are back-tests at several splits, the smallest
-    training share first. A mixture (form ``auto``) has the laws it mixes as ``components`` and otherwise the evidence
+    training share first. ``recipe`` is that of its observations, empty where none was recorded. A mixture (form ``auto``) has the laws it mixes as ``components`` and otherwise the evidence
     of the heaviest.
     """
 
@@ -113,6 +113,7 @@ class Fit:
     checklist: dict[str, str] = field(default_factory=dict)
     extra: dict[str, float] = field(default_factory=dict)
     nodes: tuple[tuple[float, ...], ...] = ()
+    recipe: str = ""
 
     def sample(self) -> Floats:
         """The draws (B, p); the point alone when there are none."""

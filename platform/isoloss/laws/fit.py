@@ -11,6 +11,7 @@ import numpy as np
 
 from isoloss.errors import FitFailed, InvalidSpec
 from isoloss.laws import isoflop, mixture, steplaw, surface
+from isoloss.laws.caveats import with_caveats
 from isoloss.laws.evidence import Backtest, Estimate, Fit
 from isoloss.laws.frontier import mixed_frontier
 from isoloss.laws.lossforms import FAMILY, LOSS_FORMS
@@ -115,9 +116,8 @@ def fit(
         "frontier": lambda: _frontier(observations, settings),
         **{name: partial(_isoflop, name, observations, settings) for name in isoflop.FORMS},
     }
-    if form in fitters:
-        return fitters[form]()
-    return fit_loss_law(LOSS_FORMS[form], observations, settings)
+    made = fitters[form]() if form in fitters else fit_loss_law(LOSS_FORMS[form], observations, settings)
+    return with_caveats(made, observations)
 
 
 def profile(

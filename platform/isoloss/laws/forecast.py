@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Final
 
 import numpy as np
@@ -19,6 +20,7 @@ from isoloss.laws.basin import TYPICAL, Basin
 from isoloss.laws.evidence import Fit
 from isoloss.laws.inference import interval
 from isoloss.laws.lossform import NOTHING
+from isoloss.laws.observation import entries
 from isoloss.laws.solve import Floats
 
 PLACES: Final[dict[str, Callable[[Fit, float, float], tuple[Floats, Floats]]]] = {
@@ -26,6 +28,7 @@ PLACES: Final[dict[str, Callable[[Fit, float, float], tuple[Floats, Floats]]]] =
     "steplaw": steplaw.predict,
 }
 PLATEAU: Final = 0.0025  # the ranges given are those within .25 % of the least loss
+ELSEWHERE: Final = {"loss": 0.02, "octaves": 1.0}  # sd of what another recipe may change: ln loss, lr and batch
 FAR: Final = 10.0  # times beyond the data: a forecast says so
 
 
@@ -79,11 +82,13 @@ def forecast(
     n_tokens: float,
     level: float = 0.9,
     given: Mapping[str, float] = NOTHING,
+    recipe: Mapping[str, str] = MappingProxyType({}),
 ) -> Forecast:
     """The loss and its optimum at N = ``n_params``, D = ``n_tokens`` by all of ``fits`` together.
 
     Loss laws are mixed (``mixture.py``); the optimum comes from the first fit that speaks of it. ``given`` are the
-    further columns that a law needs (``unique_tokens``). Deterministic. Raises ``InvalidSpec`` when there is no fit, a
+    further columns that a law needs (``unique_tokens``), ``recipe`` how the run will be trained, as far as it is said; where
+    that is not the fits' recipe, or theirs differ, intervals widen by ``ELSEWHERE``. Deterministic. Raises ``InvalidSpec`` when there is no fit, a
     count is not above 0 or missing, or ``level`` is not within (0, 1).
     """
     for name, value in (("n_params", n_params), ("n_tokens", n_tokens)):
@@ -95,24 +100,33 @@ def forecast(
         )
     place = next((fit for fit in fits if fit.form in PLACES), None)
     losses = mixture.components(fits)
+    apart = _apart(fits, recipe)
     found: dict[str, Any] = {}
     regret = np.zeros(1)
     if place is not None:
-        found, regret = _optimum(place, fits, n_params, n_tokens, level)
+        found, regret = _optimum(place, fits, n_params, n_tokens, level, doubt=ELSEWHERE["octaves"] * bool(apart))
     if losses:
+        if apart:
+            regret = _doubted(regret, ELSEWHERE["loss"], losses[0].seed)
         point, draws = mixture.sample(losses, n_params, n_tokens, given, regret)
         found |= {"loss": point, "loss_interval": interval(draws, level)}
     used = [*([place] if place else []), *losses]
     beyond = {key: max(fit.support.beyond(n_params, n_tokens)[key] for fit in used) for key in ("n_params", "n_tokens")}
-    warnings = tuple(dict.fromkeys((*_warnings(beyond, losses), *(note for fit in used for note in fit.warnings))))
+    warnings = tuple(
+        dict.fromkeys((*apart, *_warnings(beyond, losses), *(note for fit in used for note in fit.warnings)))
+    )
     return Forecast(n_params=n_params, n_tokens=n_tokens, level=level, extrapolation=beyond, warnings=warnings, **found)
 
 
 def _optimum(
-    place: Fit, fits: Sequence[Fit], n_params: float, n_tokens: float, level: float
+    place: Fit, fits: Sequence[Fit], n_params: float, n_tokens: float, level: float, *, doubt: float
 ) -> tuple[dict[str, Any], Floats]:
-    """Learning rate and batch with intervals and plateaus, and the regret (ln loss) of the point under every draw."""
+    """Learning rate and batch with intervals and plateaus, and the regret (ln loss) of the point under every draw.
+
+    ``doubt`` (octaves) is a further sd of both.
+    """
     (u, v), draws = PLACES[place.form](place, n_params, n_tokens)
+    draws = draws + doubt * np.random.default_rng(place.seed).standard_normal(draws.shape)
     shape = next((surface.basin(fit) for fit in fits if fit.form == "lr-batch"), TYPICAL)
     reach_u, reach_v = shape.reach(float(np.log1p(PLATEAU)))
     found: dict[str, Any] = {
@@ -128,6 +142,25 @@ def _optimum(
         }
     regret = _regret(shape, u - draws[:, 0], v - draws[:, 1] if np.isfinite(v) else np.zeros(len(draws)))
     return found | {"expected_regret": float(np.mean(np.expm1(regret)))}, regret
+
+
+def _doubted(sample: Floats, sd: float, seed: int) -> Floats:
+    """A sample of ln loss with a further normal error."""
+    rng = np.random.default_rng(seed)
+    return np.asarray(rng.choice(sample, size=mixture.SAMPLES) + sd * rng.standard_normal(mixture.SAMPLES))
+
+
+def _apart(fits: Sequence[Fit], recipe: Mapping[str, str]) -> list[str]:
+    """A warning where the fits' recipes differ, and for every entry of ``recipe`` that theirs do not say."""
+    known = sorted({fit.recipe for fit in fits if fit.recipe})
+    found = (
+        [f"these fits are of different recipes ({', '.join(known)}): intervals are widened"] if len(known) > 1 else []
+    )
+    for name, value in recipe.items():
+        others = sorted({entries(fit.recipe).get(name, "not recorded") for fit in fits} - {value})
+        if others:
+            found.append(f"the run has {name} {value}, the observations {', '.join(others)}: intervals are widened")
+    return found
 
 
 def _octaves(draws: Floats, level: float) -> tuple[float, float]:

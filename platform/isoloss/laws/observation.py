@@ -6,6 +6,7 @@ what is accepted, recipes are not mixed by accident, and ``hash`` says which obs
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import json
 import math
@@ -25,7 +26,7 @@ from isoloss.laws.expression import evaluate
 Floats = NDArray[np.float64]
 NUMBERS: Final = ("n_params", "n_tokens", "loss", "lr", "batch_tokens", "flops")
 WORDS: Final = ("status", "run", "recipe", "n_params_count")
-RECIPE: Final = ("schedule", "parameterization", "optimizer", "data")
+RECIPE: Final = ("schedule", "parameterization", "optimizer", "data", "tokenizer", "loss_name")
 COUNTS: Final = ("total", "active", "non_embedding")
 COUNTED: Final = (
     "unique_tokens",
@@ -35,6 +36,13 @@ COUNTED: Final = (
     "warmup_tokens",
     "batch_seqs",
 )  # extras, 7B allowed
+ALIASES: Final = {  # what others call our columns
+    "n_params": ("n", "params", "parameters", "num_params", "model_size", "size"),
+    "n_tokens": ("d", "tokens", "train_tokens", "num_tokens", "data_size"),
+    "loss": ("val_loss", "final_loss", "train_loss", "eval_loss", "lm_loss"),
+    "lr": ("learning_rate", "peak_lr", "max_lr", "lr_max"),
+    "batch_tokens": ("batch_size", "bsz", "bs", "batch", "global_batch_size"),
+}
 SEQUENCES: Final = 4096  # a batch below it, of a model of SIZEABLE parameters, is likely counted in sequences
 SIZEABLE: Final = 10_000_000
 CHECKPOINTS: Final = 3  # lengths of runs alike in all else from which they look like one run's checkpoints
@@ -53,6 +61,14 @@ def canonical_recipe(recipe: Mapping[str, object] | str) -> str:
     if isinstance(recipe, str):
         return recipe
     return json.dumps(dict(recipe), sort_keys=True, separators=(",", ":"), default=str) if recipe else ""
+
+
+def entries(recipe: str) -> dict[str, str]:
+    """The entries of a canonical recipe; a recipe that is one word has none."""
+    if not recipe.startswith("{"):
+        return {}
+    found: dict[str, object] = json.loads(recipe)
+    return {name: str(value) for name, value in found.items()}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,7 +97,7 @@ class Observation:
     def from_row(cls, row: Mapping[str, Any], *, number: int = 1) -> Observation:
         """An observation from one row of a table (its columns as in the class, counts may have suffixes).
 
-        Recipe columns (schedule, parameterization, optimizer, data) are folded into ``recipe``; ``batch_seqs`` ×
+        Recipe columns (``RECIPE``) are folded into ``recipe``; ``batch_seqs`` ×
         ``seq_len`` becomes ``batch_tokens``. Other columns are extras, among them unique_tokens, n_experts and n_active for
         the forms that need them. Raises ``InvalidSpec`` naming the row ``number``, the column, the value and what is
         accepted.
@@ -90,10 +106,9 @@ class Observation:
         given = with_batch_tokens(given, number)
         for name in ("n_params", "n_tokens"):
             if name not in given:
-                raise InvalidSpec(
-                    f"row {number} has no {name}; the columns are {', '.join(map(str, row)) or 'none'}.",
-                    hint="Name another column with --columns theirs=ours.",
-                )
+                raise _absent(name, row, number)
+        if "loss" not in row and given.get("status", Status.OK) == Status.OK:
+            raise _absent("loss", row, number)
         numbers = {name: _number(given[name], name, number) for name in NUMBERS if name in given}
         status = _one_of(given.get("status", Status.OK), "status", tuple(Status), number)
         count = _one_of(given.get("n_params_count", "total"), "n_params_count", COUNTS, number)
@@ -121,6 +136,26 @@ class Observation:
         return row | words | {"n_params_count": self.n_params_count} | dict(self.extras)
 
 
+def meant(name: str, columns: Iterable[str]) -> str | None:
+    """Which of ``columns`` is likely ours called ``name`` under another name; ``None`` when none is."""
+    plain = {column.strip().lower().replace(" ", "_").replace("-", "_"): column for column in columns}
+    known = next((plain[alias] for alias in (name, *ALIASES.get(name, ())) if alias in plain), None)
+    near = difflib.get_close_matches(name, plain, 1, 0.7)
+    return known or (plain[near[0]] if near else None)
+
+
+def _absent(name: str, row: Mapping[str, Any], number: int) -> InvalidSpec:
+    if name in row:
+        return InvalidSpec(f"row {number}: {name} is empty; accepted is a number above 0.")
+    likely = meant(name, map(str, row))
+    return InvalidSpec(
+        f"row {number} has no {name}; the columns are {', '.join(map(str, row)) or 'none'}.",
+        hint=f"Did you mean --columns {likely}={name}?"
+        if likely
+        else "Name another column with --columns theirs=ours.",
+    )
+
+
 def with_batch_tokens(row: Mapping[str, Any], number: int) -> dict[str, Any]:
     """The row with ``batch_tokens`` = ``batch_seqs`` × ``seq_len``, unless it says so itself or says neither."""
     missing = [name for name in ("batch_seqs", "seq_len") if row.get(name) in (None, "")]
@@ -134,7 +169,7 @@ def with_batch_tokens(row: Mapping[str, Any], number: int) -> dict[str, Any]:
 
 
 def _number(value: Any, name: str, row: int, *, signed: bool = False) -> float:
-    if name in ("loss", "lr", "flops") and isinstance(value, float | np.floating) and math.isnan(value):
+    if name in ("loss", "lr", "flops") and str(value).strip().lower() == "nan":
         return math.nan
     number = parse_count(value.item() if isinstance(value, np.generic) else value, f"row {row}: {name}")
     if number <= 0 and not signed:
@@ -256,11 +291,34 @@ class Observations:
         columns |= {name: np.array([str(getattr(row, name)) for row in self.rows]) for name in WORDS}
         for name in sorted({name for row in self.rows for name in row.extras}):
             columns[name] = np.array([row.extras.get(name, math.nan) for row in self.rows])
+        recipes = [entries(row.recipe) for row in self.rows]
+        for name in sorted({name for recipe in recipes for name in recipe} - set(columns)):
+            columns[name] = np.array([recipe.get(name, "") for recipe in recipes])
         return self.select(evaluate(expression, columns, len(self)))
 
     def cautions(self) -> list[str]:
-        """What is allowed and yet likely a mistake: batches in sequences, runs twice, checkpoints taken for runs."""
-        return [*self._sequences(), *self._twice(), *self._checkpoints()]
+        """What is allowed and yet likely a mistake: batches in sequences, runs twice, checkpoints taken for runs, names."""
+        return [*self._renamed(), *self._sequences(), *self._twice(), *self._checkpoints(), *self._active()]
+
+    def _renamed(self) -> list[str]:
+        columns = list(dict.fromkeys(name for row in self.rows for name in row.extras))
+        absent = [name for name in ("lr", "batch_tokens") if np.isnan(self.column(name)).all()]
+        likely = {name: meant(name, (column for column in columns if column != "batch_seqs")) for name in absent}
+        return [
+            f"no run has {name}, but there is a column {column}: did you mean --columns {column}={name}?"
+            for name, column in likely.items()
+            if column
+        ]
+
+    def _active(self) -> list[str]:
+        pairs = [(row.n_params, row.extras["n_active"]) for row in self.rows if "n_active" in row.extras]
+        wrong = sum(isinstance(active, float) and total <= active for total, active in pairs)
+        if not wrong or all(row.n_params_count == "active" for row in self.rows) or wrong < len(pairs) / 2:
+            return []
+        return [
+            f"n_params is not above n_active in {wrong} of {len(pairs)} rows: n_params are to be all parameters of a "
+            "mixture of experts; if these are the active ones, say so in the column n_params_count."
+        ]
 
     def _sequences(self) -> list[str]:
         few = (self.batch_tokens < SEQUENCES) & (self.n_params >= SIZEABLE)
@@ -302,6 +360,11 @@ class Observations:
         """Sha256 over the canonical content; the order of the rows does not matter."""
         lines = sorted(json.dumps(row.to_row(), sort_keys=True, separators=(",", ":")) for row in self.rows)
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+    def recipe(self) -> str:
+        """The recipe all runs share; empty when none is recorded or they differ."""
+        found = {row.recipe for row in self.rows}
+        return found.pop() if len(found) == 1 else ""
 
     def check_recipe(self, stamp: Mapping[str, Any]) -> None:
         """Raise ``InvalidSpec`` naming the first row whose recipe is not that of the columns in ``stamp``."""
