@@ -269,12 +269,23 @@ def test_a_composite_study_proposes_from_what_its_trials_measured(client: isolos
     with pytest.raises(errors.InvalidSpec, match="composite without a desirability"):
         client.create_study("none", space=SPACE, objective=LOSS, method=method)
 
-    def slow(trial: isoloss.Trial) -> dict[str, float]:
-        threading.Event().wait(0.15)
+    def measured(trial: isoloss.Trial) -> dict[str, float]:
         return {"val_loss": loss(trial.params["lr"], trial.budget_to), "seconds": 2.0}
 
-    study.optimize(slow)
+    study.optimize(measured, n_trials=4)
+    wait_until(lambda: "proposed" in kinds(study), seconds=60, what="a proposal")
+    study.optimize(measured, n_trials=6)
     assert {"random", "composite"} <= {t.source for t in study.trials()}
+
+
+def kinds(study: isoloss.Study) -> set[str]:
+    """The kinds of all events so far."""
+    seen = set()
+    for event in study.watch():
+        seen.add(event["kind"])
+        if event["seq"] >= study.info().seq:
+            break
+    return seen
 
 
 def test_model_based_proposals_are_made_ahead_and_recorded(client: isoloss.Client) -> None:
