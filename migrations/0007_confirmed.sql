@@ -27,4 +27,21 @@ SELECT dash_key(campaign.project, campaign.name) AS campaign, fit.form, fit.at, 
        dash_number(body -> 'n_observations') AS observations, dash_number(body -> 'residual_rms') AS residual,
        dash_number(body -> 'noise') AS noise, dash_number(body #> '{backtest,error}') AS backtest_error,
        dash_number(body -> 'agreeing') AS agreeing, coalesce(body -> 'warnings', '[]'::jsonb) AS warnings
-FROM fit JOIN campaign ON campaign.id = fit.campaign_id WHERE fit.form NOT IN ('campaign', 'confirmed');
+FROM fit JOIN campaign ON campaign.id = fit.campaign_id WHERE fit.form NOT IN ('campaign', 'confirmed', 'pictures');
+
+-- What a campaign's laws look like: the rows of its newest pictures (laws/pictures.py), for charts of two axes.
+CREATE VIEW dash_picture AS
+SELECT newest.campaign, drawn.key AS picture, point.no, point.row ->> 0 AS series, dash_number(point.row -> 1) AS x,
+       dash_number(point.row -> 2) AS y, dash_number(point.row -> 3) AS low, dash_number(point.row -> 4) AS high,
+       point.row ->> 5 AS line
+FROM (SELECT DISTINCT ON (fit.campaign_id) dash_key(campaign.project, campaign.name) AS campaign, fit.body
+      FROM fit JOIN campaign ON campaign.id = fit.campaign_id WHERE fit.form = 'pictures'
+      ORDER BY fit.campaign_id, fit.id DESC) AS newest,
+     jsonb_each(newest.body) AS drawn, jsonb_array_elements(drawn.value) WITH ORDINALITY AS point(row, no);
+
+DO $$
+BEGIN
+    IF EXISTS (SELECT FROM pg_roles WHERE rolname = 'isoloss_dash') THEN
+        EXECUTE format('GRANT SELECT ON %I TO isoloss_dash', 'dash_picture');
+    END IF;
+END $$;

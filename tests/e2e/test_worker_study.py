@@ -225,3 +225,14 @@ def test_a_frozen_worker_that_lost_its_lease_reports_nothing_and_drops_the_task(
     wait_until(lambda: '"how": "lost"' in frozen.said or '"verdict": "stale"' in frozen.said, 10)
     idle(study)
     assert attempts(cluster, "frozen") == ["expired", "ok"]
+
+
+def test_a_task_that_needs_more_gpus_than_a_slot_has_waits_with_a_reason_and_holds_up_nobody(
+    cluster: Cluster, client: Client
+) -> None:
+    wide = one(client, "wide", {"function": "trainers:fine", "gpus": 8})
+    cluster.worker(allow=("trainers:fine",), cwd=cluster.home)
+    narrow = one(client, "narrow", {"function": "trainers:fine"})
+    wait_until(lambda: narrow.info().state == "idle", 30)
+    assert not any(level.state != "ready" for trial in wide.trials() for level in trial.levels), "nobody took it"
+    assert any("run.gpus is 8 and no worker has more than 0 GPUs a slot" in reason for reason in wide.why())

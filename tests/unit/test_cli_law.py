@@ -37,7 +37,7 @@ def test_fit_forecast_and_report_go_through_a_file(
     common = [str(data), "--columns", "tokens=n_tokens", "--json"]
     assert run(["law", "fit", *common, "--form", "campaign", "--bootstrap", "30", "--out", fit_file]) == 0
     out, err = capsys.readouterr()
-    assert json.loads(out)["source"] in ("steplaw", "lr-batch")
+    assert json.loads(out)["fits"][0]["form"] == "lr-batch"
     assert "wrote" in err
     assert run(["law", "forecast", fit_file, "--n-params", "600K", "--n-tokens", "4M", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
@@ -167,3 +167,72 @@ def test_plan_says_which_runs_to_buy_and_what_they_save(
     assert "cheaper than the target" in capsys.readouterr().err
     assert run(["law", "plan", fit_file, "--n-params", "1M", "--budget", "1e13"]) == 2
     assert "--n-tokens" in capsys.readouterr().err
+
+
+@pytest.fixture
+def repeated(tmp_path: Path) -> Path:
+    rows = [
+        {
+            "n_params": N,
+            "n_tokens": D,
+            "unique_tokens": D / k,
+            "loss": 1.8 + 480 / N**0.35 + 2100 / (D / k**0.3) ** 0.37,
+        }
+        for N in (1e8, 4e8, 1.6e9)
+        for D in (2e9, 8e9, 3.2e10)
+        for k in (1, 4)
+    ]
+    write_rows(tmp_path / "repeated.csv", rows)
+    return tmp_path / "repeated.csv"
+
+
+def test_further_columns_of_a_run_are_given(repeated: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fit_file = str(repeated.with_name("fit.json"))
+    run(["law", "fit", str(repeated), "--form", "data-constrained-free", "--bootstrap", "0", "--out", fit_file])
+    capsys.readouterr()
+    where = ["law", "forecast", fit_file, "--n-params", "3B", "--n-tokens", "60B"]
+    losses = []
+    for unique in ("60B", "10B"):
+        assert run([*where, "--given", f"unique_tokens={unique}", "--json"]) == 0
+        losses.append(json.loads(capsys.readouterr().out)["loss"])
+    assert losses[0] < losses[1]
+    for words, said in (
+        ([], "--given unique_tokens=8B"),
+        (["--given", "n_experts=8"], "accepted is unique_tokens"),
+        (["--given", "unique_tokens=-1"], "--given unique_tokens"),
+        (["--given", "unique_tokens"], "column=number"),
+    ):
+        assert run([*where, *words]) == 2
+        assert said in capsys.readouterr().err
+
+
+def test_a_profile_says_what_the_runs_hold_and_has_its_curve(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    table = ["law", "profile", str(data), "--columns", "tokens=n_tokens", "--form", "chinchilla"]
+    assert run([*table, "--level", "0.8", "--json"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert (answer["form"], answer["level"]) == ("chinchilla", 0.8)
+    assert [one["constant"] for one in answer["constants"]] == ["E", "A", "B", "alpha", "beta"]
+    for one in answer["constants"]:
+        assert one["verdict"] in ("identified", "weak", "not identified")
+        assert (one["low"] is None) or one["low"] < one["value"]
+        assert min(point["statistic"] for point in one["curve"]) < max(point["statistic"] for point in one["curve"])
+    assert run(table) == 0
+    assert "verdict" in capsys.readouterr().out
+    assert run([*table[:-1], "lr-batch"]) == 2
+    assert "accepted is a loss law" in capsys.readouterr().err
+
+
+def test_loss_laws_alone_are_planned_for_the_forecast(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fit_file = str(data.with_name("fit.json"))
+    run(["law", "fit", str(data), "--columns", "tokens=n_tokens", "--form", "chinchilla", "--out", fit_file])
+    capsys.readouterr()
+    plan = ["law", "plan", fit_file, "--n-params", "1.28M", "--n-tokens", "4M", "--budget", "1e13"]
+    assert run([*plan, "--json"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert 0 < answer["spent"] <= answer["budget"]
+    assert answer["error_after"] < answer["error_now"]
+    assert all(one["worth"] and one["runs"] == [{}] for one in answer["purchases"])
+    assert run(plan) == 0
+    assert "expected error of the forecast" in capsys.readouterr().out
+    assert run([*plan, "--sizes", "9T"]) == 2
+    assert "cheaper than the target" in capsys.readouterr().err

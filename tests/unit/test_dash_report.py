@@ -23,7 +23,7 @@ FORECAST = {
 INFO: dict[str, Any] = {
     "name": "our-1b", "project": "default", "state": "done", "spec": CAMPAIGN, "max_tokens": 9 * 2**30, "observations": 45,
     "searched_flops": 2e20, "own_observations": 0, "reason": "", "target_flops": 2.4e20, "deepened": 1, "deepened_tokens": 1.87e11, "restart_tokens": 2.22e11,
-    "forecast": FORECAST,
+    "forecast": FORECAST, "confirmed": FORECAST, "verdict": "go", "verdict_reason": "inside",
     "studies": [
         {"name": f"our-1b-{size}", "size": size, "n_params": n, "state": "idle", "trials": 15, "tasks_done": 15,
          "tasks_open": 0, "best": 3.0, "max_budget": 9 * 2**30}
@@ -80,7 +80,7 @@ def test_runs_the_user_owned_are_counted_apart_and_drawn_beside_the_searched() -
 
 
 def test_a_campaign_without_a_forecast_still_has_a_report(tmp_path: Path) -> None:
-    young = INFO | {"forecast": None, "outcomes": [], "deepened": 0, "observations": 0}
+    young = INFO | {"forecast": None, "verdict": "", "outcomes": [], "deepened": 0, "observations": 0}
     write_report(tmp_path / "deep" / "report.html", young, [])
     assert [word for word, _ in headline(young)] == ["searched", "cost"]
     assert (tmp_path / "deep" / "report.html").stat().st_size > 1_000_000

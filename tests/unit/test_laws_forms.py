@@ -132,6 +132,15 @@ def test_farseers_published_constants_are_its_equation() -> None:
     assert predict(FARSEER, theta, target(FARSEER, N, D, {}))[0, 0] == pytest.approx(published, rel=1e-9)
 
 
+def test_simplified_farseers_constants_are_its_equation() -> None:
+    theta = THETA["farseer-simplified"]
+    values = zip(SIMPLIFIED.names, SIMPLIFIED.constants(theta), strict=True)
+    c = {name: float(np.exp(value) if name in SIMPLIFIED.logarithms else value) for name, value in values}
+    N, D = 3.2e9, 1.5e11
+    written = c["E"] / N ** c["k"] + np.exp(c["B"] * N ** c["b"] + c["Q"]) / D ** (c["beta"] * N ** c["t"])
+    assert predict(SIMPLIFIED, theta, target(SIMPLIFIED, N, D, {}))[0, 0] == pytest.approx(written, rel=1e-9)
+
+
 def test_a_straight_line_is_the_limit_of_a_curve() -> None:
     x = columns_of(FARSEER, points(FARSEER))
     straight, bent = (predict(FARSEER, np.array([0.1, -0.1, c, 4.9, -1.1, c, -1.2, 0.1, c]), x) for c in (0.0, 1.1e-4))

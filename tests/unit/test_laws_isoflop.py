@@ -38,7 +38,7 @@ def test_a_symmetric_valley_gives_back_its_frontier(form: str) -> None:
     assert pytest.approx(1e22 / 6) == N * D
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=6, deadline=None)
 @given(alpha=st.floats(0.15, 0.5), beta=st.floats(0.15, 0.5), width=st.floats(2, 16))
 def test_the_estimated_bias_is_the_error_that_parabolas_make(alpha: float, beta: float, width: float) -> None:
     law = ChinchillaLaw(E=1.7, A=400, B=400, alpha=alpha, beta=beta)

@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from isoloss.errors import InvalidSpec
 from isoloss.laws.expression import evaluate
+from isoloss.laws.inference import rerun_noise
 from isoloss.laws.observation import Observation, Observations, Status
 
 ROW = {"n_params": "60M", "n_tokens": "2B", "loss": "2.9", "lr": "1e-3", "batch_tokens": 65536}
@@ -133,3 +135,18 @@ def test_likely_mistakes_are_said_and_nothing_is_refused() -> None:
     (checkpoints,) = Observations.from_rows(points).cautions()
     assert checkpoints.startswith("3 rows without run differ in nothing but n_tokens and loss")
     assert Observations.from_rows([point | {"run": "a"} for point in points]).cautions() == []
+
+
+def test_the_noise_of_a_run_comes_from_runs_that_differ_in_their_seed_alone() -> None:
+    rng = np.random.default_rng(0)
+    pairs = [
+        Observation(n_params=1e8, n_tokens=1e9, lr=lr, loss=3.0 * float(np.exp(0.002 * rng.normal())), seed=seed)
+        for lr in np.geomspace(1e-4, 1e-2, 200)
+        for seed in (0, 1)
+    ]
+    noise, freedom = rerun_noise(Observations(tuple(pairs)))
+    assert freedom == 200 and noise == pytest.approx(0.002, rel=0.15)
+    alone = Observations(tuple(row for row in pairs if row.seed == 0))
+    assert rerun_noise(alone) == (0.0, 0)
+    twice = Observations((pairs[0], pairs[0]))
+    assert rerun_noise(twice) == (0.0, 0), "the same run given twice is no rerun"

@@ -12,6 +12,7 @@ from isoloss.laws.campaign import CampaignFit, fit_campaign
 from isoloss.laws.cells import cells
 from isoloss.laws.forecast import forecast
 from isoloss.laws.observation import Observation, Observations, Status
+from isoloss.laws.runs import gather
 
 BASIN = Basin.of(np.array([np.log(0.012), -0.3, 0.3, np.log(0.008), 0.05]))
 SIZES, TOKENS = (2e4, 8e4, 3.2e5), (6e4, 1.8e5, 5.4e5, 1.6e6)
@@ -125,7 +126,7 @@ def test_the_bowl_is_convex_and_its_derivatives_are_its_own(z: float, k: float) 
 
 
 def test_the_surfaces_jacobian_is_the_derivative() -> None:
-    runs = surface.gather(campaign())
+    runs = gather(campaign())
     rng = np.random.default_rng(0)
     theta = np.concatenate(
         [[-7.2, -0.5, 0.2, 9.2, 0.0, 0.6, -4.5, -0.2, 0.3, -5.0, 0.1], 0.1 * rng.normal(size=6 + runs.n_cells)]

@@ -150,7 +150,7 @@ class Agent:
         gpu_ids = tuple(gpu for slot in self._slots for gpu in slot.gpu_ids)
         request = work_pb2.RegisterRequest(
             worker_id=self._name, incarnation=self._incarnation, host=socket.gethostname(), slots=len(self._slots),
-            device=gpus.describe(gpu_ids), allowed=self._allowed.message(),
+            device=gpus.describe(gpu_ids), allowed=self._allowed.message(min((len(slot.gpu_ids) for slot in self._slots), default=0)),
         )  # fmt: skip
         await self._transport.call(self._transport.workers.Register, request)
         log.info("worker.registered", worker=self._name, address=self._address, slots=len(self._slots))

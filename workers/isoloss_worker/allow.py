@@ -36,11 +36,12 @@ class AllowList:
                 hint="Start it with --allow-command PREFIX.",
             )
 
-    def message(self) -> work_pb2.Allowed:
-        """As the controller is told."""
+    def message(self, gpus: int) -> work_pb2.Allowed:
+        """As the controller is told; ``gpus`` are those of each slot."""
         return work_pb2.Allowed(
-            everything=self.everything, functions=self.functions, command_prefixes=self.command_prefixes, gpt=True
-        )
+            everything=self.everything, functions=self.functions, command_prefixes=self.command_prefixes, gpt=True,
+            gpus=gpus,
+        )  # fmt: skip
 
 
 def _begins(command: tuple[str, ...], prefix: str) -> bool:

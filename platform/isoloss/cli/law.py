@@ -5,18 +5,23 @@ A FIT file is the JSON of ``law fit``; it holds the evidence and all that a fore
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import App, Parameter
 
+from isoloss.cli.law_catalogue import catalogue
 from isoloss.cli.law_files import (
     Columns,
     Flops,
+    Given,
     Params,
     Pool,
     Tokens,
     Where,
+    count,
+    further,
     is_campaign,
     load,
     load_laws,
@@ -25,14 +30,17 @@ from isoloss.cli.law_files import (
 )
 from isoloss.cli.law_import import import_
 from isoloss.cli.law_plan import plan
+from isoloss.cli.law_profile import profile
 from isoloss.cli.output import Output, Table, dumps, number, say, show, span, warn
 from isoloss.errors import InvalidSpec
 
 if TYPE_CHECKING:
     from isoloss.laws.evidence import Fit
 
-app = App(name="law", help="Scaling laws on files: fit, forecast, plan, compare, back-test, report.")
+app = App(name="law", help="Scaling laws on files: fit, forecast, plan, profile, compare, back-test, report.")
 app.command(plan)
+app.command(catalogue)
+app.command(profile)
 Loss = Annotated[str, Parameter(help="Robust loss of log residuals: huber:DELTA, lad or squared.")]
 Bootstrap = Annotated[int, Parameter(help="Draws of the bootstrap; 0 takes intervals from the covariance.")]
 Level = Annotated[float, Parameter(help="Level of the intervals.")]
@@ -73,7 +81,7 @@ def fit(
         _write(out, joint.to_mapping())
         warn(joint.warnings)
         parts = [_constants(part) for part in joint.fits]
-        show(output, {**joint.to_mapping(), "form": CAMPAIGN}, *parts, f"optimum by {joint.source}")
+        show(output, {**joint.to_mapping(), "form": CAMPAIGN}, *parts)
         return
     made = fit_law(form, seen, loss=loss, bootstrap=bootstrap, seed=seed, level=level, near=near, pool=pool)
     mapping = made.to_mapping()
@@ -91,6 +99,7 @@ def forecast(
     n_params: Params = None,
     n_tokens: Tokens = None,
     flops: Flops = None,
+    given: Given = (),
     level: Level = 0.9,
     output: Output = Output(),  # noqa: B008 - frozen
 ) -> None:
@@ -101,7 +110,7 @@ def forecast(
         raise InvalidSpec("no FIT file was given; accepted is one or more.")
     laws, warnings = load_laws(*fits)
     N, D = target(laws, n_params, n_tokens, flops)
-    found = foretell(laws, N, D, level)
+    found = foretell(laws, N, D, level, further(laws, given))
     mapping = found.to_mapping()
     mapping["warnings"] = list(dict.fromkeys([*warnings, *mapping["warnings"]]))
     warn(mapping["warnings"])
@@ -181,6 +190,39 @@ def backtest(
 
 
 @app.command
+def sensitivity(
+    data: Path,
+    *,
+    flops: Annotated[str, Parameter(help="The compute at which N* and D* are asked for (1e24).")],
+    form: Annotated[str, Parameter(help="A form that gives N and D.")] = "chinchilla",
+    loss: Loss = "huber:1e-3",
+    where: Where = "",
+    columns: Columns = (),
+    output: Output = Output(),  # noqa: B008 - frozen
+) -> None:
+    """Show how N*, D* and their exponent hang on choices: FLOP counting, robust loss, outliers, which runs are used."""
+    from isoloss.laws.fit import optimum
+    from isoloss.laws.flops import sensitivity as vary
+
+    C = count(flops, "--flops")
+    found = vary(observations(data, columns, where), C, partial(optimum, form), loss=loss)
+    rows = [
+        (
+            one.choice,
+            number(one.a, 3),
+            number(one.n_params, 3),
+            number(one.n_tokens, 3),
+            number(one.tokens_per_param, 3),
+            one.why,
+        )
+        for one in found
+    ]
+    table = Table(("choice", "a", "N*", "D*", "D*/N*", ""), rows, f"{form} at {number(C)} FLOP")
+    kept = ("choice", "a", "n_params", "n_tokens", "tokens_per_param", "why")
+    show(output, {"flops": C, "conclusions": [{name: getattr(one, name) for name in kept} for one in found]}, table)
+
+
+@app.command
 def report(fit_file: Annotated[Path, Parameter(name="FIT")], /, *, output: Output = Output()) -> None:  # noqa: B008 - frozen
     """Print the reporting checklist of a FIT as Markdown."""
     loaded = load(fit_file)
@@ -190,21 +232,6 @@ def report(fit_file: Annotated[Path, Parameter(name="FIT")], /, *, output: Outpu
         lines += [f"# {made.form}", "", *(f"- **{item}**: {answer}" for item, answer in made.checklist.items()), ""]
     value = {"laws": [{"form": made.form, "checklist": made.checklist} for made in fits]}
     show(output, value, "\n".join(lines).rstrip())
-
-
-@app.command
-def catalogue(*, output: Output = Output()) -> None:  # noqa: B008 - frozen
-    """List the laws that can be fitted, with their equations."""
-    from isoloss.laws.fit import CATALOGUE
-
-    rows = [(form.name, form.equation, form.gives, form.source) for form in CATALOGUE.values()]
-    value = {
-        "forms": [
-            {"form": f.name, "equation": f.equation, "gives": f.gives, "needs": f.needs, "source": f.source}
-            for f in CATALOGUE.values()
-        ]
-    }
-    show(output, value, Table(("form", "equation", "gives", "source"), rows))
 
 
 def _constants(made: Fit) -> Table:

@@ -24,6 +24,11 @@ Params = Annotated[str | None, Parameter(help="Parameters of the run (7B).")]
 Tokens = Annotated[str | None, Parameter(help="Tokens of the run (140B).")]
 Flops = Annotated[str | None, Parameter(help="Compute of the run; alone, N and D are the frontier's at C = 6 N D.")]
 
+Given = Annotated[
+    tuple[str, ...],
+    Parameter(help="Further columns of the run that a law needs: unique_tokens=1B,n_experts=8", consume_multiple=False),
+]
+
 
 def observations(data: Path, columns: tuple[str, ...], where: str) -> Observations:
     """The rows of DATA, renamed and filtered; ``InvalidSpec`` when none is left."""
@@ -94,6 +99,23 @@ def target(laws: list[Fit], n_params: str | None, n_tokens: str | None, flops: s
     if not (N and D):
         raise InvalidSpec("the target is not complete; accepted are --n-params with --n-tokens, or --flops.")
     return N, D
+
+
+def further(laws: list[Fit], given: tuple[str, ...]) -> dict[str, float]:
+    """The further columns of a run from ``--given``; ``InvalidSpec`` for one that none of the laws knows."""
+    from isoloss.files.tables import pairs
+    from isoloss.laws.lossform import DERIVED, N_AND_D
+    from isoloss.laws.lossforms import LOSS_FORMS
+    from isoloss.laws.mixture import components
+
+    columns = dict.fromkeys(name for law in components(laws) for name in LOSS_FORMS[law.form].columns)
+    known = [name for name in columns if name not in (*N_AND_D, *DERIVED)]
+    found = pairs(given, "--given", "column=number")
+    for name in found:
+        if name not in known:
+            accepted = ", ".join(known) or "none: these laws need N and D alone"
+            raise InvalidSpec(f"--given names {name!r}; accepted is {accepted}.")
+    return {name: count(value, f"--given {name}") for name, value in found.items()}
 
 
 def frontier_of(laws: list[Fit], C: float) -> tuple[float, float]:

@@ -67,6 +67,8 @@ def report_data(info: Mapping[str, Any], observations: Sequence[Mapping[str, Any
         "studies": [
             [s["size"], s["n_params"], s["trials"], s["tasks_done"], s["max_budget"], s["best"]] for s in info["studies"]
         ],
+        "pictures": _pictures(fit, info, observations),
+        "evidence": evidence(info, observations),
         "estimates": [
             [law.form, name, e.value, e.low, e.high, e.verdict]
             for law in (fit.fits if fit else ())
@@ -189,6 +191,47 @@ def _picture(
     largest = max((o["n_tokens"] for o in observations), default=0)
     cells = [(n, largest) for n in sorted({o["n_params"] for o in observations})]
     return picture(surface.to_mapping(), forecast["n_params"], forecast["n_tokens"], cells)
+
+
+def _pictures(
+    fit: CampaignFit | None, info: Mapping[str, Any], observations: Sequence[Mapping[str, Any]]
+) -> dict[str, Any]:
+    """The pictures of the laws, by name."""
+    if fit is None or not info["forecast"]:
+        return {}
+    from isoloss.laws.observation import Observations
+    from isoloss.laws.pictures import pictures
+
+    found = info["forecast"]
+    return dict(pictures(fit.fits, Observations.from_rows(observations), (found["n_params"], found["n_tokens"])))
+
+
+def evidence(info: Mapping[str, Any], observations: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """What a reader needs to redo the fit: the data's hash, versions, seed, and the commands."""
+    found = {
+        **versions(),
+        "seed": str(info["spec"].get("seed", 0)),
+        "get the data": f"isoloss campaign export {info['name']} --out runs.csv",
+        "refit": "isoloss law fit runs.csv --form campaign --out fit.json",
+    }
+    if importlib.util.find_spec("numpy") is not None:
+        from isoloss.laws.observation import Observations
+
+        found["observations, sha256"] = Observations.from_rows(observations).hash()
+    return found
+
+
+def versions() -> dict[str, str]:
+    """The versions a fit depends on."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    found = {}
+    for package in ("isoloss", "numpy", "scipy", "statsmodels"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "not installed"
+    return found
 
 
 def _box(forecast: Mapping[str, Any]) -> list[Any] | None:

@@ -26,6 +26,7 @@ EVERY_SECONDS: Final = 5.0
 SHARE: Final = 0.1  # of one core: a fit that took long is not made again soon
 LEAST: Final = 8  # observations before the first fit: fewer say nothing
 FORM: Final = "campaign"  # the joint fit, under which a campaign's newest evidence is kept
+PICTURES: Final = "pictures"  # what the page draws of it
 
 
 class Fitter:
@@ -82,6 +83,7 @@ class Fitter:
         spec = decode_campaign(row.spec)
         async with self.pool.connection() as conn:
             await campaigns.save_fit(conn, row.id, FORM, fitted["hash"], fitted["campaign"])
+            await campaigns.save_fit(conn, row.id, PICTURES, fitted["hash"], fitted["pictures"])
             for form, body in fitted["fits"].items():
                 await campaigns.save_fit(conn, row.id, form, fitted["hash"], body)
             await campaigns.save_forecast(
@@ -129,11 +131,14 @@ def fit(spec_mapping: dict[str, Any], rows: list[dict[str, Any]]) -> dict[str, A
     """All laws of a campaign and its forecast; runs in the process pool."""
     from isoloss.laws.campaign import fit_campaign
     from isoloss.laws.observation import Observations
+    from isoloss.laws.pictures import pictures
 
-    spec = decode_campaign(spec_mapping)
-    fitted = fit_campaign(Observations.from_rows(rows), seed=spec.seed)
-    found = fitted.forecast(n_params_of(spec, spec.target, TARGET), float(spec.target.n_tokens))
+    spec, seen = decode_campaign(spec_mapping), Observations.from_rows(rows)
+    fitted = fit_campaign(seen, seed=spec.seed)
+    target = n_params_of(spec, spec.target, TARGET), float(spec.target.n_tokens)
+    found = fitted.forecast(*target)
     return {
+        "pictures": pictures(fitted.fits, seen, target),
         "hash": fitted.observation_hash, "n": fitted.n_observations, "campaign": fitted.to_mapping(),
         "forecast": found.to_mapping(), "fits": {one.form: one.to_mapping() for one in fitted.fits},
     }  # fmt: skip

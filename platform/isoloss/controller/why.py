@@ -29,7 +29,7 @@ def obstacles(
     if ready and ready["wait"] and ready["wait"] > 0:
         found.append(f"{ready['n']} tasks back off after failures; the next may run in {ready['wait']:.0f} s.")
     if row.trainable:
-        found += _short_of_workers(row.trainable, workers, running=bool(leased))
+        found += _short_of_workers(row.trainable, gpus_of(row.spec), workers, running=bool(leased))
     elif not leased:
         found.append("The study names no trainable: a program has to ask for its trials (`study.optimize`).")
     if not search.startable() and leased:
@@ -37,11 +37,14 @@ def obstacles(
     return found or [f"Nothing is in the way: {leased['n'] if leased else 0} tasks run."]
 
 
-def _short_of_workers(trainable: str, workers: Sequence[WorkerRow], *, running: bool) -> list[str]:
+def _short_of_workers(trainable: str, gpus: int, workers: Sequence[WorkerRow], *, running: bool) -> list[str]:
     live = [worker for worker in workers if worker.seen_seconds_ago < SILENT_SECONDS and not worker.draining]
-    able = [worker for worker in live if allows(worker.allowed, trainable)]
+    able = [worker for worker in live if allows(worker.allowed, trainable, gpus)]
     if not live:
         return ["No worker is there: `isoloss worker start` starts one."]
+    if not able and any(allows(worker.allowed, trainable, 0) for worker in live):
+        most = max(worker.allowed.get("gpus", 0) for worker in live)
+        return [f"run.gpus is {gpus} and no worker has more than {most} GPUs a slot: start one with fewer --slots."]
     if not able:
         return [f"{len(live)} workers are there and none of them allows {trainable!r}: start one with --allow."]
     if not running and sum(worker.leases for worker in able) >= sum(worker.slots for worker in able):
@@ -49,8 +52,15 @@ def _short_of_workers(trainable: str, workers: Sequence[WorkerRow], *, running: 
     return []
 
 
-def allows(allowed: Mapping[str, Any], trainable: str) -> bool:
-    """Whether a worker that allows so much may run a trainable (``kind:name``); nobody may run the SDK's own."""
+def gpus_of(spec: Mapping[str, Any]) -> int:
+    """The GPUs that a task of a study takes."""
+    return int((spec.get("run") or {}).get("gpus") or 0)
+
+
+def allows(allowed: Mapping[str, Any], trainable: str, gpus: int) -> bool:
+    """Whether a worker that allows so much may run a trainable (``kind:name``) on so many GPUs; nobody the SDK's own."""
+    if gpus > allowed.get("gpus", 0):
+        return False
     kind, _, name = trainable.partition(":")
     match kind:
         case "gpt":

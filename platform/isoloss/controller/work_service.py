@@ -47,7 +47,7 @@ class WorkerService(work_pb2_grpc.WorkerServiceServicer):
                 hungry = await studies.hungry(conn)
             if draining or self.dispatcher.draining:
                 return pb.LeaseReply(drain=draining)
-            eligible = [(study_id, state) for study_id, trainable, state in hungry if allows(allowed, trainable)]
+            eligible = [(id_, state) for id_, trainable, gpus, state in hungry if allows(allowed, trainable, gpus)]
             found = await self.dispatcher.lease(
                 eligible,
                 holder=request.worker_id,

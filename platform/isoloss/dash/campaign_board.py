@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 from isoloss.dash.panels import CAMPAIGN, Board, Panel
 
@@ -195,6 +195,34 @@ LAWS: Final = (
     ),
 )  # fmt: skip
 
+
+def _drawn(
+    picture: str, title: str, about: str, x_title: str, y_title: str, *, span: int = 12, log: bool = False, **more: Any
+) -> Panel:
+    """A picture of the laws, as the fitter keeps it."""
+    return Panel(
+        id=f"law_{picture}", title=title, kind="xy", span=span, height=10, empty=FEW, about=about, log_x=log, log_y=log,
+        x_title=x_title, y_title=y_title, unit=more.get("unit", "none"), units={"x": more.get("unit_x", "none")},
+        sql=f"""SELECT series, x, y, low, high, line FROM dash_picture
+            WHERE campaign = ${{campaign:sqlstring}} AND picture = '{picture}' ORDER BY no""",  # noqa: S608 - a constant
+    )  # fmt: skip
+
+
+PICTURES: Final = (
+    _drawn("plane", "Loss over N and D, and the frontier", "Iso-loss contours of the mixture of loss laws.",
+           "N, parameters", "D, tokens", log=True, unit="short", unit_x="short"),
+    _drawn("optima", "Every cell's own optimum", "Ellipses hold 90 %: what each cell's runs, and the field, know.",
+           "learning rate", "batch, tokens", log=True, unit="short", unit_x="sci"),
+    _drawn("residuals", "Residuals", "The best run of every cell over the mixture of loss laws.",
+           "D, tokens", "observed over fitted, %", span=8, unit_x="short"),
+    _drawn("rollouts", "Roll-outs", "Each law's mean error on dearer runs that it had not seen.",
+           "FLOP of the runs foretold", "mean error, %", span=8, unit_x="sci"),
+    _drawn("profiles", "Profile likelihoods", "An open profile is a constant that the runs do not hold.",
+           "standard errors from the optimum", "likelihood-ratio statistic", span=8),
+    _drawn("spend", "What planned runs would be worth", "The target's expected regret as the planner spends.",
+           "spent, % of one run of the target", "expected regret, %", span=12),
+)  # fmt: skip
+
 BOARD: Final = Board(
     id="campaign",
     title="Campaign",
@@ -202,5 +230,5 @@ BOARD: Final = Board(
     variables=(CAMPAIGN,),
     span="""SELECT created_at, last_at, state IN ('searching', 'confirming') FROM dash_campaign
         WHERE campaign = ${campaign:sqlstring}""",
-    panels=(*STATS, BASIN, *OVER_TIME, *CELLS, *LAWS),
+    panels=(*STATS, BASIN, *OVER_TIME, *CELLS, *PICTURES, *LAWS),
 )

@@ -1,8 +1,7 @@
 """The joint fit of a campaign: which learning rate, batch size and loss its observations foretell, all rooms together.
 
 The optimum comes from the joint surface over all runs, the loss from every loss law over the cells' levels. The step
-law is fitted beside them as soon as four cells qualify, and gives the optimum once it is the better supported of the
-two.
+law is fitted beside them as soon as four cells qualify, to be compared with.
 """
 
 from __future__ import annotations
@@ -23,23 +22,19 @@ from isoloss.laws.lossforms import BELIEVED
 from isoloss.laws.losslaw import Settings, fit_loss_law
 from isoloss.laws.observation import Observations
 
-STEP_LAW_CELLS: Final = (
-    12  # from here the step law gives the optimum; with 4 to 6 noisy cells its regret is ten times the surface's
-)
 RUNS: Final = 60  # in simulation at the demo's noise, 30 runs gave loss intervals 31 % wide, 84 runs 13 %
 TOO_LITTLE: Final = "too little data: "
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CampaignFit:
-    """Every fit of a campaign, the optimum's source first, then loss laws by back-test error.
+    """Every fit of a campaign: the joint surface, the step law where there is one, then loss laws by back-test error.
 
-    ``source`` is ``steplaw``, ``lr-batch`` or ``none``; ``warnings`` begin with "too little data: " when the campaign
+    ``warnings`` begin with "too little data: " when the campaign
     is too small to be believed.
     """
 
     fits: tuple[Fit, ...]
-    source: str
     observation_hash: str
     n_observations: int
     cells: int
@@ -78,12 +73,9 @@ def fit_campaign(
     rows = steplaw.optima(observations)
     if steplaw.spans(rows):
         step = [steplaw.fit_step_law(observations, bootstrap=bootstrap, seed=seed, level=level)]
-    by_step = bool(step) and len(rows.lr) >= STEP_LAW_CELLS and "d" in step[0].parameters
-    optimum = [*step, place] if by_step else [place, *step]
     losses, problem = _losses(observations, Settings(bootstrap=bootstrap, seed=seed, level=level, believe=True))
     return CampaignFit(
-        fits=(*optimum, *losses),
-        source=optimum[0].form,
+        fits=(place, *step, *losses),
         observation_hash=observations.hash(),
         n_observations=len(observations),
         cells=len(found),

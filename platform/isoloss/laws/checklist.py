@@ -10,6 +10,7 @@ from typing import Final
 
 import numpy as np
 
+from isoloss.laws.inference import rerun_noise
 from isoloss.laws.observation import Observations, Status
 
 UNKNOWN: Final = "not recorded with the observations"
@@ -42,12 +43,18 @@ def checklist(
         "recipe": "; ".join(recipes[:3]) or UNKNOWN,
         "hyper-parameters": f"{choice}; lr from {lr}, batch from {batch} tokens",
         "metric": "loss in nats per token as observed, fitted in logarithms, no smoothing or interpolation",
+        "noise of a run": _reruns(seen),
         "objective": objective,
         "algorithm": algorithm,
         "starts": f"{starts}",
         "points": f"{used} used of {len(seen)}",
         "validity": validity,
     }
+
+
+def _reruns(seen: Observations) -> str:
+    noise, freedom = rerun_noise(seen)
+    return f"{noise:.2%} of the loss, from {freedom} reruns" if freedom else "no two runs differ in their seed alone"
 
 
 def _span(values: np.ndarray[tuple[int, ...], np.dtype[np.float64]]) -> str:

@@ -21,12 +21,14 @@ import numpy as np
 from isoloss.laws.basin import TYPICAL, Basin
 from isoloss.laws.evidence import Fit
 from isoloss.laws.field import OWN, Field
+from isoloss.laws.runs import NOISE
 from isoloss.laws.solve import Floats, Prior
-from isoloss.laws.surface import CENTRE, EXPONENTS, NOISE, UNSEEN, basin, coordinates, field_of
+from isoloss.laws.surface import CENTRE, EXPONENTS, UNSEEN, basin, coordinates, field_of
 
 RING: Final = 5  # runs of one purchase: two directions, two curvatures and a level leave little to chance
 CURVED: Final = 0.005  # excess (ln loss) at which they are placed about an optimum that is known
 MISFIT: Final = 0.25  # the share of an excess that the basin's shape gets wrong
+MOST: Final = 100  # purchases of one plan: what is seen on the way changes all that follows
 FRONTIER_SLOPE: Final = 0.05  # γ when no loss law says better
 GOLDEN: Final = 2.399963  # radians between the turns of two rings, so that no two share a direction
 CENTRE_SD: Final = 1.5  # octaves: how far from the middle of a space its optimum is thought to lie
@@ -172,20 +174,21 @@ def purchases(outlook: Outlook, budget: float, *, turn: float = 0.0, slope: floa
     return sorted(found, key=lambda purchase: -purchase.saved / purchase.flops)
 
 
-def plan(outlook: Outlook, budget: float, *, slope: float = FRONTIER_SLOPE, thrifty: bool = True) -> list[Purchase]:
-    """The purchases to make with ``budget`` (FLOP), in order; with ``thrifty`` as far as they are worth their price.
+def plan(
+    outlook: Outlook, budget: float, *, slope: float = FRONTIER_SLOPE, thrifty: bool = True, most: int = MOST
+) -> list[Purchase]:
+    """The first ``most`` purchases to make with ``budget`` (FLOP); with ``thrifty`` as far as they are worth their price.
 
     What later runs will say is not known, but how much they will teach is: the list is what would be bought if every
     optimum turned out where it is expected. Buy the first, observe, and plan again.
     """
     bought: list[Purchase] = []
-    turn = 0.0
-    while offers := [
-        offer for offer in purchases(outlook, budget, turn=turn, slope=slope) if offer.worth or not thrifty
-    ]:
+    while len(bought) < most:
+        offers = purchases(outlook, budget, turn=GOLDEN * len(bought), slope=slope)
+        if not offers or (thrifty and not offers[0].worth):
+            break
         chosen = offers[0]
         bought.append(chosen)
         budget -= chosen.flops
         outlook = outlook.after(chosen.cell, chosen.places - outlook.mean[chosen.cell])
-        turn += GOLDEN
     return bought

@@ -12,9 +12,11 @@ import numpy as np
 from isoloss.errors import FitFailed, InvalidSpec
 from isoloss.laws import isoflop, mixture, steplaw, surface
 from isoloss.laws.evidence import Backtest, Estimate, Fit
+from isoloss.laws.frontier import mixed_frontier
 from isoloss.laws.lossforms import FAMILY, LOSS_FORMS
-from isoloss.laws.losslaw import Settings, fit_loss_law, held_out_error, report
+from isoloss.laws.losslaw import Settings, fit_loss_law, held_out_error, profile_law, report
 from isoloss.laws.observation import Observations
+from isoloss.laws.profile import Profile
 from isoloss.laws.solve import parse_loss
 
 __all__ = ["CATALOGUE", "Backtest", "Estimate", "Fit", "Form", "backtest", "compare", "fit"]
@@ -116,6 +118,34 @@ def fit(
     if form in fitters:
         return fitters[form]()
     return fit_loss_law(LOSS_FORMS[form], observations, settings)
+
+
+def profile(
+    form: str, observations: Observations, *, loss: str = "huber:1e-3", level: float = 0.9, pool: bool = False
+) -> tuple[Fit, dict[str, Profile]]:
+    """The loss law called ``form`` fitted, and the profile likelihood of each of its constants (``profile.py``).
+
+    Raises as ``fit`` does, and ``InvalidSpec`` for a form that is no single loss law.
+    """
+    if form not in LOSS_FORMS:
+        raise InvalidSpec(f"form is {form!r}; accepted is a loss law: {', '.join(LOSS_FORMS)}.")
+    settings = replace(_settings(loss, 0, 0, level), test=False)
+    observations.one_recipe(pool=pool)
+    made = fit_loss_law(LOSS_FORMS[form], observations, settings)
+    return made, profile_law(LOSS_FORMS[form], observations, settings)
+
+
+def optimum(form: str, observations: Observations, loss: str, C: float) -> tuple[float, float]:
+    """N* and D* at ``C`` FLOP by the law called ``form``: a loss law's frontier, or sizes read off equal compute.
+
+    Raises as ``fit`` does, and ``InvalidSpec`` for a form that knows no N*.
+    """
+    made = fit(form, observations, loss=loss, bootstrap=0, pool=True)
+    if made.form in isoflop.FORMS:
+        return isoflop.optimal(made, C)
+    if not (laws := mixture.components([made])):
+        raise InvalidSpec(f"form is {form!r}; accepted is one that gives N and D: {', '.join(FAMILY)}, frontier, auto.")
+    return mixed_frontier(laws, C)
 
 
 def compare(

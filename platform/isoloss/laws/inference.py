@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from isoloss.laws.evidence import Estimate
+from isoloss.laws.observation import Observations, Status
 from isoloss.laws.solve import Floats, RobustLoss
 
 WEAK: Final = {"ratio": 0.5, "factor": np.log(4.0)}  # half-widths beyond which a constant is weak …
@@ -35,6 +36,19 @@ def exponential_weights(rng: np.random.Generator, draws: int, groups: NDArray[np
     labels, index = np.unique(groups, return_inverse=True)
     weights = rng.exponential(size=(draws, len(labels)))
     return np.asarray((weights / weights.mean(axis=1, keepdims=True))[:, index])
+
+
+def rerun_noise(observations: Observations) -> tuple[float, int]:
+    """The sd of ln loss between finished runs that differ in their seed alone, and its degrees of freedom (0: no reruns)."""
+    groups: dict[tuple[object, ...], list[tuple[int, float]]] = {}
+    for row in observations:
+        if row.status is Status.OK:
+            alike = (row.n_params, row.n_tokens, row.lr, row.batch_tokens, row.recipe, *sorted(row.extras.items()))
+            groups.setdefault(alike, []).append((row.seed, float(np.log(row.loss))))
+    reruns = [[loss for _, loss in runs] for runs in groups.values() if len({seed for seed, _ in runs}) > 1]
+    freedom = sum(len(losses) - 1 for losses in reruns)
+    square = sum(float(np.sum((np.array(losses) - np.mean(losses)) ** 2)) for losses in reruns)
+    return (float(np.sqrt(square / freedom)) if freedom else 0.0), freedom
 
 
 def run_groups(runs: list[str]) -> NDArray[np.int64]:

@@ -28,7 +28,7 @@ import numpy as np
 from isoloss.errors import FitFailed
 from isoloss.laws.checklist import checklist
 from isoloss.laws.chinchilla import CHINCHILLA, ChinchillaLaw
-from isoloss.laws.evidence import Fit, pack, support
+from isoloss.laws.evidence import Estimate, Fit, pack, support
 from isoloss.laws.inference import estimate, run_groups
 from isoloss.laws.losslaw import Settings, fit_loss_law
 from isoloss.laws.observation import Observations
@@ -275,16 +275,13 @@ def fit_isoflop(
     residuals = sizes.ln_n - theta[0] - theta[1] * sizes.ln_c
     spread = np.cov(draws.T) if len(draws) > 2 else _plain_covariance(sizes, residuals)
     warnings, extra = _trouble(form, observations, groups, sizes)
-    a = estimate(float(theta[1]), draws[:, 1], float(np.sqrt(spread[1, 1])), level, log=False)
-    b = estimate(float(1 - theta[1]), 1 - draws[:, 1], float(np.sqrt(spread[1, 1])), level, log=False)
-    G = estimate(float(theta[0]), draws[:, 0], float(np.sqrt(spread[0, 0])), level, log=True)
     seen = observations.select(observations.ok)
     return Fit(
         form=form,
         equation=EQUATION,
         observation_hash=observations.hash(),
         n_observations=len(seen),
-        estimates={"a": a, "b": b, "G": G},
+        estimates=_estimates(theta, draws, spread, level),
         level=level,
         objective=float(np.sum((residuals / sizes.sd) ** 2)),
         loss="squared",
@@ -301,17 +298,30 @@ def fit_isoflop(
         seed=seed,
         backtest_note="a back-test is of losses; this law gives sizes",
         warnings=warnings,
-        checklist=checklist(
-            observations,
-            len(sizes.ln_n),
-            equation=f"{EQUATION} ({FORMS[form]})",
-            objective="weighted squares of ln N*",
-            algorithm="minima of curves of equal compute, then a line in logarithms",
-            starts=1,
-            validity=f"{level:.0%} intervals by {len(draws)} copies",
-            choice="as the runs were given",
-        ),
+        checklist=_checklist(form, observations, len(sizes.ln_n), f"{level:.0%} intervals by {len(draws)} copies"),
         extra=extra,
+    )
+
+
+def _estimates(theta: Floats, draws: Floats, spread: Floats, level: float) -> dict[str, Estimate]:
+    se_g, se_a = np.sqrt(np.diag(spread))
+    return {
+        "a": estimate(float(theta[1]), draws[:, 1], float(se_a), level, log=False),
+        "b": estimate(float(1 - theta[1]), 1 - draws[:, 1], float(se_a), level, log=False),
+        "G": estimate(float(theta[0]), draws[:, 0], float(se_g), level, log=True),
+    }
+
+
+def _checklist(form: str, observations: Observations, used: int, validity: str) -> dict[str, str]:
+    return checklist(
+        observations,
+        used,
+        equation=f"{EQUATION} ({FORMS[form]})",
+        objective="weighted squares of ln N*",
+        algorithm="minima of curves of equal compute, then a line in logarithms",
+        starts=1,
+        validity=validity,
+        choice="as the runs were given",
     )
 
 

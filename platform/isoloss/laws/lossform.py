@@ -21,6 +21,7 @@ from isoloss.laws.observation import NUMBERS, Observations
 from isoloss.laws.solve import Floats, Prior, RobustLoss, Solution, best, solve
 
 NOTHING: Final[Mapping[str, float]] = MappingProxyType({})  # no further columns
+RENAME: Final = "Name another column with --columns theirs=ours."
 N_AND_D: Final = ("n_params", "n_tokens")
 DERIVED: Final[dict[str, tuple[str, Callable[[Floats], Floats]]]] = {
     "6 N^2": ("n_params", lambda N: 6 * N**2),
@@ -139,6 +140,12 @@ def predict(form: LossForm, theta: Floats, x: Floats) -> Floats:
     return np.exp(form.log_loss(np.atleast_2d(theta), design)[0])
 
 
+def linearised(form: LossForm, theta: Floats, x: Floats) -> tuple[Floats, Floats]:
+    """Give ln L (n,) and its Jacobian (n, p) at a finished θ (p,) and logarithms x (columns, n)."""
+    value, jacobian = form.log_loss(theta[None], form.design(x - np.array(form.origin)[:, None]))
+    return value[0], jacobian[0]
+
+
 def columns_of(form: LossForm, observations: Observations) -> Floats:
     """X (columns, n) of the observations; ``InvalidSpec`` naming the form and the column that is missing."""
     return _inputs(form, lambda name: _column(form, observations, name))
@@ -150,7 +157,9 @@ def target(form: LossForm, n_params: float, n_tokens: float, given: Mapping[str,
 
     def column(name: str) -> Floats:
         if name not in known or not 0 < known[name] < np.inf:
-            raise _missing(form, name, f"it is {known.get(name)!r} for the run asked for")
+            raise _missing(
+                form, name, f"it is {known.get(name)!r} for the run asked for", f"--given {name}=8B gives it."
+            )
         return np.array([known[name]])
 
     return _inputs(form, column)
@@ -181,8 +190,5 @@ def _column(form: LossForm, observations: Observations, name: str) -> Floats:
     return np.array(values, dtype=np.float64)
 
 
-def _missing(form: LossForm, name: str, found: str) -> InvalidSpec:
-    return InvalidSpec(
-        f"{form.name} needs the column {name}, and {found}; accepted is a number above 0.",
-        hint="Name another column with --columns theirs=ours.",
-    )
+def _missing(form: LossForm, name: str, found: str, hint: str = RENAME) -> InvalidSpec:
+    return InvalidSpec(f"{form.name} needs the column {name}, and {found}; accepted is a number above 0.", hint=hint)

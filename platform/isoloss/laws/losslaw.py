@@ -34,13 +34,17 @@ SHARES: Final = (0.3, 0.25, 0.2, 0.15, 0.1, 0.05)  # and the roll-outs these
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """How to fit: ρ, bootstrap draws, seed, interval level, and whether to lean on weak beliefs (campaigns)."""
+    """How to fit: ρ, bootstrap draws, seed, interval level, and whether to lean on weak beliefs (campaigns).
+
+    Without ``test`` there are no back-test and no roll-outs: they take most of the time, and a plan needs neither.
+    """
 
     robust: RobustLoss = field(default_factory=RobustLoss)
     bootstrap: int = 200
     seed: int = 0
     level: float = 0.9
     believe: bool = False
+    test: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +72,8 @@ def fit_loss_law(form: LossForm, observations: Observations, settings: Settings,
     estimates = _estimates(point, theta, finished, cov=cov, level=settings.level, edges=draws)
     if len(draws) and not settings.believe:
         estimates = _doubted(estimates, _profiles(point, settings.level))
-    tested, note = backtest(form, used, settings)
-    rolled = () if settings.believe else rollouts(form, used, settings)
+    tested, note = backtest(form, used, settings) if settings.test else (None, "not asked for")
+    rolled = () if settings.believe or not settings.test else rollouts(form, used, settings)
     return Fit(
         form=form.name,
         equation=form.equation,

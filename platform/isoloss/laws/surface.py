@@ -30,6 +30,7 @@ from isoloss.laws.field import Field
 from isoloss.laws.inference import estimate
 from isoloss.laws.losslaw import HELD_OUT
 from isoloss.laws.observation import Observations
+from isoloss.laws.runs import Runs, by_cell, gather
 from isoloss.laws.solve import Floats, Prior, RobustLoss, Solution, best, solve
 
 EQUATION: Final = (
@@ -47,74 +48,14 @@ EXPONENTS: Final[dict[str, dict[str, tuple[float, float]]]] = {
 LEVEL: Final = 6  # parameters of the smooth law of the cells' levels: 1, x, y, x², y², xy
 LEVEL_SD: Final = np.array([3.0, 0.5, 0.5, 0.02, 0.02, 0.02])
 CELL_SD: Final = 0.01  # how far (ln loss) a cell's level may lie from that smooth law
-NOISE: Final = (0.005, 4.0)  # prior of a run's noise in ln loss: its sd, and how many observations it is worth
 HUBER: Final = 1.5  # noises beyond which a residual counts linearly
-NARROW, WIDE, PER_CELL = 0.04, 0.30, 6  # the cap: at least 4 % above a cell's best, wider until six runs a cell are in
 AROUND: Final = 1.5  # octaves the centre may lie from the median of the cells' best runs: people search around a guess
-VARIED: Final = 1e-6  # octaves: a batch size that spans less was not varied
 FIRST: Final = len(CENTRE) + len(SHAPE)
 BEST, SIXTH = 0.0075, 6  # a node listens to runs this close (ln loss) to their cell's best, and to six runs at least
 NODE_SD: Final = 1.0  # octaves a node may lie from step 1's centre, while it is solved; taken out again afterwards
 UNSEEN: Final = 1e-4  # information (1/octave²) of a direction in which a cell knows nothing
 DRAWS: Final = 400
 LEARNED: Final = ("lr", "batch_tokens")
-
-
-@dataclass(frozen=True, slots=True)
-class Runs:
-    """The runs as the surface sees them, each (n,): octaves, coordinates about the centre, ln loss, cell, weights."""
-
-    u: Floats
-    v: Floats
-    x: Floats
-    y: Floats
-    ln_loss: Floats
-    cell: NDArray[np.int64]
-    weight: Floats
-    censored: NDArray[np.bool_]
-    origin: tuple[float, float]
-    cap: float
-
-    @property
-    def n_cells(self) -> int:
-        """How many cells there are."""
-        return int(self.cell.max()) + 1
-
-    @property
-    def batch_varied(self) -> bool:
-        """Whether more than one batch size was tried."""
-        return bool(np.ptp(self.v) >= VARIED)
-
-
-def gather(observations: Observations) -> Runs:
-    """Runs with known lr and batch in cells that have a finished run; ``FitFailed`` when there are fewer than four."""
-    known = (
-        ~np.isnan(observations.lr) & ~np.isnan(observations.batch_tokens) & (observations.ok | observations.diverged)
-    )
-    finished = observations.ok & known
-    index = cell_index(observations)
-    known &= np.isin(index, index[finished])
-    if finished.sum() < 4:
-        raise FitFailed(
-            f"lr-batch has {int(finished.sum())} finished runs with lr and batch_tokens; it needs at least 4."
-        )
-    seen = observations.select(known)
-    cell = np.unique(index[known], return_inverse=True)[1].astype(np.int64)
-    ln_loss = np.where(seen.ok, np.log(np.where(seen.ok, seen.loss, 1.0)), np.inf)
-    least = np.full(cell.max() + 1, np.inf)
-    np.minimum.at(least, cell, ln_loss)
-    excess = ln_loss - least[cell]
-    sixth = [np.sort(excess[cell == c])[:PER_CELL][-1] for c in range(len(least))]
-    finite = [value for value in sixth if np.isfinite(value)]
-    cap = float(np.clip(np.median(finite) if finite else NARROW, NARROW, WIDE))
-    x, y = np.log2(seen.n_params), np.log2(seen.n_tokens)
-    corners = np.unique(np.column_stack([x, y]), axis=0)
-    origin = (float(corners[:, 0].mean()), float(corners[:, 1].mean()))
-    censored = excess > cap
-    weight = np.where(censored, 1.0, np.exp(-0.5 * (np.minimum(excess, cap) / (0.5 * cap)) ** 2))
-    u, v = np.log2(seen.lr), np.log2(seen.batch_tokens)
-    level = np.where(censored, least[cell], ln_loss)
-    return Runs(u, v, x - origin[0], y - origin[1], level, cell, weight, censored, origin, cap)
 
 
 def residuals(runs: Runs, theta: Floats) -> tuple[Floats, Floats]:
@@ -139,7 +80,7 @@ def _smooth(runs: Runs) -> Floats:
 
 def _beliefs(runs: Runs, believed: str) -> tuple[Floats, Floats]:
     """Mean and sd of every parameter's belief (p,)."""
-    best_rows = [rows[np.argmin(runs.ln_loss[rows] + 1e3 * runs.censored[rows])] for rows in _by_cell(runs)]
+    best_rows = [rows[np.argmin(runs.ln_loss[rows] + 1e3 * runs.censored[rows])] for rows in by_cell(runs)]
     exponents = dict(EXPONENTS[believed])
     around = {"u": (float(np.median(runs.u[best_rows])), AROUND), "v": (float(np.median(runs.v[best_rows])), AROUND)}
     if not runs.batch_varied:  # one batch size is a constant of the campaign, not an axis to optimise
@@ -152,10 +93,6 @@ def _beliefs(runs: Runs, believed: str) -> tuple[Floats, Floats]:
         np.concatenate([mean, level, np.zeros(runs.n_cells)]),
         np.concatenate([sd, LEVEL_SD, np.full(runs.n_cells, CELL_SD)]),
     )
-
-
-def _by_cell(runs: Runs) -> list[NDArray[np.int64]]:
-    return [np.flatnonzero(runs.cell == cell) for cell in range(runs.n_cells)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,7 +109,7 @@ def _solve(runs: Runs, believed: str) -> _Point:
     starts = np.tile(mean, (6, 1))
     starts[:, 0] += [0, -1.5, 1.5, 0, 0, 0.7]
     starts[:, 3] += [0, 0, 0, -1.5, 1.5, -0.7]
-    noise, (prior_noise, worth) = 2 * NOISE[0], NOISE
+    noise, (prior_noise, worth) = 2 * runs.noise[0], runs.noise
     tries, agreeing = len(starts), 1.0
     for attempt in range(5):
         loss = RobustLoss("huber", HUBER * noise)
@@ -191,7 +128,7 @@ def _solve(runs: Runs, believed: str) -> _Point:
 
 def _nodes(runs: Runs, point: _Point) -> Floats:
     """Every cell's own optimum (C, 7; columns as in ``field.py``)."""
-    return np.array([_node(runs, point, rows) for rows in _by_cell(runs)])
+    return np.array([_node(runs, point, rows) for rows in by_cell(runs)])
 
 
 def _node(runs: Runs, point: _Point, rows: NDArray[np.int64]) -> list[float]:
@@ -396,7 +333,7 @@ def _backtest(observations: Observations, believed: str) -> tuple[Backtest | Non
     except FitFailed as error:
         return None, error.message
     errors = []
-    for members in _by_cell(held):
+    for members in by_cell(held):
         rows = members[~held.censored[members]]
         N, D = 2 ** (held.x[rows[0]] + held.origin[0]), 2 ** (held.y[rows[0]] + held.origin[1])
         u, v = predict(fit, N, D)[0]

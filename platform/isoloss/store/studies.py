@@ -136,14 +136,14 @@ async def set_state(conn: Conn, study_id: StudyId, state: StudyState) -> None:
 
 
 HUNGRY: Final[LiteralString] = """
-    SELECT study.id, study.trainable, study.state::text,
+    SELECT study.id, study.trainable, coalesce((study.spec #>> '{run,gpus}')::int, 0) AS gpus, study.state::text,
            (SELECT count(*) FROM task WHERE task.study_id = study.id AND task.state = 'leased') AS leased
     FROM study WHERE state IN ('active', 'idle') ORDER BY leased, study.id"""
 
 
-async def hungry(conn: Conn) -> list[tuple[StudyId, str, StudyState]]:
-    """Studies whose tasks may be leased, those with the fewest leases first: (id, trainable, state)."""
-    return [(StudyId(r[0]), r[1], StudyState(r[2])) for r in await (await conn.execute(HUNGRY)).fetchall()]
+async def hungry(conn: Conn) -> list[tuple[StudyId, str, int, StudyState]]:
+    """Studies whose tasks may be leased, those with the fewest leases first: (id, trainable, GPUs of a task, state)."""
+    return [(StudyId(r[0]), r[1], r[2], StudyState(r[3])) for r in await (await conn.execute(HUNGRY)).fetchall()]
 
 
 COUNTS: Final[LiteralString] = """

@@ -113,7 +113,7 @@ Isoloss.xy = (panel, rows) => {
     } else {
       series.push({ type: group.lines.size ? "line" : "scatter", name: group.name, color: colour, z: special ? 5 : 3, clip: false,
                     data: group.points.map((p) => [p.x, p.y]), symbol: special?.symbol ?? "circle", symbolSize: special?.size ?? 7,
-                    showSymbol: true, lineStyle: { width: 1.6 }, itemStyle: special ? { borderColor: "#0f1015", borderWidth: 1 } : {} });
+                    showSymbol: group.points.length <= 30, lineStyle: { width: 1.6 }, itemStyle: special ? { borderColor: "#0f1015", borderWidth: 1 } : {} });
     }
   }
   const all = rows.flatMap((r) => [r[2], r[3] ?? null, r[4] ?? null]);
