@@ -191,6 +191,29 @@ def test_a_study_is_changed_explained_and_replayed_from_the_command_line(local: 
     assert done.returncode == 4 and "did not fail" in done.stderr
 
 
+def test_a_preference_is_changed_from_the_command_line(local: Local, tmp_path: Path) -> None:
+    wish = "desirability: {{val_loss: {{shape: smaller, target: 0, limit: {limit}}}}}"
+    spec, other = tmp_path / "wish.yaml", tmp_path / "other.yaml"
+    spec.write_text(
+        SPEC.format(name="wish").replace("objective: {metric: val_loss}", wish.format(limit=9)).replace("81", "9")
+    )
+    other.write_text(wish.format(limit=1e-9))
+    answer("study", "launch", str(spec), address=local.address)
+    with isoloss.connect(local.address) as client:
+        client.study("wish").optimize(lambda trial: {"val_loss": abs(trial.params["lr"] - 0.003) + 1})
+    told = answer("study", "best", "wish", address=local.address)
+    assert told["near"][0]["number"] == told["number"] and told["preference"]["vetoed"] == 0
+    shown = run("study", "best", "wish", address=local.address).stdout
+    assert "near: trial" in shown and "100% of the space is worth something" in shown
+    done = run("study", "prefer", "wish", str(other), address=local.address)
+    assert done.returncode == 0 and "veto 100%" in done.stdout + done.stderr
+    assert answer("study", "show", "wish", address=local.address)["preference"]["version"] == 2
+    assert answer("study", "replay", "wish", address=local.address)["same"]
+    other.write_text("space: {}")
+    done = run("study", "prefer", "wish", str(other), address=local.address)
+    assert done.returncode == 2 and "has no desirability" in done.stderr
+
+
 def test_preview_simulates_the_time_and_warns(tmp_path: Path) -> None:
     spec = tmp_path / "w.yaml"
     spec.write_text(SPEC.format(name="timed") + "fixed: {warmup_epochs: 5}\n")

@@ -231,6 +231,37 @@ def test_another_preference_scores_the_history_anew_and_trains_nothing(client: i
         client.create_study("single", space=SPACE, objective=LOSS, method=method).prefer(fast)
 
 
+def test_what_a_formula_vetoes_is_never_leased(client: isoloss.Client) -> None:
+    wishes = {
+        "val_loss": isoloss.Smaller(target=0, limit=9),
+        "rate": isoloss.Smaller(target=1e-4, limit=3e-3, kind="static", formula="lr"),
+    }
+    method = isoloss.IDHB(min_budget=1, max_budget=9, sampler="random")
+    study = client.create_study("vetoed", space=SPACE, desirability=wishes, method=method)
+    ran: list[float] = []
+
+    def run(trial: isoloss.Trial) -> dict[str, float]:
+        ran.append(trial.params["lr"])
+        return {"val_loss": loss(trial.params["lr"], 1)}
+
+    study.optimize(run)
+    assert ran and max(ran) < 3e-3
+    states = [level.state for t in study.trials() for level in t.levels]
+    assert states.count("cancelled") == sum(float(t.params["lr"]) >= 3e-3 for t in study.trials()) > 0
+    assert study.info().reserved == 0 and study.info().state == "idle"
+
+
+def test_a_front_is_searched_and_answered(client: isoloss.Client) -> None:
+    method = isoloss.IDHB(min_budget=1, max_budget=9, sampler="motpe")
+    both = {"val_loss": "minimize", "speed": "maximize"}
+    study = client.create_study("front", space=SPACE, objectives=both, method=method)
+    study.optimize(lambda trial: {"val_loss": loss(trial.params["lr"], trial.budget_to), "speed": trial.params["lr"]})
+    best = study.best_trial
+    assert best.near[0]["number"] == best.number and best.value == best.values["speed"]
+    losses, speeds = ([one["values"][metric] for one in best.near] for metric in both)
+    assert losses == sorted(losses, reverse=True) and speeds == sorted(speeds, reverse=True)
+
+
 def test_a_composite_study_proposes_from_what_its_trials_measured(client: isoloss.Client) -> None:
     wishes = {"val_loss": isoloss.Smaller(target=0, limit=5), "seconds": isoloss.Smaller(target=1, limit=10)}
     method = isoloss.IDHB(min_budget=1, max_budget=27, sampler="composite")
@@ -238,12 +269,23 @@ def test_a_composite_study_proposes_from_what_its_trials_measured(client: isolos
     with pytest.raises(errors.InvalidSpec, match="composite without a desirability"):
         client.create_study("none", space=SPACE, objective=LOSS, method=method)
 
-    def slow(trial: isoloss.Trial) -> dict[str, float]:
-        threading.Event().wait(0.15)
+    def measured(trial: isoloss.Trial) -> dict[str, float]:
         return {"val_loss": loss(trial.params["lr"], trial.budget_to), "seconds": 2.0}
 
-    study.optimize(slow)
+    study.optimize(measured, n_trials=4)
+    wait_until(lambda: "proposed" in kinds(study), seconds=60, what="a proposal")
+    study.optimize(measured, n_trials=6)
     assert {"random", "composite"} <= {t.source for t in study.trials()}
+
+
+def kinds(study: isoloss.Study) -> set[str]:
+    """The kinds of all events so far."""
+    seen = set()
+    for event in study.watch():
+        seen.add(event["kind"])
+        if event["seq"] >= study.info().seq:
+            break
+    return seen
 
 
 def test_model_based_proposals_are_made_ahead_and_recorded(client: isoloss.Client) -> None:

@@ -13,7 +13,7 @@ from isoloss.domain.spec import decode_study
 from isoloss.errors import InvalidSpec, WrongState
 from isoloss.search.desirability import expected_log, hard, log_soft
 from isoloss.search.driver import Driver
-from isoloss.search.events import Rescored
+from isoloss.search.events import Rescored, TrialAdded
 from isoloss.search.foresight import Forecast, Foresight
 from isoloss.search.geometry import ladder_of
 from isoloss.search.judging import Judge
@@ -114,7 +114,7 @@ def test_another_preference_reorders_and_promotions_made_stand() -> None:
     after = driver.prefer(cheap)
     assert set(after.search.tasks) == tasks and best is not None
     ranked = ranking(after.search, after._metrics)
-    assert ranked and ranked[0].incumbent.configuration["x"] == min(w.incumbent.configuration["x"] for w in ranked)
+    assert ranked and ranked[0] == min(ranked, key=lambda worth: float(worth.incumbent.configuration["x"]))
     with pytest.raises(InvalidSpec, match=r"desirability\.f1 is a metric that not every result has"):
         driver.prefer({"f1": LOSS})
     with pytest.raises(InvalidSpec, match=r"desirability\.loss has target 0\.1, limit 0"):
@@ -142,3 +142,18 @@ def test_the_limits_say_what_they_veto() -> None:
     assert near[0] == ranked[0] and all(w.value >= ranked[0].value - 0.05 for w in near) and len(near) < len(ranked)
     driver.prefer({"loss": LOSS | {"limit": 100}})
     assert limits(driver.search, driver._metrics).sentence == ""
+
+
+def test_what_a_formula_says_is_worth_nothing_never_runs() -> None:
+    size = {"shape": "smaller", "target": 0.1, "limit": 0.5, "kind": "static", "formula": "x"}
+    method = {"name": "fixed", "budget": 1, "sampler": "random"}
+    driver = Driver(study(desirability={"loss": LOSS, "size": size}, method=method, limits={"trials": 30}))
+    driver._apply(TrialAdded(configuration={"x": 0.9}))
+    ran = []
+    while (ask := driver.ask()) is not None:
+        ran.append(float(ask.params["x"]))
+        driver.tell(ask.trial, 1, curve(ran[-1], 1))
+    assert 5 < len(ran) < 25 and max(ran) < 0.5, "and what a user added is not asked about"
+    cancelled = [t for (t, _), result in driver.search.tasks.items() if result and result.status == "cancelled"]
+    places = [float(driver.search.trial(trial).configuration["x"]) for trial in cancelled]
+    assert len(places) + len(ran) == 30 and min(places) >= 0.5

@@ -14,7 +14,7 @@ from isoloss.search.preview import preview
 from isoloss_worker.rehearsal import rehearse
 
 EXAMPLES = Path(__file__).parents[2] / "platform" / "examples"
-STUDIES = ("tiny_lr.yaml", "tiny_lr_command.yaml", "gpt_study.yaml")
+STUDIES = ("tiny_lr.yaml", "tiny_lr_command.yaml", "gpt_study.yaml", "retrieval.yaml")
 
 
 def test_there_is_no_other_example() -> None:
@@ -35,7 +35,7 @@ def test_the_campaign_example_decodes_and_previews() -> None:
     assert target_study(spec).method.name == "fixed"
 
 
-@pytest.mark.parametrize("name", ["tiny_lr.yaml", "tiny_lr_command.yaml"])
+@pytest.mark.parametrize("name", ["tiny_lr.yaml", "tiny_lr_command.yaml", "retrieval.yaml"])
 def test_the_example_trainer_keeps_the_contract(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(EXAMPLES)
     checks = asyncio.run(rehearse(decode_study(load_spec(EXAMPLES / name)), tmp_path))

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 LOOK_SECONDS = 1.0
 app = App(name="study", help="Studies: preview, launch, watch, deepen and read them.")
 TOTALS = ("tasks", "total_budget", "resumed_budget", "billed_budget")
+NEAR = 10  # lines of what is about as good
 ALIKE = 0.9  # rank correlation from which a larger budget hardly tells more
 Spec = Annotated[Path, Parameter(help="The study spec, YAML or JSON.")]
 
@@ -233,14 +234,22 @@ def best(
     address: Address = None,
     output: Output = Output(),  # noqa: B008 - frozen
 ) -> None:
-    """Show the best trial; with desirabilities, each d and the one that limits."""
+    """Show the best trial; with desirabilities each d, the one that limits and what is about as good; or the front."""
     with client(address) as connection:
         study = connection.study(name, project=project)
-        value = _best(study, settled=settled)
+        value, preference = _best(study, settled=settled), study.info().preference
     if value is None:
         raise NotFound(f"Study {name!r} has no result yet.", hint="`isoloss study why` says what it waits for.")
-    rows = [(key, item if not isinstance(item, float) else number(item, 6)) for key, item in value.items() if item]
-    show(output, value, Table(("", ""), rows))
+    rows = [
+        (key, item if not isinstance(item, float) else number(item, 6))
+        for key, item in value.items()
+        if item and key != "near"
+    ]
+    lines = [f"near: trial {one['number']} {_near(one)}  {_params(one['params'])}" for one in value["near"][:NEAR]]
+    if preference:
+        value["preference"] = dict(preference)
+        lines += _said_of(preference)
+    show(output, value, Table(("", ""), rows), *lines)
 
 
 @app.command
@@ -410,6 +419,19 @@ def _best(study: Study, *, settled: bool = False) -> dict[str, Any] | None:
         return asdict(study.best_of(settled=settled))
     except NotFound:
         return None
+
+
+def _near(one: Mapping[str, Any]) -> str:
+    return f"D {number(one['value'], 3)}" if one["desirability"] else _params(one["values"])
+
+
+def _said_of(preference: Mapping[str, Any]) -> list[str]:
+    if not preference["drawn"]:
+        return list(filter(None, [preference["sentence"]]))
+    said = [
+        f"{preference['alive'] / preference['drawn']:.0%} of the space is worth something, by {preference['drawn']} blind trials"
+    ]
+    return [*said, *filter(None, [preference["sentence"]])]
 
 
 def _follow_logs(study: Study, trial: int | None, output: Output) -> None:

@@ -83,7 +83,9 @@ class BestTrial:
     params: Mapping[str, Scalar]
     desirability: Mapping[str, float]
     limiting: str
-    near: Sequence[Mapping[str, Any]]  # those within 0.05 of its overall desirability, best first, itself among them
+    near: Sequence[
+        Mapping[str, Any]
+    ]  # within 0.05 of its overall desirability, best first, itself among them; or the front
 
 
 def study(message: study_pb2.Study) -> StudyInfo:
@@ -124,7 +126,8 @@ def best(message: study_pb2.Best) -> BestTrial:
         number=message.trial, level=message.level, budget=message.budget, value=message.value, values=dict(message.values),
         params=from_values(message.params), desirability=dict(message.desirability), limiting=message.limiting,
         near=[
-            {"number": one.trial, "value": one.value, "params": from_values(one.params), "desirability": dict(one.desirability)}
+            {"number": one.trial, "value": one.value, "params": from_values(one.params), "desirability": dict(one.desirability),
+             "values": dict(one.values)}
             for one in message.near
         ],
     )  # fmt: skip

@@ -24,7 +24,7 @@ from isoloss.domain.spec import StudySpec, decode_study, encode
 from isoloss.domain.study import StudyState
 from isoloss.errors import InvalidSpec, IsolossError, WrongState
 from isoloss.search import events as ev
-from isoloss.search.judging import Judge, preferring
+from isoloss.search.judging import Judge, preferring, worthless
 from isoloss.search.preview import planned_rungs
 from isoloss.search.proposals import check_sampler
 from isoloss.search.retention import bests, spare
@@ -34,6 +34,7 @@ from isoloss.store.pool import Conn, Pool
 from isoloss.store.studies import StudyRow
 
 log = structlog.get_logger()
+VETOES: Final = 64  # rounds of an ask in which what a formula vetoes is replaced
 SNAPSHOT_EVERY: Final = 256
 LARGEST: Final = 2**63  # what Postgres and the wire count to
 
@@ -153,6 +154,7 @@ class _Book:
         self.reserved = row.reserved
         self.spent = row.spent
         self.decisions: list[ev.Decision] = []
+        self._begun: list[ev.CreateTask] = []  # from step 0, since the last look for vetoes
 
     async def settle(self, events: Sequence[ev.Event], ask: int, *, rescore: bool = False) -> Decided:
         """Everything there is to decide now, in order; then the study's row."""
@@ -249,6 +251,10 @@ class _Book:
         """Ask, unless the tasks it would create do not fit below ``limits.total_budget``."""
         if self.row.cap is None:
             await self._fold(ev.Asked(n=n))
+            for _ in range(VETOES):
+                if not (vetoed := await self._veto()):
+                    break
+                await self._fold(ev.Asked(n=vetoed))
             return
         for _ in range(n):
             cost = self.search.next_cost()
@@ -259,6 +265,18 @@ class _Book:
                     await self._fold(ev.Stopped(reason=f"limits.total_budget: {self.row.cap:g} would be exceeded"))
                 return
             await self._fold(ev.Asked(n=1))
+            await self._veto()
+
+    async def _veto(self) -> int:
+        """End the tasks just created of which a formula says that D is 0, before anybody runs them."""
+        begun, self._begun = self._begun, []
+        found = [task for task in begun if worthless(self.spec, self.search.trial(task.trial))]
+        for task in found:
+            task_id = await ledger.veto(self.conn, self.row.id, task.trial, task.level)
+            self.reserved = max(0.0, self.reserved - (task.budget_to - task.budget_from))
+            await self._fold(ev.TaskDone(trial=task.trial, level=task.level, status="cancelled"), task_id=task_id)
+            self.decisions.remove(task)
+        return len(found)
 
     async def _fold(self, event: ev.Event, *, task_id: TaskId | None = None, value: float | None = None) -> None:
         decisions = self.search.apply(event)
@@ -288,6 +306,7 @@ class _Book:
                 )  # fmt: skip
             case ev.CreateTask():
                 self.reserved += decision.budget_to - decision.budget_from
+                self._begun += [decision] if decision.budget_from == 0 and self.spec.desirability else []
                 await ledger.insert_task(
                     self.conn, self.row.id, decision.trial, decision.level, budget_from=decision.budget_from,
                     decay_from=decision.decay_from, budget_to=decision.budget_to,

@@ -19,6 +19,7 @@ from isoloss.domain.space import AnyParameter
 from isoloss.domain.spec import StudySpec, decode, decode_study, encode
 from isoloss.domain.study import StudyState
 from isoloss.errors import AlreadyExists, InvalidSpec, IsolossError, WrongState
+from isoloss.search.answers import Incumbent
 from isoloss.search.desirability import OverallDesirability, overall
 from isoloss.search.events import (
     ENQUEUED,
@@ -32,12 +33,13 @@ from isoloss.search.events import (
     TrialAdded,
     Widened,
 )
+from isoloss.search.foresight import Values
 from isoloss.search.geometry import ENDLESS
 from isoloss.search.preview import outlook, preview
 from isoloss.search.search import Search
 from isoloss.search.standing import agreement, failures, settled_best
 from isoloss.search.why import reasons
-from isoloss.search.worth import limits, near_best, ranking
+from isoloss.search.worth import front_of, limits, near_best, ranking
 from isoloss.store import checkpoints, ledger, preferences, studies, workers
 from isoloss.store.pool import Conn, Pool
 from isoloss.store.studies import StudyRow
@@ -217,28 +219,19 @@ class StudyService(study_pb2_grpc.StudyServiceServicer):
         search = await self.decider.search(row.id)
         async with self.pool.connection() as conn:
             known = await studies.outcomes(conn, row.id)
-        ranked = ranking(search, known) if search.spec.desirability and not request.settled else []
-        best = ranked[0].incumbent if ranked else settled_best(search) if request.settled else search.best()
-        if best is None:
+        if (best := best_of(search, known, settled=request.settled)) is None:
             return pb.Best()
-        values = known[best.trial, best.level]
         message = pb.Best(
-            found=True, trial=best.trial, level=best.level, budget=search.ladder.budget(best.level), values=values,
-            params=to_values(best.configuration),
+            found=True, trial=best.trial, level=best.level, budget=search.ladder.budget(best.level),
+            values=known[best.trial, best.level], params=to_values(best.configuration), near=near_of(search, known),
         )  # fmt: skip
-        if search.spec.objective is not None:
-            message.value = values[search.spec.objective.metric]
-        else:
-            found = overall(search.spec, values, best.configuration)
+        if search.spec.desirability:
+            found = overall(search.spec, known[best.trial, best.level], best.configuration)
             message.value, message.limiting = found.overall or 0.0, found.limiting or ""
             message.desirability.update(parts_of(found))
-            message.near.extend(
-                pb.NearBest(
-                    trial=one.incumbent.trial, value=one.value, desirability=parts_of(one.desirability),
-                    params=to_values(one.incumbent.configuration),
-                )
-                for one in near_best(ranked)
-            )  # fmt: skip
+        else:
+            objective = search.spec.objective
+            message.value = message.values[objective.metric if objective else next(iter(search.spec.objectives))]
         return message
 
     async def ListTrials(self, request: pb.StudyName, context: Context) -> pb.ListTrialsReply:
@@ -318,6 +311,34 @@ async def describe(conn: Conn, row: StudyRow) -> pb.Study:
         spec_json=JSON.encode(row.spec).decode(), max_budget=row.max_budget, seq=row.next_seq - 1, trials=trials, tasks=tasks,
         spent=row.spent, reserved=row.reserved, campaign=str(row.campaign_id or ""),
     )  # fmt: skip
+
+
+def best_of(search: Search, known: Values, *, settled: bool) -> Incumbent | None:
+    """The best trial: by D where one is worth something, of a front its first, else by score."""
+    if settled:
+        return settled_best(search)
+    if search.spec.desirability and (ranked := ranking(search, known)):
+        return ranked[0].incumbent
+    if search.spec.objectives and (front := front_of(search, known)):
+        return front[0]
+    return search.best()
+
+
+def near_of(search: Search, known: Values) -> list[pb.NearBest]:
+    """What is about as good as the best, or the front; nothing of a single metric."""
+    if search.spec.objectives:
+        return [
+            pb.NearBest(trial=one.trial, params=to_values(one.configuration), values=known[one.trial, one.level])
+            for one in front_of(search, known)
+        ]
+    ranked = ranking(search, known) if search.spec.desirability else []
+    return [
+        pb.NearBest(
+            trial=one.incumbent.trial, value=one.value, desirability=parts_of(one.desirability),
+            params=to_values(one.incumbent.configuration), values=known[one.incumbent.trial, one.incumbent.level],
+        )
+        for one in (near_best(ranked) if ranked else [])
+    ]  # fmt: skip
 
 
 def parts_of(found: OverallDesirability) -> dict[str, float]:

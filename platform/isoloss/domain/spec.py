@@ -333,10 +333,13 @@ def checked(spec: StudySpec) -> StudySpec:
     the user's was, so that one spec draws the same configurations in a notebook and in the controller.
     """
     check_study(spec)
-    space = {
-        name: spec.space[name] for name in sorted(spec.space, key=lambda name: (len(name.encode()), name.encode()))
-    }
-    return msgspec.structs.replace(spec, method=spec.method.resolved(), space=space)
+    return msgspec.structs.replace(
+        spec, method=spec.method.resolved(), space=_ordered(spec.space), objectives=_ordered(spec.objectives)
+    )
+
+
+def _ordered(mapping: Mapping[str, T]) -> dict[str, T]:
+    return {name: mapping[name] for name in sorted(mapping, key=lambda name: (len(name.encode()), name.encode()))}
 
 
 def decode_study(source: Mapping[str, Any]) -> StudySpec:

@@ -152,9 +152,8 @@ class CompositeProposer:
     def _free(self, points: Array, taken: Array, rng: np.random.Generator) -> Array:
         """The points as they will run, without those that did; fresh random ones when all did."""
         snapped = np.unique(self._encoding.snapped(points), axis=0)
-        if len(taken):
-            near = np.max(np.abs(snapped[:, None, :] - taken[None]), axis=-1) < 1e-9
-            snapped = snapped[~near.any(axis=1)]
+        ran = set(_keys(taken))
+        snapped = snapped[[key not in ran for key in _keys(snapped)]]
         return snapped if len(snapped) else self._encoding.snapped(rng.random((EACH, points.shape[1])))
 
     def _acquisition(self, models: dict[str, GaussianProcess], points: Array, best: float, normals: Array) -> Array:
@@ -260,3 +259,8 @@ def moved(points: Array, step: float, rng: np.random.Generator) -> Array:
     many = np.repeat(points, EACH, axis=0)
     chosen = rng.random(many.shape) < max(1 / 3, 1 / max(1, many.shape[1]))
     return np.asarray(np.clip(many + chosen * rng.normal(0.0, step, many.shape), 0.0, 1.0))
+
+
+def _keys(points: Array) -> list[bytes]:
+    """A key of every point, equal for points that are one configuration."""
+    return [row.tobytes() for row in np.round(points, 9) + 0.0]

@@ -18,7 +18,7 @@ from isoloss.domain.spec import StudySpec, checked, decode_study
 from isoloss.errors import InvalidSpec
 from isoloss.search.answers import ProposalRequest
 from isoloss.search.events import Asked, CreateTask, Decision, Deepened, Event, Status, TaskDone
-from isoloss.search.judging import Judge, informed, preferring
+from isoloss.search.judging import Judge, informed, preferring, worthless
 from isoloss.search.proposals import check_sampler, propose
 from isoloss.search.search import Search
 
@@ -72,13 +72,19 @@ class Driver:
         """The next task to run, or ``None`` when there is nothing until a result is told or the study is deepened."""
         if (request := self.search.proposal_request(ahead=1)) is not None:
             self._propose(informed(request, self.search, self._metrics))
-        task = next((made for made in self._apply(Asked()) if isinstance(made, CreateTask)), None)
+        task = self._created()
+        while task is not None and task.budget_from == 0 and worthless(self.spec, self.search.trial(task.trial)):
+            self._apply(TaskDone(trial=task.trial, level=task.level, status="cancelled"))
+            task = self._created()
         if task is None:
             return None
         return Ask(
             trial=task.trial, level=task.level, budget_from=task.budget_from, decay_from=task.decay_from,
             budget_to=task.budget_to, params=self._params(task.trial),
         )  # fmt: skip
+
+    def _created(self) -> CreateTask | None:
+        return next((made for made in self._apply(Asked()) if isinstance(made, CreateTask)), None)
 
     def tell(self, trial: int, budget: float, metrics: Mapping[str, float] | None) -> None:
         """The metrics of a trial at a budget; a metric that is not finite means it diverged, ``None`` that it failed.

@@ -10,20 +10,22 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
 from isoloss.domain.objective import AnyDesirability, leaves
 from isoloss.domain.spec import StudySpec, check_goal, decode
 from isoloss.errors import InvalidSpec, WrongState
-from isoloss.search.answers import ProposalRequest
-from isoloss.search.events import Rescored
+from isoloss.search.answers import ProposalRequest, Trial
+from isoloss.search.events import ENQUEUED, Rescored
 from isoloss.search.foresight import Foresight, Values
 from isoloss.search.front import Vector, places, vector
 from isoloss.search.proposals import learns_outcomes, outcome_names
 from isoloss.search.scoring import score
 from isoloss.search.search import Search
+
+ADDED: Final = "added"  # the source of a trial that was added
 
 
 class Judge:
@@ -96,6 +98,17 @@ def informed(request: ProposalRequest, search: Search, known: Values) -> Proposa
             found = diverged if result.score is None else judge.headed(level, known.get((trial, level), {}))
             outcomes.append((search.trial(trial).configuration, found))
     return replace(request, outcomes=tuple(outcomes))
+
+
+def worthless(spec: StudySpec, trial: Trial) -> bool:
+    """Whether a formula already says that D is 0, so that running it would tell nothing; never of what a user asked for."""
+    from isoloss.search.desirability import hard, known_values
+
+    if trial.source in (ADDED, ENQUEUED):
+        return False
+    static = {metric: leaf.shape for metric, leaf in leaves(spec.desirability).items() if leaf.shape.known_before}
+    known = known_values(spec, {}, trial.configuration) if static else {}
+    return any(known[metric] is not None and hard(shape, known[metric]) == 0 for metric, shape in static.items())
 
 
 def preferring(spec: StudySpec, desirability: Mapping[str, Any], known: Values) -> StudySpec:

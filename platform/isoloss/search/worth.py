@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from typing import Final
 from isoloss.search.answers import Incumbent
 from isoloss.search.desirability import OverallDesirability, overall
 from isoloss.search.foresight import Values
+from isoloss.search.front import fronts, vector
 from isoloss.search.search import Search
 
 NEAR: Final = 0.05  # of the best overall desirability: what is within it is about as good
@@ -88,6 +90,22 @@ def ranking(search: Search, known: Values) -> list[Worth]:
 def near_best(ranked: list[Worth], within: float = NEAR) -> list[Worth]:
     """Those whose D is within so much of the best."""
     return [worth for worth in ranked if worth.value >= ranked[0].value - within]
+
+
+def front_of(search: Search, known: Values) -> list[Incumbent]:
+    """What nothing beats in every objective, of the highest level with results, in the order of the first objective."""
+    top = max((level for _, level in known), default=0)
+    objectives = search.spec.objectives
+    measured = {
+        trial: turned for (trial, level), values in known.items()
+        if level == top and all(map(math.isfinite, turned := vector(objectives, values)))
+    }  # fmt: skip
+    trials = list(measured)
+    first = [trials[number] for front in fronts(list(measured.values()))[:1] for number in front]
+    return [
+        Incumbent(trial=t, level=top, score=float(place), configuration=search.trial(t).configuration)
+        for place, t in enumerate(sorted(first, key=lambda trial: measured[trial]))
+    ]
 
 
 def _worth(search: Search, trial: int, level: int, known: Values) -> OverallDesirability:

@@ -129,6 +129,22 @@ async def cancel_open(conn: Conn, study_id: StudyId, seq: int) -> None:
     await conn.execute(CANCEL_RUNNING, {"study_id": study_id})
 
 
+VETO: Final[LiteralString] = """
+    WITH vetoed AS (
+        UPDATE task SET state = 'cancelled', ended_at = now()
+        WHERE study_id = %(study_id)s AND trial_no = %(trial_no)s AND level = %(level)s AND state = 'ready'
+        RETURNING id, study_id)
+    INSERT INTO result (task_id, study_id, epoch, status, "values")
+    SELECT id, study_id, NULL, 'cancelled', '{}'::jsonb FROM vetoed RETURNING task_id"""
+
+
+async def veto(conn: Conn, study_id: StudyId, trial_no: int, level: int) -> TaskId:
+    """Cancel a task that was only just created, before anybody can lease it."""
+    row = await (await conn.execute(VETO, {"study_id": study_id, "trial_no": trial_no, "level": level})).fetchone()
+    assert row is not None  # noqa: S101 - the same transaction created it
+    return TaskId(row[0])
+
+
 REOPEN: Final[LiteralString] = """
     WITH gone AS (
         DELETE FROM result USING task
