@@ -5,7 +5,8 @@ SELECT task.campaign, task.index AS run, task.lr, task.batch_tokens, task.status
        made.loss AS forecast, made.loss_low, made.loss_high, task.value BETWEEN made.loss_low AND made.loss_high AS inside,
        100 * (task.value / nullif(made.loss, 0) - 1) AS error_percent,
        100 * (task.value / nullif(first_value(task.value) OVER (PARTITION BY task.campaign ORDER BY task.index), 0) - 1)
-           AS above_first_percent
+           AS above_first_percent,
+       task.n_params, task.budget AS n_tokens
 FROM dash_task AS task
 LEFT JOIN LATERAL (
     SELECT loss, loss_low, loss_high FROM (

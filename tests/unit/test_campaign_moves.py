@@ -107,3 +107,9 @@ def test_the_verdict_is_go_widen_or_buy_and_waits_for_its_own_point() -> None:
     assert verdict(forecast, {0: Outcome(lr=0.01, loss=None, status="diverged")}) == (
         "widen", "the run at the forecast is diverged: search more learning rates around it",
     )  # fmt: skip
+
+
+def test_a_confirmation_without_a_loss_law_has_a_verdict_too() -> None:
+    point, better = Outcome(lr=0.01, loss=3.0), Outcome(lr=0.02, loss=2.9)
+    assert verdict({"loss_interval": None}, {0: point, 1: point, 2: point})[0] == "widen"
+    assert verdict({"loss_interval": None}, {0: point, 1: better})[0] == "buy"

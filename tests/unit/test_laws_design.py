@@ -73,3 +73,10 @@ def test_offers_are_affordable_and_the_best_value_first() -> None:
     assert {(offer.n_params, offer.n_tokens) for offer in offers} == {(6e7, 2e9), (6e7, 4e9), (1.2e8, 2e9)}
     value = [offer.saved / offer.flops for offer in offers]
     assert value == sorted(value, reverse=True)
+
+
+def test_where_the_batch_is_fixed_a_purchase_varies_the_learning_rate_alone() -> None:
+    fixed = replace(outlook(), batch_varied=False)
+    (offer, *_) = purchases(fixed, 1e22)
+    assert np.ptp(offer.places[:, 1]) < 1e-9
+    assert len(np.unique(np.round(offer.places[:, 0], 6))) == RING

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -86,3 +88,14 @@ def test_runs_without_common_budgets_are_refused_with_the_way_out() -> None:
     with pytest.raises(FitFailed, match="same compute") as raised:
         fit("isoflop", Observations(tuple(rows)))
     assert "chinchilla" in (raised.value.hint or "")
+
+
+@pytest.mark.parametrize("form", ["isoflop", "isoflop-akima"])
+def test_reruns_of_a_size_count_once_and_no_budget_is_an_error_not_a_crash(form: str) -> None:
+    seen = runs(SYMMETRIC)
+    twice = Observations((*seen.rows, *(replace(row, loss=1.1 * row.loss, seed=1) for row in seen.rows)))
+    again, once = (fit(form, one, bootstrap=0).estimates["a"].value for one in (twice, seen))
+    assert again == pytest.approx(once, abs=1e-9)
+    scattered = Observations(tuple(replace(row, flops=row.flops * (1.1**n)) for n, row in enumerate(seen.rows)))
+    with pytest.raises(FitFailed, match="same compute"):
+        fit(form, scattered)

@@ -76,7 +76,7 @@ def show_plan(
     spend_all: bool,
 ) -> None:
     """Plan for ``target`` (N, D) in ``cells`` (m, 2) and print it; batches are snapped to ``choices`` when there are any."""
-    from isoloss.laws.design import Outlook
+    from isoloss.laws.design import RING, Outlook, purchases
     from isoloss.laws.design import plan as plan_runs
     from isoloss.laws.plan import nearest
 
@@ -95,7 +95,9 @@ def show_plan(
         "purchases": bought,
     }
     end = f"spends {number(spent, 3)} of {number(money, 3)} FLOP; expected regret {outlook.regret:.3%} → {after:.3%}"
-    if not spend_all and spent < 0.5 * money:
+    if not purchases(outlook, money - spent):
+        end += "" if bought else f"; {RING} runs of the cheapest cell cost more"
+    elif not spend_all:
         end += "; more would cost more compute than it saves (--spend-all buys it)"
     show(output, value, _table(bought, f"target N {number(target[0])}, D {number(target[1])}"), end)
 

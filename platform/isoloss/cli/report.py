@@ -273,7 +273,8 @@ def _basin_rows(info: Mapping[str, Any], observations: Sequence[Mapping[str, Any
     found = info["forecast"]
     if found and found["lr"] and found["batch_tokens"]:
         rows.append(["forecast", found["lr"], found["batch_tokens"], found["loss"]])
-    done = [o for o in _outcomes(info) if o["loss"] is not None and o["lr"] and o["batch_tokens"]]
+    here = not _where(info)  # the basin is the target's
+    done = [o for o in _outcomes(info) if here and o["loss"] is not None and o["lr"] and o["batch_tokens"]]
     return rows + [["outcome", o["lr"], o["batch_tokens"], o["loss"]] for o in done]
 
 
@@ -286,7 +287,8 @@ def _loss_rows(info: Mapping[str, Any], observations: Sequence[Mapping[str, Any]
     ]
     if found and found["loss"]:
         rows.append(["forecast", found["n_tokens"], found["loss"], *found["loss_interval"], None])
-        rows += [["outcome", found["n_tokens"], o["loss"], None, None, None] for o in _outcomes(info)[:1] if o["loss"]]
+        at = (info["confirmed"] or found)["n_tokens"]
+        rows += [["outcome", at, o["loss"], None, None, None] for o in _outcomes(info)[:1] if o["loss"]]
     return rows
 
 

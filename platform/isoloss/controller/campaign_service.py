@@ -102,6 +102,11 @@ class CampaignService(campaign_pb2_grpc.CampaignServiceServicer):
             if row.state == CampaignState.STOPPED:
                 said = f"stopped ({row.reason})" if row.reason else "stopped"
                 raise WrongState(f"Campaign {row.name!r} is {said}, which is final; accepted is one that is not.")
+            if (await campaigns.newest_fit(conn, row.id, CONFIRMED)) is not None and row.state == CampaignState.DONE:
+                raise WrongState(
+                    f"Campaign {row.name!r} was confirmed; accepted is one that was not.",
+                    hint="`isoloss campaign show` has the verdict; `campaign plan` the runs to buy by hand.",
+                )
             if row.state != CampaignState.CONFIRMING:
                 _, beyond = await exhausted(conn, decode_campaign(row.spec), row)
                 if beyond:

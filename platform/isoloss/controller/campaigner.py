@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Mapping, Sequence
+from concurrent.futures import BrokenExecutor
 from typing import Any, Final
 
 import structlog
@@ -12,7 +13,7 @@ import structlog
 from isoloss.controller import decider as deciding
 from isoloss.controller.decider import Decider
 from isoloss.controller.duty import Bell
-from isoloss.controller.fitter import FORM, Fitter
+from isoloss.controller.fitter import FORM, Fitter, observations
 from isoloss.domain.campaign import (
     TARGET,
     CampaignSpec,
@@ -30,7 +31,7 @@ from isoloss.domain.ids import CampaignId
 from isoloss.domain.space import Choice, Range, Scalar, active
 from isoloss.domain.spec import encode
 from isoloss.domain.study import CampaignState, StudyState
-from isoloss.errors import AlreadyExists, IsolossError, WrongState
+from isoloss.errors import AlreadyExists, FitFailed, IsolossError, WrongState
 from isoloss.laws.plan import (
     CONFIRMATION,
     AddTrial,
@@ -54,6 +55,7 @@ from isoloss.store.pool import Conn, Pool
 from isoloss.store.studies import StudyRow
 
 log = structlog.get_logger()
+LEAST_OF_A_RING: Final = 3  # different runs: the space is too coarse, or its edge too near, to learn from fewer
 CONFIRMED: Final = "confirmed"  # the form under which the forecast of the confirmed cell is kept
 
 
@@ -77,8 +79,8 @@ class Campaigner:
         for row in rows:
             try:
                 made += await self.advance(row.id)
-            except IsolossError as error:  # one campaign's trouble is not the others'
-                log.warning("campaign.not_moved", campaign=row.name, error=error.message)
+            except (IsolossError, BrokenExecutor) as error:  # one campaign's trouble is not the others'
+                log.warning("campaign.not_moved", campaign=row.name, error=str(error))
         return made
 
     async def advance(self, campaign_id: CampaignId) -> int:
@@ -116,7 +118,9 @@ class Campaigner:
             row = await campaigns.lock(conn, campaign_id)
             spec = decode_campaign(row.spec)
             spent = await campaigns.bought(conn, row.id)
-            sizes = [study for study in await studies.listed(conn, campaign_id=row.id) if study.size != TARGET]
+            sizes = await studies.listed(
+                conn, campaign_id=row.id
+            )  # with the target's, once it is confirmed: buys no more
             found = await campaigns.newest_fit(conn, row.id, "lr-batch")
             idle = len(sizes) == len(spec.sizes) and all(study.state == StudyState.IDLE for study in sizes)
             trials = sum([(await studies.counts(conn, study.id))[0] for study in sizes])
@@ -133,6 +137,8 @@ class Campaigner:
             case LaunchStudy():
                 await _launch(conn, spec, row, move.size)
                 if move.size == TARGET:
+                    await self._freeze(conn, spec, row)
+                if move.size == TARGET:
                     await campaigns.set_state(conn, row.id, CampaignState.CONFIRMING)
             case BuyColumn():
                 await buy_column(conn, spec, row, move.max_tokens)
@@ -146,6 +152,14 @@ class Campaigner:
             case Stop():
                 await stop(conn, self.decider, row, move.reason)
         log.info("campaign.moved", campaign=row.name, move=type(move).__name__)
+
+    async def _freeze(self, conn: Conn, spec: CampaignSpec, row: CampaignRow) -> None:
+        """Keep what the laws say now of the cell that is about to be confirmed: the outcome is held against that."""
+        _, n_params, n_tokens = await _cell(conn, spec, row)
+        rows, loop = await observations(conn, row), asyncio.get_running_loop()
+        body = await loop.run_in_executor(self.fitter.executor, foretold, row.spec, rows, n_params, n_tokens)
+        found = await campaigns.newest_fit(conn, row.id, FORM)
+        await campaigns.save_fit(conn, row.id, CONFIRMED, found[0] if found else "", body)
 
 
 async def _forecast(
@@ -161,14 +175,20 @@ async def _forecast(
     return found[0] if found else None
 
 
-async def _freeze(conn: Conn, row: CampaignRow, n_params: float, n_tokens: float) -> None:
-    """Keep what the laws say now of the cell that is about to be confirmed: the outcome is held against that."""
-    found = await campaigns.newest_fit(conn, row.id, FORM)
-    if found is not None:
-        from isoloss.laws.campaign import CampaignFit
+def foretold(
+    mapping: Mapping[str, Any], rows: list[dict[str, Any]], n_params: float, n_tokens: float
+) -> dict[str, Any]:
+    """What the laws say of a cell from every run but its own; runs in the process pool."""
+    from isoloss.laws.campaign import fit_campaign
+    from isoloss.laws.observation import Observations
 
-        body = CampaignFit.from_mapping(found[1]).forecast(n_params, n_tokens).to_mapping()
-        await campaigns.save_fit(conn, row.id, CONFIRMED, found[0], body)
+    seen, seed = Observations.from_rows(rows), decode_campaign(mapping).seed
+    others = seen.select((seen.n_params != n_params) | (seen.n_tokens != n_tokens))
+    try:
+        return fit_campaign(others, seed=seed).forecast(n_params, n_tokens).to_mapping()
+    except FitFailed:  # its own runs are needed for a fit: then that is said
+        found = fit_campaign(seen, seed=seed).forecast(n_params, n_tokens).to_mapping()
+        return found | {"warnings": ["this cell's own runs are among those fitted", *found["warnings"]]}
 
 
 def buyable(
@@ -194,7 +214,12 @@ def buyable(
     if not offers or (spec.plan is not None and spec.plan.thrifty and not offers[0].worth):
         return ()
     size_name, level = cheaper[offers[0].cell]
-    return tuple(AddTrial(params=run, size=size_name, level=level) for run in offers[0].to_mapping()["runs"])
+    wanted = offers[0].to_mapping()["runs"]
+    snapped = [runnable(spec, run) for run in wanted]
+    distinct = [run for place, run in enumerate(wanted) if snapped[place] not in snapped[:place]]
+    if len(distinct) < LEAST_OF_A_RING:
+        return ()
+    return tuple(AddTrial(params=run, size=size_name, level=level) for run in distinct)
 
 
 async def stop(conn: Conn, decider: Decider, row: CampaignRow, reason: str = "") -> None:
@@ -243,9 +268,10 @@ async def buy_column(conn: Conn, spec: CampaignSpec, row: CampaignRow, max_token
         plan = plan.deepened(maximum)
     added = restart = 0.0
     for size in spec.sizes:
-        cost = preview(study_of(spec, size), deepenings(spec, size, max_tokens))
-        added += cost["added_resumed_budget"]
-        restart += cost["resumed_budget"]
+        steps, study = deepenings(spec, size, max_tokens), study_of(spec, size)
+        costs = [preview(study, steps[: k + 1]) for k in range(levels_added(spec, row.max_tokens), len(steps))]
+        added += sum(cost["added_resumed_budget"] for cost in costs)
+        restart += costs[-1]["resumed_budget"]
     top = plan.ladder.budget(plan.ladder.top)
     await campaigns.set_deepened(conn, row.id, max_tokens=top, added=added, restart=restart)
 
@@ -279,7 +305,6 @@ async def _launch(conn: Conn, spec: CampaignSpec, row: CampaignRow, size_name: s
     if size_name == TARGET:
         cell, n_params, n_tokens = await _cell(conn, spec, row)
         study = target_study(spec, cell, n_tokens)
-        await _freeze(conn, row, n_params, n_tokens)
     else:
         size = next(size for size in spec.sizes if size.name == size_name)
         study, n_params = study_of(spec, size), n_params_of(spec, size, size_name)

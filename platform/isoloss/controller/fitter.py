@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 import time
 from collections import defaultdict
-from concurrent.futures import Executor
+from concurrent.futures import BrokenExecutor, Executor
 from typing import Any, Final
 
 import msgspec
@@ -16,7 +16,7 @@ from isoloss.controller.duty import Bell
 from isoloss.domain.campaign import TARGET, CampaignSpec, decode_campaign, n_params_of
 from isoloss.domain.ids import CampaignId
 from isoloss.domain.space import Scalar
-from isoloss.errors import IsolossError
+from isoloss.errors import FitFailed, IsolossError
 from isoloss.store import campaigns
 from isoloss.store.campaigns import CampaignRow
 from isoloss.store.pool import Conn, Pool
@@ -68,8 +68,8 @@ class Fitter:
         begun = time.monotonic()
         try:
             fitted = await asyncio.get_running_loop().run_in_executor(self.executor, fit, row.spec, rows)
-        except IsolossError as error:
-            log.info("law.not_fitted", campaign=row.name, reason=error.message)
+        except (IsolossError, BrokenExecutor) as error:  # broken: the process was killed, perhaps for its memory
+            log.info("law.not_fitted", campaign=row.name, reason=str(error))
             self._fitted[row.id] = (begun + EVERY_SECONDS, key)
             return False
         await self._save(row, fitted)
@@ -128,12 +128,24 @@ def _parameter(result: dict[str, Any], name: str) -> Scalar | None:
 
 
 def fit(spec_mapping: dict[str, Any], rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """All laws of a campaign and its forecast; runs in the process pool."""
+    """All laws of a campaign, its forecast and its pictures; runs in the process pool.
+
+    Raises ``FitFailed`` whatever goes wrong: one campaign's trouble is not the others'.
+    """
+    try:
+        return _fit(decode_campaign(spec_mapping), rows)
+    except IsolossError:
+        raise
+    except Exception as error:
+        raise FitFailed(f"the laws failed with {type(error).__name__}: {error}.") from error
+
+
+def _fit(spec: CampaignSpec, rows: list[dict[str, Any]]) -> dict[str, Any]:
     from isoloss.laws.campaign import fit_campaign
     from isoloss.laws.observation import Observations
     from isoloss.laws.pictures import pictures
 
-    spec, seen = decode_campaign(spec_mapping), Observations.from_rows(rows)
+    seen = Observations.from_rows(rows)
     fitted = fit_campaign(seen, seed=spec.seed)
     target = n_params_of(spec, spec.target, TARGET), float(spec.target.n_tokens)
     found = fitted.forecast(*target)

@@ -30,7 +30,7 @@ STATS: Final = (
     ),
     Panel(
         id="outcome", title="Outcome", kind="stat", span=3, height=3, unit="none", empty="not run yet",
-        about="The target's cell, run at the forecast.",
+        about="The confirmed cell (the target's, or the largest affordable), run at the forecast.",
         sql="""SELECT loss, CASE WHEN inside THEN 'inside the interval' WHEN inside IS NULL THEN status
                    ELSE 'outside the interval' END || coalesce(', ' || to_char(error_percent, 'FMSG990.00') || ' %', '')
                    AS said
@@ -82,7 +82,8 @@ BASIN: Final = Panel(
         UNION ALL (SELECT 'forecast', lr, batch_tokens, loss FROM dash_forecast
             WHERE campaign = ${campaign:sqlstring} AND lr IS NOT NULL AND batch_tokens IS NOT NULL ORDER BY no DESC LIMIT 1)
         UNION ALL SELECT 'outcome', lr, batch_tokens, loss FROM dash_outcome
-            WHERE campaign = ${campaign:sqlstring} AND loss IS NOT NULL AND lr IS NOT NULL AND batch_tokens IS NOT NULL""",
+            JOIN dash_campaign USING (campaign) WHERE campaign = ${campaign:sqlstring} AND n_params = target_params
+              AND abs(n_tokens / target_tokens - 1) < 0.01 AND loss IS NOT NULL AND lr IS NOT NULL AND batch_tokens IS NOT NULL""",
 )  # fmt: skip
 
 OVER_TIME: Final = (
@@ -119,8 +120,8 @@ CELLS: Final = (
             FROM dash_cell WHERE campaign = ${campaign:sqlstring} AND loss IS NOT NULL
             UNION ALL (SELECT 'forecast', n_tokens, loss, loss_low, loss_high, NULL, 'Infinity' FROM dash_forecast
                 WHERE campaign = ${campaign:sqlstring} AND loss IS NOT NULL ORDER BY no DESC LIMIT 1)
-            UNION ALL SELECT 'outcome', target_tokens, loss, NULL, NULL, NULL, 'Infinity' FROM dash_outcome
-                JOIN dash_campaign USING (campaign) WHERE campaign = ${campaign:sqlstring} AND loss IS NOT NULL AND run = 0
+            UNION ALL SELECT 'outcome', n_tokens, loss, NULL, NULL, NULL, 'Infinity' FROM dash_outcome
+                WHERE campaign = ${campaign:sqlstring} AND loss IS NOT NULL AND run = 0
             ) AS points ORDER BY n_params, series, x""",
     ),
     Panel(

@@ -47,13 +47,15 @@ class Outlook:
     covariance: Floats
     basin: Basin
     noise: float
+    batch_varied: bool = True
 
     @classmethod
     def by(cls, fit: Fit, cells: Floats, target: tuple[float, float]) -> Outlook:
         """What a fit of the joint surface knows of ``cells`` (m, 2: N and D) and the target (N, D)."""
         every = np.vstack([cells, target])
         mean, covariance = field_of(fit).at(coordinates(fit, every[:, 0], every[:, 1]))
-        return cls(cells=every, mean=mean, covariance=covariance, basin=basin(fit), noise=fit.noise)
+        return cls(cells=every, mean=mean, covariance=covariance, basin=basin(fit), noise=fit.noise,
+                   batch_varied=bool(fit.extra["batch_varied"]))  # fmt: skip
 
     @classmethod
     def nothing(
@@ -158,6 +160,8 @@ def purchases(outlook: Outlook, budget: float, *, turn: float = 0.0, slope: floa
             continue
         at = slice(2 * i, 2 * i + 2)
         offsets = ring(outlook.basin, outlook.covariance[at, at], turn)
+        if not outlook.batch_varied:
+            offsets = np.column_stack([np.abs(offsets[:, 0]).max() * np.linspace(-1, 1, RING), np.zeros(RING)])
         before, after = outlook.regret, outlook.after(i, offsets).regret
         found.append(
             Purchase(

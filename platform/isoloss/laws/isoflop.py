@@ -69,17 +69,18 @@ class Sizes:
 
 
 def budgets(observations: Observations) -> tuple[Budget, ...]:
-    """The finished runs grouped by compute; budgets of fewer than ``LEAST`` sizes are left out."""
+    """The finished runs grouped by compute, the best of each size; budgets of fewer than ``LEAST`` sizes are left out."""
     seen = observations.select(observations.ok)
     order = np.argsort(seen.flops, kind="stable")
     ln_c = np.log(seen.flops[order])
     breaks = np.flatnonzero(np.diff(ln_c) > SAME) + 1
     found = []
     for rows in np.split(order, breaks):
-        ascending = rows[np.argsort(seen.n_params[rows], kind="stable")]
-        if len(np.unique(seen.n_params[rows])) >= LEAST:
-            at = float(np.exp(np.mean(np.log(seen.flops[rows]))))
-            found.append(Budget(at, np.log(seen.n_params[ascending]), np.log(seen.loss[ascending])))
+        sizes, at = np.unique(seen.n_params[rows], return_inverse=True)
+        if len(sizes) >= LEAST:
+            best = np.full(len(sizes), np.inf)
+            np.minimum.at(best, at, seen.loss[rows])
+            found.append(Budget(float(np.exp(np.mean(np.log(seen.flops[rows])))), np.log(sizes), np.log(best)))
     return tuple(found)
 
 
@@ -124,7 +125,7 @@ def by_akima(groups: tuple[Budget, ...], draws: int, rng: np.random.Generator, *
         sd = np.nanstd(at) if usable else np.nan
         spread.append(max(sd, SPACING * float(np.mean(np.diff(x)))) / np.sqrt(max(1 - edge.mean(), 1e-9)))
         copies.append(at)
-    return _kept(groups, np.array(middle), np.array(spread), np.array(copies).T)
+    return _kept(groups, np.array(middle), np.array(spread), np.array(copies).reshape(len(groups), draws).T)
 
 
 def by_envelope(observations: Observations, draws: int, rng: np.random.Generator) -> Sizes:

@@ -161,6 +161,8 @@ def verdict(forecast: Mapping[str, Any], outcomes: Mapping[int, Outcome]) -> tup
         best = min(better, key=lambda one: one.loss or math.inf)
         gain = 100 * (1 - (best.loss or math.inf) / point.loss)
         return "buy", f"lr {best.lr:.3g} is {gain:.2f} % better than the forecast's {point.lr:.3g}: buy runs around it"
+    if forecast["loss_interval"] is None:
+        return "widen", f"loss {point.loss:.4g} cannot be held against a forecast: the runs allow no loss law"
     low, high = forecast["loss_interval"]
     if not low <= point.loss <= high:
         return (

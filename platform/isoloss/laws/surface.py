@@ -21,7 +21,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from isoloss.errors import FitFailed
+from isoloss.errors import FitFailed, InvalidSpec
 from isoloss.laws.basin import BELIEFS, SHAPE, Basin
 from isoloss.laws.cells import cell_index
 from isoloss.laws.checklist import checklist
@@ -251,6 +251,11 @@ def _checklist(observations: Observations, runs: Runs, point: _Point, validity: 
 
 def field_of(fit: Fit) -> Field:
     """The fitted field."""
+    if not fit.nodes:
+        raise InvalidSpec(
+            "this fit of lr-batch was made by an earlier version, without its cells.",
+            hint="Fit the observations again.",
+        )
     k = len(CENTRE)
     nodes, trend, cov = np.array(fit.nodes), np.array(fit.theta[:k]), np.array(fit.covariance)[:k, :k]
     return Field.restored(nodes, trend, cov, varied=bool(fit.extra["batch_varied"]))

@@ -21,7 +21,9 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from collections.abc import Set as AbstractSet
 from dataclasses import replace
+from itertools import islice
 
 from isoloss.errors import InvalidSpec
 from isoloss.search.deepening import Bracket
@@ -42,7 +44,7 @@ def spare(search: Search) -> tuple[int, ...]:
     if search.stopped is not None:
         found = (n for n in range(search.trials) if search.trial(n).bracket != ADDED)
     else:
-        found = (trial for bracket in search.brackets for trial in _spare_of(search, bracket))
+        found = (trial for bracket in search.brackets for trial in _spare_of(search, bracket, safe))
     return tuple(sorted(trial for trial in found if trial not in safe))
 
 
@@ -52,14 +54,20 @@ def bests(search: Search) -> frozenset[tuple[int, int]]:
     return frozenset((one.trial, one.level) for one in found if one is not None)
 
 
-def _spare_of(search: Search, bracket: Bracket) -> Iterator[int]:
+def _spare_of(search: Search, bracket: Bracket, safe: AbstractSet[int]) -> Iterator[int]:
     room = _room(search.plan, bracket)
     for level, rung in bracket.rungs.items():
         settled, due = bracket.members(level) is not None, None if rung.due is None else frozenset(rung.due)
         for place, key in enumerate(rung.ranked):
             trial = bracket.trials[key[2]]
             result = search.result(trial, level)
-            if key[2] in rung.sent or search.runs(trial, level) or result is None or result.status == "failed":
+            if (
+                trial in safe
+                or key[2] in rung.sent
+                or search.runs(trial, level)
+                or result is None
+                or result.status == "failed"
+            ):
                 continue
             if key[0] or (settled and not _may_rise(search, bracket, level, place, room[level], due)):
                 yield trial
@@ -74,16 +82,17 @@ def _may_rise(search: Search, bracket: Bracket, level: int, place: int, room: in
         return True
     if fidelity.kept == "planned":
         return level < bracket.top and (due is None or bracket.rungs[level].ranked[place] in due)
-    return place < room or _ahead(bracket, level, place) < room
+    return place < room or _ahead(bracket, level, place, room) < room
 
 
-def _ahead(bracket: Bracket, level: int, place: int) -> int:
-    """How many of those that rank before this place are ahead of the trial there wherever it matters."""
+def _ahead(bracket: Bracket, level: int, place: int, most: int) -> int:
+    """How many of those that rank before this place are ahead of the trial there wherever it matters, counted to ``most``."""
     if level == bracket.number or bracket.kept != "none":
         return place
     ranked, lower = bracket.rungs[level].ranked, [bracket.rungs[j].results for j in range(bracket.number, level)]
     index = ranked[place][2]
-    return sum(all(results[other] < results[index] for results in lower) for _, _, other in ranked[:place])
+    better = (other for _, _, other in ranked[:place] if all(results[other] < results[index] for results in lower))
+    return sum(1 for _ in islice(better, most))
 
 
 def _room(plan: Plan, bracket: Bracket) -> dict[int, int]:

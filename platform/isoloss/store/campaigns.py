@@ -179,13 +179,13 @@ async def bought(conn: Conn, campaign_id: CampaignId) -> float:
 SAVE_FIT: Final[LiteralString] = """
     INSERT INTO fit (campaign_id, form, observation_hash, body)
     VALUES (%(campaign_id)s, %(form)s, %(observation_hash)s, %(body)s)
-    ON CONFLICT (campaign_id, form, observation_hash) DO NOTHING"""
+    ON CONFLICT (campaign_id, form, observation_hash) DO UPDATE SET body = excluded.body WHERE fit.form <> 'confirmed'"""
 
 
 async def save_fit(
     conn: Conn, campaign_id: CampaignId, form: str, observation_hash: str, body: Mapping[str, Any]
 ) -> None:
-    """Keep a fit with its evidence; the same form on the same observations is kept once."""
+    """Keep a fit with its evidence; the same form on the same observations is kept once, as it was fitted last."""
     given = {"campaign_id": campaign_id, "form": form, "observation_hash": observation_hash, "body": Jsonb(dict(body))}
     await conn.execute(SAVE_FIT, given)
 
