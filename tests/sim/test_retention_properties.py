@@ -205,7 +205,7 @@ def test_all_drops_nothing_fresh_everything_and_a_study_that_widens_by_itself_no
 # ---- broken on purpose: each of these must be noticed ---------------------------------------------------------------
 
 
-def rank_alone(bracket: Bracket, level: int, place: int) -> int:
+def rank_alone(bracket: Bracket, level: int, place: int, _: int) -> int:
     return place
 
 
