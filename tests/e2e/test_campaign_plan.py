@@ -87,6 +87,7 @@ def test_after_its_columns_a_campaign_buys_runs_up_to_its_plan_and_then_confirms
         assert cells <= {(n, d) for n in (100_000, 200_000) for d in (65_536, 131_072)}
 
 
+@pytest.mark.long
 def test_a_target_that_is_too_dear_is_confirmed_at_the_largest_affordable_cell(cluster: Cluster) -> None:
     limit = 7e12  # the search takes some 3e12, and three runs of the target 7.5e12
     poor = {name: value for name, value in SPEC.items() if name not in ("plan", "sampler")}

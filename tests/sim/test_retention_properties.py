@@ -150,13 +150,13 @@ def cases(draw: st.DrawFn, keep: str, change: tuple[str, ...]) -> Case:
     )  # fmt: skip
 
 
-@settings(deadline=None, max_examples=max(200, CASES))
+@settings(deadline=None, max_examples=max(80, CASES))
 @given(case=cases("needed", ("", "deepen", "widen")))
 def test_needed_serves_every_promotion_even_after_one_deepening_or_widening(case: Case) -> None:
     play(case)
 
 
-@settings(deadline=None, max_examples=max(200, CASES))
+@settings(deadline=None, max_examples=max(80, CASES))
 @given(case=cases("planned", ("",)))
 def test_planned_serves_every_promotion_of_the_plan_and_the_bests_are_there_in_the_end(case: Case) -> None:
     disk = play(case)

@@ -145,6 +145,7 @@ def test_outcomes_may_be_measured_in_part_and_a_diverged_run_is_avoided() -> Non
     assert any(float(c["a"]) < 0.55 for c in tried)
 
 
+@pytest.mark.long
 @settings(max_examples=10, deadline=None)
 @given(st.integers(0, 1000), st.integers(0, 12))
 def test_a_mixed_space_gets_configurations_of_its_own(seed: int, n: int) -> None:
@@ -172,6 +173,7 @@ def test_many_results_and_mostly_conditional_spaces_go_to_tpe() -> None:
     assert proposer.propose(history=[({"kind": "x"}, {"loss": 1.0})], pending=(), n=1, seed=0)
 
 
+@pytest.mark.long
 def test_a_driver_searches_by_what_its_trials_measured() -> None:
     driver = Driver(study(SQUARE, **WISH))
     for _ in range(16):
