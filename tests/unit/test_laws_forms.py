@@ -112,6 +112,7 @@ def test_a_planted_law_is_found_again(form: LossForm) -> None:
                 assert found == pytest.approx(value, rel=0.03, abs=5e-3), name
 
 
+@pytest.mark.long
 @settings(max_examples=3, deadline=None)
 @given(b=st.floats(-0.3, -0.05), beta=st.floats(0.2, 0.5), t=st.floats(-0.05, 0.15), k=st.floats(0.0, 0.1))
 def test_simplified_farseer_foretells_what_it_was_planted_with(b: float, beta: float, t: float, k: float) -> None:

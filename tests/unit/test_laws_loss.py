@@ -80,6 +80,7 @@ def test_units_do_not_matter() -> None:
     )
 
 
+@pytest.mark.long
 def test_the_bootstrap_interval_covers_the_planted_constants_about_as_often_as_it_says() -> None:
     hits = [
         (low := made.estimates["beta"].low) is not None

@@ -66,6 +66,7 @@ def test_a_profile_open_on_one_side_is_not_identified_though_the_other_side_is_k
     assert made.estimates["R_D*"].verdict == "not identified"
 
 
+@pytest.mark.long
 def test_the_interval_covers_the_planted_exponent_about_as_often_as_it_says() -> None:
     hits = 0
     for seed in range(14):

@@ -113,6 +113,7 @@ def history(n: int, seed: int = 0) -> list[tuple[dict[str, Any], dict[str, float
     return [(params, outcomes(params)) for params in ({"a": float(a), "b": float(b)} for a, b in points)]
 
 
+@pytest.mark.long
 def test_proposals_leave_the_plateau_of_zero_and_find_the_optimum() -> None:
     spec = study(SQUARE, **WISH)
     seen = [one for one in history(20) if overall(spec, one[1]).overall == 0][:6]
