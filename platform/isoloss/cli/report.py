@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 STATIC: Final = Path(__file__).parents[1] / "dash" / "static"
 SCRIPTS: Final = ("vendor/echarts-6.1.0.min.js", "format.js", "charts.js", "basin.js", "blocks.js", "report.js")
 STYLES: Final = ("app.css", "report.css")
-SEARCHED: Final = ("ok", "diverged")
 
 
 def write_report(out: Path, info: dict[str, Any], observations: list[dict[str, Any]]) -> None:

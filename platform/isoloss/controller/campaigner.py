@@ -29,7 +29,7 @@ from isoloss.domain.campaign import (
 )
 from isoloss.domain.ids import CampaignId
 from isoloss.domain.space import Choice, Range, Scalar, active
-from isoloss.domain.spec import encode
+from isoloss.domain.spec import StudySpec, encode
 from isoloss.domain.study import CampaignState, StudyState
 from isoloss.errors import AlreadyExists, FitFailed, IsolossError, WrongState
 from isoloss.laws.plan import (
@@ -118,12 +118,11 @@ class Campaigner:
             row = await campaigns.lock(conn, campaign_id)
             spec = decode_campaign(row.spec)
             spent = await campaigns.bought(conn, row.id)
-            sizes = await studies.listed(
-                conn, campaign_id=row.id
-            )  # with the target's, once it is confirmed: buys no more
+            members = await studies.listed(conn, campaign_id=row.id)
             found = await campaigns.newest_fit(conn, row.id, "lr-batch")
-            idle = len(sizes) == len(spec.sizes) and all(study.state == StudyState.IDLE for study in sizes)
-            trials = sum([(await studies.counts(conn, study.id))[0] for study in sizes])
+            # once the target's study is there too, nothing more is bought
+            idle = len(members) == len(spec.sizes) and all(study.state == StudyState.IDLE for study in members)
+            trials = sum([(await studies.counts(conn, study.id))[0] for study in members])
         if spec.plan is None or found is None or not idle or spent >= float(spec.plan.flops):
             return spent, ()
         loop, left = asyncio.get_running_loop(), float(spec.plan.flops) - spent
@@ -135,11 +134,12 @@ class Campaigner:
     ) -> None:
         match move:
             case LaunchStudy():
-                await _launch(conn, spec, row, move.size)
                 if move.size == TARGET:
-                    await self._freeze(conn, spec, row)
-                if move.size == TARGET:
-                    await campaigns.set_state(conn, row.id, CampaignState.CONFIRMING)
+                    await self._confirm(conn, spec, row)
+                else:
+                    size = next(size for size in spec.sizes if size.name == move.size)
+                    n_params = n_params_of(spec, size, size.name)
+                    await _launch(conn, row, study_of(spec, size), size=size.name, n_params=n_params)
             case BuyColumn():
                 await buy_column(conn, spec, row, move.max_tokens)
             case Deepen():
@@ -153,9 +153,11 @@ class Campaigner:
                 await stop(conn, self.decider, row, move.reason)
         log.info("campaign.moved", campaign=row.name, move=type(move).__name__)
 
-    async def _freeze(self, conn: Conn, spec: CampaignSpec, row: CampaignRow) -> None:
-        """Keep what the laws say now of the cell that is about to be confirmed: the outcome is held against that."""
-        _, n_params, n_tokens = await _cell(conn, spec, row)
+    async def _confirm(self, conn: Conn, spec: CampaignSpec, row: CampaignRow) -> None:
+        """Begin the study of the cell to confirm, and keep what the laws say of it now: its outcome is held against that."""
+        size, n_params, n_tokens = await _cell(conn, spec, row)
+        await _launch(conn, row, target_study(spec, size, n_tokens), size=TARGET, n_params=n_params)
+        await campaigns.set_state(conn, row.id, CampaignState.CONFIRMING)
         rows, loop = await observations(conn, row), asyncio.get_running_loop()
         body = await loop.run_in_executor(self.fitter.executor, foretold, row.spec, rows, n_params, n_tokens)
         found = await campaigns.newest_fit(conn, row.id, FORM)
@@ -301,15 +303,9 @@ def _wanted(spec: CampaignSpec, size: Size, max_tokens: int) -> int:
     return ladder.budget(ladder.top)
 
 
-async def _launch(conn: Conn, spec: CampaignSpec, row: CampaignRow, size_name: str) -> None:
-    if size_name == TARGET:
-        cell, n_params, n_tokens = await _cell(conn, spec, row)
-        study = target_study(spec, cell, n_tokens)
-    else:
-        size = next(size for size in spec.sizes if size.name == size_name)
-        study, n_params = study_of(spec, size), n_params_of(spec, size, size_name)
+async def _launch(conn: Conn, row: CampaignRow, study: StudySpec, *, size: str, n_params: float) -> None:
     created = await deciding.create(
-        conn, study, mapping=encode(study), trainable=trainable_of(encode(study)), campaign_id=row.id, size=size_name,
+        conn, study, mapping=encode(study), trainable=trainable_of(encode(study)), campaign_id=row.id, size=size,
         n_params=n_params,
     )  # fmt: skip
     if created is None:

@@ -29,7 +29,7 @@ RING: Final = 5  # runs of one purchase: two directions, two curvatures and a le
 CURVED: Final = 0.005  # excess (ln loss) at which they are placed about an optimum that is known
 MISFIT: Final = 0.25  # the share of an excess that the basin's shape gets wrong
 MOST: Final = 100  # purchases of one plan: what is seen on the way changes all that follows
-FRONTIER_SLOPE: Final = 0.05  # γ when no loss law says better
+FRONTIER_SLOPE: Final = 0.05  # γ
 GOLDEN: Final = 2.399963  # radians between the turns of two rings, so that no two share a direction
 CENTRE_SD: Final = 1.5  # octaves: how far from the middle of a space its optimum is thought to lie
 
@@ -149,10 +149,10 @@ def information(basin: Basin, noise: float, offsets: Floats) -> Floats:
     return np.asarray(normal[1:, 1:] - np.outer(normal[1:, 0], normal[0, 1:]) / normal[0, 0])
 
 
-def purchases(outlook: Outlook, budget: float, *, turn: float = 0.0, slope: float = FRONTIER_SLOPE) -> list[Purchase]:
+def purchases(outlook: Outlook, budget: float, *, turn: float = 0.0) -> list[Purchase]:
     """One purchase for every cell that ``budget`` (FLOP) can pay, most regret saved per FLOP first.
 
-    A purchase is ``worth`` its price when the compute it saves at the target (γ is ``slope``) exceeds it.
+    A purchase is ``worth`` its price when the compute it saves at the target exceeds it.
     """
     found = []
     for i, price in enumerate(RING * outlook.flops[:-1]):
@@ -172,15 +172,13 @@ def purchases(outlook: Outlook, budget: float, *, turn: float = 0.0, slope: floa
                 flops=float(price),
                 regret_before=before,
                 regret_after=after,
-                worth=bool((before - after) / slope > price / outlook.flops[-1]),
+                worth=bool((before - after) / FRONTIER_SLOPE > price / outlook.flops[-1]),
             )
         )
     return sorted(found, key=lambda purchase: -purchase.saved / purchase.flops)
 
 
-def plan(
-    outlook: Outlook, budget: float, *, slope: float = FRONTIER_SLOPE, thrifty: bool = True, most: int = MOST
-) -> list[Purchase]:
+def plan(outlook: Outlook, budget: float, *, thrifty: bool = True, most: int = MOST) -> list[Purchase]:
     """The first ``most`` purchases to make with ``budget`` (FLOP); with ``thrifty`` as far as they are worth their price.
 
     What later runs will say is not known, but how much they will teach is: the list is what would be bought if every
@@ -188,7 +186,7 @@ def plan(
     """
     bought: list[Purchase] = []
     while len(bought) < most:
-        offers = purchases(outlook, budget, turn=GOLDEN * len(bought), slope=slope)
+        offers = purchases(outlook, budget, turn=GOLDEN * len(bought))
         if not offers or (thrifty and not offers[0].worth):
             break
         chosen = offers[0]

@@ -19,7 +19,7 @@ from isoloss.errors import FitFailed
 from isoloss.laws.checklist import checklist
 from isoloss.laws.evidence import Backtest, Estimate, Fit, pack, support
 from isoloss.laws.inference import covariance, estimate, exponential_weights, multinomial_weights, run_groups, worse
-from isoloss.laws.lossform import LossForm, Problem, at_edge, columns_of, predict, target
+from isoloss.laws.lossform import LossForm, Problem, at_edge, columns_of, predict
 from isoloss.laws.observation import Observations
 from isoloss.laws.powersum import PowerSum
 from isoloss.laws.profile import Profile, profiles
@@ -110,14 +110,6 @@ def profile_law(form: LossForm, observations: Observations, settings: Settings) 
     used = observations.select(observations.ok)
     _enough(form, used, settings)
     return _profiles(_solve(form, used, settings), settings.level)
-
-
-def predict_loss(
-    form: LossForm, fit: Fit, n_params: float, n_tokens: float, given: Mapping[str, float]
-) -> tuple[float, Floats]:
-    """The loss at (N, D) by the point estimate, and by every draw (B,); ``given`` are further columns."""
-    x = target(form, n_params, n_tokens, given)
-    return float(predict(form, np.array(fit.theta), x)[0, 0]), predict(form, fit.sample(), x)[:, 0]
 
 
 def backtest(
