@@ -120,12 +120,12 @@ def test_what_ends_one_of_several_threads_ends_the_others_after_their_trial(
     study = client.create_study(
         f"ended-{interrupt.__name__}", space=SPACE, objective=LOSS, method=isoloss.IDHB(min_budget=1, max_budget=81)
     )
-    together, tell, asked = threading.Barrier(2), study._tell, []
+    together, told, asked = threading.Barrier(2), study._told, []
 
-    def told(trial: isoloss.Trial, ending: Any) -> None:
+    def telling(trial: isoloss.Trial, ending: Any) -> Any:
         if trial.number == 0 and ending.kind == "complete":
             raise interrupt("now")
-        tell(trial, ending)
+        return told(trial, ending)
 
     def pair(trial: isoloss.Trial) -> float:
         asked.append(trial.number)
@@ -135,7 +135,7 @@ def test_what_ends_one_of_several_threads_ends_the_others_after_their_trial(
             threading.Event().wait(0.5)
         return 1.0
 
-    monkeypatch.setattr(study, "_tell", told)
+    monkeypatch.setattr(study, "_told", telling)
     with pytest.raises(interrupt):
         study.optimize(pair, n_jobs=2)
     assert sorted(asked) == [0, 1]

@@ -20,7 +20,7 @@ from isoloss.errors import WrongState
 from isoloss.search.events import Deepened, Stopped, TrialAdded
 from isoloss.store import curves, ledger, studies, tasks
 from isoloss.store.pool import Pool
-from isoloss.store.tasks import Lease
+from isoloss.store.tasks import Lease, Want
 
 InStore = Callable[[Callable[[Pool], Awaitable[Any]]], Any]
 TTL = timedelta(seconds=30)
@@ -46,7 +46,9 @@ async def study(pool: Pool, **changes: Any) -> tuple[Decider, Any]:
 
 async def lease(pool: Pool, study_id: Any, n: int = 1, *, worker: str = "w", ttl: timedelta = TTL) -> list[Lease]:
     async with pool.connection() as conn:
-        return await tasks.lease_next(conn, [study_id], worker_id=worker, incarnation="i", n=n, ttl=ttl)
+        return await tasks.describe(
+            conn, await tasks.lease_next(conn, [study_id], [Want(holder=worker, incarnation="i", n=n)], ttl)
+        )
 
 
 def key(found: Lease, **changes: Any) -> LeaseKey:
@@ -60,7 +62,12 @@ def done(loss: float) -> Ending:
 
 async def finish(pool: Pool, which: LeaseKey, ending: Ending) -> str:
     async with pool.connection() as conn:
-        return (await tasks.finish(conn, which, ending, ("loss",))).said
+        (verdict,) = await tasks.finish(conn, [(which, ending)], owed)
+        return verdict
+
+
+async def owed(study_id: Any, version: int) -> tuple[str, ...]:
+    return ("loss",)
 
 
 async def fingerprint(pool: Pool) -> list[Any]:
@@ -98,7 +105,7 @@ def test_a_stale_epoch_or_a_wrong_secret_changes_no_row_and_is_told_so(in_store:
             assert await finish(pool, forged, done(0.1)) == "stale"
             async with pool.connection() as conn:
                 assert await tasks.heartbeat(conn, [forged], ttl=TTL) == {}
-                await curves.add_points(conn, forged, [(1, {"loss": 1.0})])
+                await curves.add_points(conn, [(forged, [(1, {"loss": 1.0})])])
                 await tasks.add_checkpoint(conn, forged, Checkpoint(step=1, path="/x"))
         assert await fingerprint(pool) == before
         assert await finish(pool, key(new), done(0.2)) == "accepted"
@@ -128,9 +135,9 @@ def test_a_lost_lease_reply_is_sent_again_under_a_new_secret(in_store: InStore) 
         await decider.decide(row.id, ask=1)
         (lost,) = await lease(pool, row.id)
         async with pool.connection() as conn:
-            who: dict[str, Any] = {"worker_id": "w", "incarnation": "i", "ttl": TTL}
-            assert await tasks.reclaim(conn, [row.id], holding=[lost.task_id], **who) == []
-            (again,) = await tasks.reclaim(conn, [row.id], holding=[], **who)
+            knows, forgot = (Want(holder="w", incarnation="i", holding=held) for held in ([lost.task_id], []))
+            assert await tasks.reclaim(conn, [row.id], [knows], TTL) == []
+            (again,) = await tasks.describe(conn, await tasks.reclaim(conn, [row.id], [forgot], TTL))
         assert (again.task_id, again.epoch) == (lost.task_id, lost.epoch) and again.secret != lost.secret
         assert await finish(pool, key(lost), done(0.1)) == "stale"
         assert await finish(pool, key(again), done(0.1)) == "accepted"
@@ -228,7 +235,7 @@ def test_points_delivered_twice_and_out_of_order_give_the_same_curve(in_store: I
         batches = [[(1, {"loss": 3.0}), (2, {"loss": 2.0})], [(3, {"loss": 1.0})]]
         async with pool.connection() as conn:
             for points in (batches[1], batches[0], batches[1], batches[0]):
-                await curves.add_points(conn, key(found), points)
+                await curves.add_points(conn, [(key(found), points)])
             assert await curves.curve(conn, row.id, 0, "loss") == [(1, 3.0), (2, 2.0), (3, 1.0)]
 
     in_store(body)
@@ -329,7 +336,7 @@ def test_a_longer_repetition_of_a_batch_brings_its_new_points(in_store: InStore)
         points = [(step, {"loss": float(step)}) for step in range(1, 6)]
         async with pool.connection() as conn:
             for batch in (points[:3], points, points[:3]):  # the first reply was lost, more had come in between
-                await curves.add_points(conn, key(found), batch)
+                await curves.add_points(conn, [(key(found), batch)])
             assert await curves.curve(conn, row.id, 0, "loss") == [(s, float(s)) for s in range(1, 6)]
 
     in_store(body)

@@ -24,6 +24,7 @@ from isoloss.search.geometry import confirmable
 from isoloss.store import campaigns, ledger, limits, studies, tasks
 from isoloss.store.campaigns import CampaignRow
 from isoloss.store.pool import Pool
+from isoloss.store.tasks import Want
 
 InStore = Callable[[Callable[[Pool], Awaitable[Any]]], Any]
 SPEC: dict[str, Any] = {
@@ -46,12 +47,16 @@ async def ran(pool: Pool, decider: Decider, study_id: Any, *, finish: bool) -> N
     """Ask for one task and lease it; end it with a loss, or leave it running."""
     await decider.decide(study_id, ask=1)
     async with pool.connection() as conn:
-        who: dict[str, Any] = {"worker_id": "w", "incarnation": "i", "ttl": timedelta(seconds=30)}
-        (found,) = await tasks.lease_next(conn, [study_id], n=1, **who)
+        wants = [Want(holder="w", incarnation="i")]
+        (found,) = await tasks.describe(conn, await tasks.lease_next(conn, [study_id], wants, timedelta(seconds=30)))
         key = LeaseKey(task_id=found.task_id, epoch=found.epoch, secret=found.secret)
         if finish:
-            await tasks.finish(conn, key, Ending(kind="complete", values={"loss": 1.0}), ("loss",))
+            await tasks.finish(conn, [(key, Ending(kind="complete", values={"loss": 1.0}))], owed)
     await decider.decide(study_id)
+
+
+async def owed(study_id: Any, version: int) -> tuple[str, ...]:
+    return ("loss",)
 
 
 async def ended(pool: Pool, decider: Decider, study_id: Any) -> tuple[str, str]:

@@ -18,10 +18,14 @@ from isoloss.search.events import Deepened, Retried, Stopped, TrialAdded
 from isoloss.store import checkpoints, studies, tasks, workers
 from isoloss.store.checkpoints import Tally
 from isoloss.store.pool import Pool
-from isoloss.store.tasks import Lease
+from isoloss.store.tasks import Lease, Want
 
 InStore = Callable[[Callable[[Pool], Awaitable[Any]]], Any]
 TTL = timedelta(seconds=30)
+
+
+async def owed(study_id: Any, version: int) -> tuple[str, ...]:
+    return ("loss",)
 
 
 class House:
@@ -52,9 +56,8 @@ class House:
     async def lease(self, worker: str = "a") -> Lease | None:
         await self.decider.decide(self.study_id, ask=1)
         async with self.pool.connection() as conn:
-            found = await tasks.lease_next(
-                conn, [self.study_id], worker_id=worker, incarnation="i", n=1, ttl=TTL
-            )  # fmt: skip
+            wants = [Want(holder=worker, incarnation="i")]
+            found = await tasks.describe(conn, await tasks.lease_next(conn, [self.study_id], wants, TTL))
         return found[0] if found else None
 
     async def end(self, lease: Lease, ending: Ending | None = None) -> None:
@@ -62,7 +65,7 @@ class House:
         saved = Checkpoint(step=lease.decay_from, path=f"/root/{lease.task_id}-{lease.epoch}", manifest={"w": 10})
         ending = ending or Ending(kind="complete", values={"loss": float(lease.trial_no)}, checkpoint=saved)
         async with self.pool.connection() as conn:
-            await tasks.finish(conn, key, ending, ("loss",))
+            await tasks.finish(conn, [(key, ending)], owed)
         await self.decider.decide(self.study_id)
 
     async def run(self) -> list[Lease]:

@@ -293,6 +293,14 @@ class Study:
         """End a trial with its final metrics; a NaN means that it diverged. Raises ``LeaseLost``."""
         await self._tell(trial, ending_of(trial, metrics))
 
+    async def tell_and_ask(self, trial: Trial, *, wait_seconds: float = 0.0, **metrics: float) -> Trial | None:
+        """End a trial with its final metrics and ask for the next in the same call; ``None`` when there is none now.
+
+        Raises ``LeaseLost`` when the trial was no longer this process's; then nothing was asked for.
+        """
+        following, _ = await self._ask(wait_seconds, (trial, ending_of(trial, metrics)))
+        return following
+
     async def tell_failed(self, trial: Trial, message: str, *, retryable: bool = True) -> None:
         """End a trial without a result."""
         await self._tell(trial, Ending(kind="fail", message=message, retryable=retryable))
@@ -307,8 +315,13 @@ class Study:
         turns = Turns(n_trials)
 
         async def work() -> None:
+            ended: tuple[Trial, Ending] | None = None
             while turns.take():
-                trial, idle = await self._ask(WAIT_SECONDS)
+                try:
+                    trial, idle = await self._ask(WAIT_SECONDS, ended)
+                except LeaseLost:  # of what has ended: somebody else runs it
+                    trial, idle = None, False
+                ended = None
                 if trial is None:
                     turns.give_back()
                     if idle:
@@ -316,36 +329,43 @@ class Study:
                 elif turns.ended:  # meanwhile
                     await self._tell(trial, Ending(kind="release"))
                 else:
-                    await self._execute(function, trial)
+                    ended = await self._execute(function, trial)
+            if ended is not None:
+                with contextlib.suppress(LeaseLost):
+                    await self._tell(*ended)
 
         await self.transport.parallel(n_jobs, work, turns.end)
         return self
 
-    async def _execute(self, function: Callable[[Trial], Any], trial: Trial) -> None:
+    async def _execute(self, function: Callable[[Trial], Any], trial: Trial) -> tuple[Trial, Ending] | None:
+        """Run one trial; how it ended, which is still to be told, or ``None`` when it was lost meanwhile."""
         try:
             if inspect.iscoroutinefunction(function):
                 returned = await function(trial)
             else:
                 returned = await self.transport.run(function, trial)
-            ending = ending_of(trial, returned)
+            return trial, ending_of(trial, returned)
         except LeaseLost:
-            self.client.pulse.drop(trial.key)
-            return
+            self.client.pulse.forget(trial.key)
+            return None
         except Exception as error:  # noqa: BLE001 - whatever the user's function raises is its result
-            ending = Ending(kind="fail", message=f"{type(error).__name__}: {error}")
+            return trial, Ending(kind="fail", message=f"{type(error).__name__}: {error}")
         except BaseException:  # Ctrl-C: the trial is given back unharmed
             with contextlib.suppress(IsolossError):
                 await self._tell(trial, Ending(kind="release"))
             raise
-        with contextlib.suppress(LeaseLost):
-            await self._tell(trial, ending)
 
-    async def _ask(self, wait_seconds: float) -> tuple[Trial | None, bool]:
+    async def _ask(self, wait_seconds: float, ended: tuple[Trial, Ending] | None = None) -> tuple[Trial | None, bool]:
         holder = (
             f"{self._holder}/{new_key()[:12]}"  # one a call: asked again after a lost reply, it gets the same lease
         )
         request = work_pb2.AskRequest(study=self._reference, holder=holder, wait_seconds=wait_seconds)
-        reply = await self.transport.call(self.transport.trials.Ask, request)
+        if ended is None:
+            reply = await self.transport.call(self.transport.trials.Ask, request)
+        else:
+            both = work_pb2.TellAndAskRequest(tell=self._told(*ended), ask=request)
+            reply = await self.transport.call(self.transport.trials.TellAndAsk, both)
+            _check_accepted(ended[0], reply)
         if not reply.HasField("lease"):
             return None, bool(reply.idle)
         trial = Trial(reply.lease, self.client.pulse)
@@ -353,11 +373,16 @@ class Study:
         return trial, False
 
     async def _tell(self, trial: Trial, ending: Ending) -> None:
-        self.client.pulse.drop(trial.key)
-        request = work_pb2.FinishRequest(endings=[to_ending(trial.key, ending)])
-        reply = await self.transport.call(self.transport.trials.Tell, request)
-        if reply.acks[0].verdict != common_pb2.VERDICT_ACCEPTED:
-            raise LeaseLost(f"Trial {trial.number} at level {trial.level} is no longer leased to this process.")
+        _check_accepted(trial, await self.transport.call(self.transport.trials.Tell, self._told(trial, ending)))
+
+    def _told(self, trial: Trial, ending: Ending) -> work_pb2.FinishRequest:
+        """An ending with the points that were not delivered yet."""
+        return work_pb2.FinishRequest(endings=[to_ending(trial.key, ending, self.client.pulse.drop(trial.key))])
+
+
+def _check_accepted(trial: Trial, reply: work_pb2.AckReply | work_pb2.AskReply) -> None:
+    if reply.acks[0].verdict != common_pb2.VERDICT_ACCEPTED:
+        raise LeaseLost(f"Trial {trial.number} at level {trial.level} is no longer leased to this process.")
 
 
 class Campaign:

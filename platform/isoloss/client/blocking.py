@@ -286,6 +286,14 @@ class Study:
         """End a trial with its final metrics; a NaN means that it diverged. Raises ``LeaseLost``."""
         self._tell(trial, ending_of(trial, metrics))
 
+    def tell_and_ask(self, trial: Trial, *, wait_seconds: float = 0.0, **metrics: float) -> Trial | None:
+        """End a trial with its final metrics and ask for the next in the same call; ``None`` when there is none now.
+
+        Raises ``LeaseLost`` when the trial was no longer this process's; then nothing was asked for.
+        """
+        following, _ = self._ask(wait_seconds, (trial, ending_of(trial, metrics)))
+        return following
+
     def tell_failed(self, trial: Trial, message: str, *, retryable: bool = True) -> None:
         """End a trial without a result."""
         self._tell(trial, Ending(kind="fail", message=message, retryable=retryable))
@@ -300,8 +308,13 @@ class Study:
         turns = Turns(n_trials)
 
         def work() -> None:
+            ended: tuple[Trial, Ending] | None = None
             while turns.take():
-                trial, idle = self._ask(WAIT_SECONDS)
+                try:
+                    trial, idle = self._ask(WAIT_SECONDS, ended)
+                except LeaseLost:  # of what has ended: somebody else runs it
+                    trial, idle = None, False
+                ended = None
                 if trial is None:
                     turns.give_back()
                     if idle:
@@ -309,33 +322,40 @@ class Study:
                 elif turns.ended:  # meanwhile
                     self._tell(trial, Ending(kind="release"))
                 else:
-                    self._execute(function, trial)
+                    ended = self._execute(function, trial)
+            if ended is not None:
+                with contextlib.suppress(LeaseLost):
+                    self._tell(*ended)
 
         self.transport.parallel(n_jobs, work, turns.end)
         return self
 
-    def _execute(self, function: Callable[[Trial], Any], trial: Trial) -> None:
+    def _execute(self, function: Callable[[Trial], Any], trial: Trial) -> tuple[Trial, Ending] | None:
+        """Run one trial; how it ended, which is still to be told, or ``None`` when it was lost meanwhile."""
         try:
             returned = self.transport.run(function, trial)
-            ending = ending_of(trial, returned)
+            return trial, ending_of(trial, returned)
         except LeaseLost:
-            self.client.pulse.drop(trial.key)
-            return
+            self.client.pulse.forget(trial.key)
+            return None
         except Exception as error:  # noqa: BLE001 - whatever the user's function raises is its result
-            ending = Ending(kind="fail", message=f"{type(error).__name__}: {error}")
+            return trial, Ending(kind="fail", message=f"{type(error).__name__}: {error}")
         except BaseException:  # Ctrl-C: the trial is given back unharmed
             with contextlib.suppress(IsolossError):
                 self._tell(trial, Ending(kind="release"))
             raise
-        with contextlib.suppress(LeaseLost):
-            self._tell(trial, ending)
 
-    def _ask(self, wait_seconds: float) -> tuple[Trial | None, bool]:
+    def _ask(self, wait_seconds: float, ended: tuple[Trial, Ending] | None = None) -> tuple[Trial | None, bool]:
         holder = (
             f"{self._holder}/{new_key()[:12]}"  # one a call: asked again after a lost reply, it gets the same lease
         )
         request = work_pb2.AskRequest(study=self._reference, holder=holder, wait_seconds=wait_seconds)
-        reply = self.transport.call(self.transport.trials.Ask, request)
+        if ended is None:
+            reply = self.transport.call(self.transport.trials.Ask, request)
+        else:
+            both = work_pb2.TellAndAskRequest(tell=self._told(*ended), ask=request)
+            reply = self.transport.call(self.transport.trials.TellAndAsk, both)
+            _check_accepted(ended[0], reply)
         if not reply.HasField("lease"):
             return None, bool(reply.idle)
         trial = Trial(reply.lease, self.client.pulse)
@@ -343,11 +363,16 @@ class Study:
         return trial, False
 
     def _tell(self, trial: Trial, ending: Ending) -> None:
-        self.client.pulse.drop(trial.key)
-        request = work_pb2.FinishRequest(endings=[to_ending(trial.key, ending)])
-        reply = self.transport.call(self.transport.trials.Tell, request)
-        if reply.acks[0].verdict != common_pb2.VERDICT_ACCEPTED:
-            raise LeaseLost(f"Trial {trial.number} at level {trial.level} is no longer leased to this process.")
+        _check_accepted(trial, self.transport.call(self.transport.trials.Tell, self._told(trial, ending)))
+
+    def _told(self, trial: Trial, ending: Ending) -> work_pb2.FinishRequest:
+        """An ending with the points that were not delivered yet."""
+        return work_pb2.FinishRequest(endings=[to_ending(trial.key, ending, self.client.pulse.drop(trial.key))])
+
+
+def _check_accepted(trial: Trial, reply: work_pb2.AckReply | work_pb2.AskReply) -> None:
+    if reply.acks[0].verdict != common_pb2.VERDICT_ACCEPTED:
+        raise LeaseLost(f"Trial {trial.number} at level {trial.level} is no longer leased to this process.")
 
 
 class Campaign:

@@ -88,8 +88,9 @@ class Pulse:
         """Renew this lease from now on; ``ended`` is called when it is lost or being cancelled."""
         with self._lock:
             self._held[key.task_id] = Held(key=key, ended=ended)
-            self._ttl = min(self._ttl, ttl_seconds)
-        self._wake.set()
+            sooner, self._ttl = ttl_seconds < self._ttl, min(self._ttl, ttl_seconds)
+        if sooner:
+            self._wake.set()
 
     def report(self, key: LeaseKey, points: list[Point], checkpoint: Checkpoint | None = None) -> None:
         """Take points, and a complete checkpoint, to be delivered with the next beat."""
@@ -109,10 +110,21 @@ class Pulse:
                 return not self._waiting(key)
         return True
 
-    def drop(self, key: LeaseKey) -> None:
-        """Deliver what is left of this lease and renew it no more."""
-        self.flush(key)
+    def drop(self, key: LeaseKey) -> list[Point]:
+        """Renew this lease no more; returns the points that are left, to be told with its ending.
+
+        Only checkpoints, and more points than one message holds, are delivered before.
+        """
+        with self._lock:
+            held = self._held.get(key.task_id)
+            mine = held if held is not None and held.key.epoch == key.epoch and not held.lost else None
+            much = mine is not None and (mine.checkpoints or len(mine.points) > MOST_POINTS)
+        if much:
+            self.flush(key)
+        with self._lock:
+            left = list(mine.points[:MOST_POINTS]) if mine is not None else []
         self.forget(key)
+        return left
 
     def forget(self, key: LeaseKey) -> None:
         """Renew this lease no more; what was not delivered is dropped."""

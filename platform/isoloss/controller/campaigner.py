@@ -64,6 +64,7 @@ class Campaigner:
 
     name: Final = "campaigner"
     seconds: Final = 1.0
+    pause: Final = 0.05
 
     def __init__(self, pool: Pool, bell: Bell, decider: Decider, fitter: Fitter) -> None:
         self.pool = pool

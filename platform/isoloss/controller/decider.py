@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import timedelta
+from secrets import token_urlsafe
 from typing import Any, Final
 
 import structlog
@@ -22,6 +24,7 @@ from isoloss.controller.duty import Bell
 from isoloss.domain.ids import StudyId, TaskId
 from isoloss.domain.spec import StudySpec, decode_study, encode
 from isoloss.domain.study import StudyState
+from isoloss.domain.task import TaskState
 from isoloss.errors import InvalidSpec, IsolossError, WrongState
 from isoloss.search import events as ev
 from isoloss.search.judging import Judge, preferring, worthless
@@ -29,25 +32,37 @@ from isoloss.search.preview import planned_rungs
 from isoloss.search.proposals import check_sampler
 from isoloss.search.retention import bests, spare
 from isoloss.search.search import ENGINE, Search
-from isoloss.store import checkpoints, ledger, preferences, studies
+from isoloss.store import checkpoints, ledger, preferences, studies, tasks
 from isoloss.store.pool import Conn, Pool
 from isoloss.store.studies import StudyRow
+from isoloss.store.tasks import Lease, Want
 
 log = structlog.get_logger()
 VETOES: Final = 64  # rounds of an ask in which what a formula vetoes is replaced
 SNAPSHOT_EVERY: Final = 256
 LARGEST: Final = 2**63  # what Postgres and the wire count to
+TTL: Final = timedelta(seconds=30)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decided:
-    """What one pass did: tasks created, results taken up, and how the study stands now."""
+    """What one pass did: tasks created, leases granted, results taken up, and how the study stands now."""
 
     created: int
     results: int
     state: StudyState
     seq: int
     decisions: tuple[ev.Decision, ...]
+    leases: tuple[tuple[str, Lease], ...] = ()  # (holder, lease)
+
+
+@dataclass(frozen=True, slots=True)
+class _Folded:
+    """A study's search as it stands after ``seq``, and the row it was folded for."""
+
+    seq: int
+    search: Search
+    row: StudyRow
 
 
 class Decider:
@@ -55,11 +70,13 @@ class Decider:
 
     name: Final = "decider"
     seconds: Final = 1.0
+    pause: Final = 0.01  # an ask that comes meanwhile takes the results up, in one transaction with its lease
 
-    def __init__(self, pool: Pool, bell: Bell) -> None:
+    def __init__(self, pool: Pool, bell: Bell, ttl: timedelta = TTL) -> None:
         self.pool = pool
         self.bell = bell
-        self._cache: dict[StudyId, tuple[int, Search]] = {}
+        self.ttl = ttl
+        self._cache: dict[StudyId, _Folded] = {}
         self._locks: defaultdict[StudyId, asyncio.Lock] = defaultdict(asyncio.Lock)
 
     async def once(self) -> int:
@@ -74,19 +91,33 @@ class Decider:
                 log.warning("study.not_decided", study_id=study_id, error=error.message)
         return results
 
-    async def decide(self, study_id: StudyId, *, events: Sequence[ev.Event] = (), ask: int = 0) -> Decided:
-        """Drain the results, fold the given events, then ask for up to ``ask`` tasks if the search has any."""
+    async def decide(
+        self, study_id: StudyId, *, events: Sequence[ev.Event] = (), ask: int = 0, wants: Sequence[Want] = ()
+    ) -> Decided:
+        """Drain the results, fold the given events, then grant what ``wants`` can run.
+
+        Ready tasks go first; for what is lacking, and for ``ask`` tasks that nobody runs yet, the search is asked.
+        """
+        return (await self._pass(study_id, events, ask, wants))[0]
+
+    async def search(self, study_id: StudyId) -> Search:
+        """The study's search with every result that is durable by now, to look at; never to be changed."""
+        return (await self._pass(study_id))[1].search
+
+    async def _pass(
+        self, study_id: StudyId, events: Sequence[ev.Event] = (), ask: int = 0, wants: Sequence[Want] = ()
+    ) -> tuple[Decided, _Folded]:
         async with self._locks[study_id]:
             try:
                 async with self.pool.connection() as conn:
-                    decided, search = await self._settle(conn, study_id, events, ask)
+                    decided, folded = await self._settle(conn, study_id, events, ask, wants)
             except BaseException:
                 self._cache.pop(study_id, None)  # the fold may be ahead of what was committed
                 raise
-            self._cache[study_id] = (decided.seq, search)
+            self._cache[study_id] = folded
         if decided.created or decided.results or events:
             self.bell.ring()
-        return decided
+        return decided, folded
 
     async def decide_within(self, conn: Conn, study_id: StudyId, *events: ev.Event) -> Decided:
         """Fold events inside the caller's transaction, so that all are durable or nothing is.
@@ -95,8 +126,7 @@ class Decider:
         """
         async with self._locks[study_id]:
             self._cache.pop(study_id, None)
-            decided, _ = await self._settle(conn, study_id, events, 0)
-            return decided
+            return (await self._settle(conn, study_id, events))[0]
 
     async def prefer(self, conn: Conn, study_id: StudyId, desirability: Mapping[str, Any]) -> Decided:
         """Prefer something else from now on, in a stopped study too: what ran has other scores, in the same transaction."""
@@ -105,29 +135,27 @@ class Decider:
             row = await studies.lock(conn, study_id)
             changed = preferring(decode_study(row.spec), desirability, await studies.outcomes(conn, study_id))
             await preferences.add(conn, study_id, encode(changed)["desirability"])
-            decided, _ = await self._settle(conn, study_id, (), 0, rescore=True)
-            return decided
+            return (await self._settle(conn, study_id, (), rescore=True))[0]
 
     async def _settle(
-        self, conn: Conn, study_id: StudyId, events: Sequence[ev.Event], ask: int, *, rescore: bool = False
-    ) -> tuple[Decided, Search]:
-        row = await studies.lock(conn, study_id)
-        book = _Book(conn, row, await self._search(conn, row))
-        return await book.settle(events, ask, rescore=rescore), book.search
+        self, conn: Conn, study_id: StudyId, events: Sequence[ev.Event], ask: int = 0, wants: Sequence[Want] = (),
+        *, rescore: bool = False,
+    ) -> tuple[Decided, _Folded]:  # fmt: skip
+        row, search = await self._locked(conn, study_id)
+        book = _Book(conn, row, search, self.ttl)
+        decided = await book.settle(events, ask, wants, rescore=rescore)
+        return decided, _Folded(decided.seq, search, row)
 
-    async def search(self, study_id: StudyId) -> Search:
-        """The study's search as it stands, to look at; never to be changed."""
-        async with self._locks[study_id], self.pool.connection() as conn:
-            row = await studies.lock(conn, study_id)
-            search = await self._search(conn, row)
-            self._cache[study_id] = (row.next_seq - 1, search)
-            return search
-
-    async def _search(self, conn: Conn, row: StudyRow) -> Search:
-        """The fold of the whole ledger: from the cache, else from the snapshot, plus the events since."""
+    async def _locked(self, conn: Conn, study_id: StudyId) -> tuple[StudyRow, Search]:
+        """The study's row under its lock, and the fold of the whole ledger: from the cache, else from the snapshot."""
+        folded = self._cache.get(study_id)
+        row = await studies.lock(conn, study_id, folded.row if folded else None)
+        if folded and folded.seq == row.next_seq - 1 and folded.row.spec_version == row.spec_version:
+            return row, folded.search
         spec = decode_study(row.spec)
-        seq, search = self._cache.get(row.id, (-1, None))
-        if search is None or seq > row.next_seq - 1:
+        if folded and folded.seq < row.next_seq:
+            seq, search = folded.seq, folded.search
+        else:
             body, seq = await ledger.snapshot(conn, row.id)
             if body and body.get("engine") != ENGINE:  # a cache of another release: the ledger is the truth
                 body, seq = None, 0
@@ -138,25 +166,30 @@ class Decider:
                 search.apply(ev.event_from_mapping(body))
             if row.next_seq - 1 - seq > SNAPSHOT_EVERY:
                 await ledger.save_snapshot(conn, row.id, row.next_seq - 1, search.snapshot())
-        return search
+        return row, search
 
 
 class _Book:
     """One decision transaction: the ledger's next pages, and the budget."""
 
-    def __init__(self, conn: Conn, row: StudyRow, search: Search) -> None:
+    def __init__(self, conn: Conn, row: StudyRow, search: Search, ttl: timedelta) -> None:
         self.conn = conn
         self.row = row
         self.search = search
+        self.ttl = ttl
         self.plan = search.plan
         self.spec: StudySpec = search.spec
         self.seq = row.next_seq
         self.reserved = row.reserved
         self.spent = row.spent
         self.decisions: list[ev.Decision] = []
-        self._begun: list[ev.CreateTask] = []  # from step 0, since the last look for vetoes
+        self.page = ledger.Page()
+        self._begun: dict[int, ev.CreateTrial] = {}  # the trials that begin in this pass
+        self._looked = 0  # tasks of the page that were held against a formula
 
-    async def settle(self, events: Sequence[ev.Event], ask: int, *, rescore: bool = False) -> Decided:
+    async def settle(
+        self, events: Sequence[ev.Event], ask: int, wants: Sequence[Want], *, rescore: bool = False
+    ) -> Decided:
         """Everything there is to decide now, in order; then the study's row."""
         if self.search.stopped is not None and not rescore:
             if events:
@@ -170,12 +203,14 @@ class _Book:
                 await self._fold(event)
         if rescore or (self.spec.desirability and self.search.plan.ladder.top != self.plan.ladder.top):
             await self._rescore()
-        ask = max(ask, await self._behind())
+        granted, lacking = await self._ready(wants)
+        ask = max(ask, len(lacking), await self._behind())
         if ask and self.row.state != StudyState.PAUSED and self.search.startable():
             await self._ask(ask)
+        self._check_bounds()
         if self._looks_at_checkpoints():
             await self._retain()
-        self._check_bounds()
+        leases = await self._hand_out(granted, lacking)
         state = self._state()
         if self.seq != self.row.next_seq or state != self.row.state:
             await studies.update(
@@ -185,7 +220,55 @@ class _Book:
         if self.search.plan != self.plan:
             await studies.set_rungs(self.conn, self.row.id, planned_rungs(self.search.plan, self.plan))
         created = sum(isinstance(d, ev.CreateTask) for d in self.decisions)
-        return Decided(created=created, results=results, state=state, seq=self.seq - 1, decisions=tuple(self.decisions))
+        return Decided(
+            created=created, results=results, state=state, seq=self.seq - 1, decisions=tuple(self.decisions),
+            leases=leases,
+        )  # fmt: skip
+
+    async def _ready(self, wants: Sequence[Want]) -> tuple[tasks.Granted, list[Want]]:
+        """Leases of the tasks that are there already, and who lacks a task, once for each."""
+        if not wants or self.row.state == StudyState.PAUSED or self.search.stopped is not None:
+            return [], []
+        given = (self.conn, [self.row.id], wants, self.ttl)
+        granted: tasks.Granted = []
+        if self.search.outstanding:
+            again = [want for want in wants if want.again]
+            granted = await tasks.reclaim(self.conn, [self.row.id], again, self.ttl) if again else []
+            granted += await tasks.lease_next(*given)
+        held = Counter(holder for _, _, holder in granted)
+        return granted, [want for want in wants for _ in range(want.n - held[want.holder])]
+
+    async def _hand_out(self, granted: tasks.Granted, lacking: Sequence[Want]) -> tuple[tuple[str, Lease], ...]:
+        """Write the page, its new tasks leased to those who lack one, and describe all that was granted."""
+        free = [new for new in self.page.tasks if new.state is TaskState.READY]
+        for want, new in zip(lacking, free, strict=False):
+            new.holder, new.incarnation, new.secret = want.holder, want.incarnation, token_urlsafe(16)
+        written = [new for new in free if new.holder is not None]
+        ids = await self._flush()
+        leases, holders = [], {task_id: holder for task_id, _, holder in granted}
+        for new in written:
+            task_id = ids[new.task.trial, new.task.level]
+            holders[task_id] = str(new.holder)
+            if new.task.trial in self._begun:
+                leases.append(self._begins(task_id, new))
+            else:  # it may resume from a checkpoint
+                granted.append((task_id, new.secret, str(new.holder)))
+        leases += await tasks.describe(self.conn, granted)
+        return tuple((holders[lease.task_id], lease) for lease in leases)
+
+    def _begins(self, task_id: TaskId, new: ledger.NewTask) -> Lease:
+        """The lease of a trial's first task, of which all is known already."""
+        row, task = self.row, new.task
+        return Lease(
+            task_id=task_id, epoch=1, secret=new.secret, project=row.project, study=row.name, study_id=row.id,
+            trial_no=task.trial, level=task.level, budget_from=0, decay_from=task.decay_from, budget_to=task.budget_to,
+            params=self._begun[task.trial].configuration, resume_from="", spec=row.spec, spec_version=row.spec_version,
+        )  # fmt: skip
+
+    async def _flush(self) -> dict[tuple[int, int], TaskId]:
+        """Write what was decided so far."""
+        page, self.page, self._looked = self.page, ledger.Page(), 0
+        return await ledger.write(self.conn, self.row.id, page, self.ttl) if page.events else {}
 
     async def _behind(self) -> int:
         """How many tasks are lacking to have ``method.ahead`` of them waiting for a slot."""
@@ -229,14 +312,17 @@ class _Book:
 
     async def _judge(self) -> Judge:
         """What gives results their scores; it needs the history unless one metric says all."""
-        plain = self.spec.objective is not None
-        return Judge(self.search, {} if plain else await studies.outcomes(self.conn, self.row.id))
+        if self.spec.objective is not None:
+            return Judge(self.search, {})
+        await self._flush()
+        return Judge(self.search, await studies.outcomes(self.conn, self.row.id))
 
     async def _rescore(self) -> None:
         """Give everything that ran the score it has now; nothing runs again for it."""
         event = (await self._judge()).rescored()
         if event is not None:
             await self._fold(event)
+            await self._flush()
             await preferences.rescore(self.conn, self.row.id, event.scores)
 
     async def _check_failures(self, new: bool) -> None:
@@ -269,48 +355,45 @@ class _Book:
 
     async def _veto(self) -> int:
         """End the tasks just created of which a formula says that D is 0, before anybody runs them."""
-        begun, self._begun = self._begun, []
-        found = [task for task in begun if worthless(self.spec, self.search.trial(task.trial))]
-        for task in found:
-            task_id = await ledger.veto(self.conn, self.row.id, task.trial, task.level)
-            self.reserved = max(0.0, self.reserved - (task.budget_to - task.budget_from))
-            await self._fold(ev.TaskDone(trial=task.trial, level=task.level, status="cancelled"), task_id=task_id)
-            self.decisions.remove(task)
+        if not self.spec.desirability:
+            return 0
+        made, self._looked = self.page.tasks[self._looked :], len(self.page.tasks)
+        found = [new for new in made if new.task.trial in self._begun and self._worthless(new.task)]
+        for new in found:
+            new.vetoed = self.seq
+            self.reserved = max(0.0, self.reserved - (new.task.budget_to - new.task.budget_from))
+            await self._fold(ev.TaskDone(trial=new.task.trial, level=new.task.level, status="cancelled"))
+            self.decisions.remove(new.task)
         return len(found)
+
+    def _worthless(self, task: ev.CreateTask) -> bool:
+        return worthless(self.spec, self.search.trial(task.trial))
 
     async def _fold(self, event: ev.Event, *, task_id: TaskId | None = None, value: float | None = None) -> None:
         decisions = self.search.apply(event)
-        await ledger.append(
-            self.conn, self.row.id, self.seq, ev.to_mapping(event), [ev.to_mapping(d) for d in decisions]
-        )
+        self.page.events.append((self.seq, ev.to_mapping(event), [ev.to_mapping(d) for d in decisions]))
         if task_id is not None:
-            await ledger.mark_decided(
-                self.conn, task_id, self.seq, value if value is not None and math.isfinite(value) else None
-            )
+            score = value if value is not None and math.isfinite(value) else None
+            self.page.decided.append((task_id, self.seq, score))
         for decision in decisions:
-            await self._act(decision)
+            self._act(decision)
         if isinstance(event, ev.Retried):
             self.reserved += await ledger.reopen(self.conn, self.row.id, event.trial, event.level)
         if isinstance(event, ev.Stopped):
+            await self._flush()
             await ledger.cancel_open(self.conn, self.row.id, self.seq)
             self.reserved = 0.0
         self.decisions += decisions
         self.seq += 1
 
-    async def _act(self, decision: ev.Decision) -> None:
+    def _act(self, decision: ev.Decision) -> None:
         match decision:
             case ev.CreateTrial():
-                await ledger.insert_trial(
-                    self.conn, self.row.id, decision.trial, bracket=decision.bracket, index=decision.index,
-                    params=decision.configuration, source=decision.source,
-                )  # fmt: skip
+                self._begun[decision.trial] = decision
+                self.page.trials.append(decision)
             case ev.CreateTask():
                 self.reserved += decision.budget_to - decision.budget_from
-                self._begun += [decision] if decision.budget_from == 0 and self.spec.desirability else []
-                await ledger.insert_task(
-                    self.conn, self.row.id, decision.trial, decision.level, budget_from=decision.budget_from,
-                    decay_from=decision.decay_from, budget_to=decision.budget_to,
-                )  # fmt: skip
+                self.page.tasks.append(ledger.NewTask(task=decision))
             case ev.CancelTask() | ev.Idle():
                 pass
 

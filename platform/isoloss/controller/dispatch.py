@@ -1,13 +1,16 @@
 """Leasing: an idle slot becomes a task. One mechanism for workers and for programs that ask.
 
-Ready tasks go first, those nearest the top before others. When there are too few, every study that the caller may run
-is asked for more, those with the fewest leases first; tasks are created against this demand and never before it.
+Every kind of call stands in a line of its own and is served together with the others of its kind, so that a busy
+controller writes in few transactions. Free slots are dealt to the studies they may run, to those with the fewest leases
+first; a study's ready tasks go before new ones, which are created against this demand and never before it.
 """
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Sequence
+import heapq
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any, Final
 
@@ -15,21 +18,34 @@ import msgspec
 
 from isoloss.controller.decider import Decider
 from isoloss.controller.duty import Bell
+from isoloss.controller.line import Line
+from isoloss.controller.why import allows
 from isoloss.domain.ids import StudyId
-from isoloss.domain.lease import Ending, LeaseKey
-from isoloss.domain.spec import decode_study
+from isoloss.domain.lease import LeaseKey
+from isoloss.domain.spec import StudySpec, decode_study
 from isoloss.domain.study import StudyState
 from isoloss.domain.task import TaskState
-from isoloss.store import curves, tasks
+from isoloss.errors import NotFound
+from isoloss.store import curves, studies, tasks, workers
 from isoloss.store.pool import Pool
-from isoloss.store.tasks import Lease
+from isoloss.store.studies import Hungry
+from isoloss.store.tasks import Lease, Want
 from isoloss.v1 import common_pb2 as pb
 from isoloss.v1 import work_pb2
 from isoloss.wire.states import VERDICTS
 from isoloss.wire.values import from_checkpoint, from_ending, from_key, to_key, to_values
 
-LOOK_AGAIN_SECONDS: Final = 1.0
 LONGEST_WAIT_SECONDS: Final = 30.0
+Beat = tuple[str, Sequence[LeaseKey]]  # a worker, or nobody in particular, and what it holds
+Points = tuple[LeaseKey, Sequence[tuple[int, dict[str, float]]]]
+
+
+@dataclass(slots=True)
+class _Asking:
+    """A program that stands in the line of a study; the lease of a lost reply is looked for once."""
+
+    want: Want
+    looked: bool = False
 
 
 class Dispatcher:
@@ -41,86 +57,210 @@ class Dispatcher:
         self.bell = bell
         self.ttl = ttl
         self.draining = False
-        self._metrics: dict[StudyId, tuple[Any, tuple[str, ...]]] = {}  # with the preference they follow from
+        self._specs: dict[StudyId, tuple[int, StudySpec, str]] = {}  # by version, with the run section as JSON
+        self._ids: dict[tuple[str, str], StudyId] = {}
+        self._endings = Line[Sequence[tasks.Said], list[str]](self._finish)
+        self._beats = Line[Beat, tuple[bool, dict[LeaseKey, TaskState]]](self._beat)
+        self._points = Line[Sequence[Points], bool](self._store)
+        self._slots = Line[Want, work_pb2.LeaseReply](self._fill)
+        self._asks: dict[StudyId, Line[_Asking, Lease | StudyState]] = {}
+        bell.listen(self._look)
 
-    async def lease(
+    def drain(self) -> None:
+        """Grant nothing more; whoever waits is answered now."""
+        self.draining = True
+        for line in self._waiting():
+            line.close()
+
+    def _look(self) -> None:
+        for line in self._waiting():
+            line.look()
+
+    def _waiting(self) -> tuple[Line[Any, Any], ...]:
+        """The lines in which people may stand for a while."""
+        return (self._slots, *self._asks.values())
+
+    # ---- granting ----------------------------------------------------------------------------------------------
+
+    async def ask(self, project: str, name: str, want: Want, seconds: float) -> Lease | StudyState | None:
+        """A task of one study, or the state of a study that has nothing more to run; ``None`` after so many seconds."""
+        study_id = self._ids.get((project, name))
+        if study_id is None:
+            async with self.pool.connection() as conn:
+                study_id = (await studies.by_name(conn, project, name)).id
+            self._ids[project, name] = study_id
+        if study_id not in self._asks:
+            self._asks[study_id] = Line(lambda asking: self._serve(study_id, asking))
+        return await self._asks[study_id].stand(_Asking(want), seconds=_patience(seconds))
+
+    async def _serve(self, study_id: StudyId, asking: Sequence[_Asking]) -> list[Lease | StudyState | None]:
+        wants = [replace(one.want, again=not one.looked) for one in asking]
+        decided = await self.decider.decide(study_id, wants=wants)
+        found, rest = dict(decided.leases), decided.state in (StudyState.IDLE, StudyState.STOPPED)
+        for one in asking:
+            one.looked = True
+        return [found.get(one.want.holder, decided.state if rest else None) for one in asking]
+
+    async def lease(self, want: Want, seconds: float) -> work_pb2.LeaseReply:
+        """Tasks for a worker's free slots, as soon as there are any; empty after so many seconds."""
+        return await self._slots.stand(want, seconds=_patience(seconds)) or work_pb2.LeaseReply()
+
+    async def _fill(self, wants: Sequence[Want]) -> list[work_pb2.LeaseReply | NotFound | None]:
+        """Serve every worker that stands here: its lost leases again, then what is dealt to its slots."""
+        async with self.pool.connection() as conn:
+            known = await workers.seen(conn, [want.holder for want in wants])
+            hungry = await studies.hungry(conn)
+            again = await tasks.reclaim(conn, [study.id for study in hungry], wants, self.ttl)
+            found = {lease.task_id: lease for lease in await tasks.describe(conn, again)}
+        granted = defaultdict[str, list[Lease]](list)
+        for task_id, _, holder in again:
+            granted[holder].append(found[task_id])
+        if not self.draining:
+            free = [want for want in wants if want.holder in known and not known[want.holder][0]]
+            await self._deal(free, {holder: allowed for holder, (_, allowed) in known.items()}, hungry, granted)
+        return [self._answer(want, known, granted) for want in wants]
+
+    def _answer(
+        self, want: Want, known: Mapping[str, tuple[bool, Any]], granted: Mapping[str, Sequence[Lease]]
+    ) -> work_pb2.LeaseReply | NotFound | None:
+        if want.holder not in known:
+            return workers.unknown(want.holder)
+        leases, drain = granted.get(want.holder, ()), known[want.holder][0]
+        if not leases and not drain:
+            return None
+        return work_pb2.LeaseReply(leases=[self.to_lease(lease) for lease in leases], drain=drain)
+
+    async def _deal(
         self,
-        eligible: Sequence[tuple[StudyId, StudyState]],
-        *,
-        holder: str,
-        incarnation: str,
-        n: int,
-        holding: Sequence[int],
-    ) -> list[Lease]:
-        """Up to ``n`` leases of the eligible studies: lost ones again, then ready tasks, then new ones on demand."""
-        ids = [study_id for study_id, _ in eligible]
-        who: dict[str, Any] = {"worker_id": holder, "incarnation": incarnation, "ttl": self.ttl}
-        async with self.pool.connection() as conn:
-            found = await tasks.reclaim(conn, ids, holding=holding, **who)
-            if len(found) < n and ids:
-                found += await tasks.lease_next(conn, ids, n=n - len(found), **who)
-        for study_id, state in eligible:
-            missing = n - len(found)
-            if missing <= 0:
-                break
-            if state is StudyState.ACTIVE and (await self.decider.decide(study_id, ask=missing)).created:
-                async with self.pool.connection() as conn:
-                    found += await tasks.lease_next(conn, [study_id], n=missing, **who)
-        return found
+        wants: Sequence[Want],
+        allowed: Mapping[str, Any],
+        hungry: Sequence[Hungry],
+        granted: dict[str, list[Lease]],
+    ) -> None:
+        """Deal free slots to studies, and again to the others what a study had no task for."""
+        left = {study.id: study for study in hungry if study.state is StudyState.ACTIVE}
+        while left:
+            lacking = {want.holder: want.n - len(granted[want.holder]) for want in wants}
+            able = {
+                want.holder: [s.id for s in left.values() if allows(allowed[want.holder], s.trainable, s.gpus)]
+                for want in wants if lacking[want.holder] > 0
+            }  # fmt: skip
+            dealt = deal(lacking, able, {study.id: study.leased for study in left.values()})
+            if not dealt:
+                return
+            for study_id, slots in dealt.items():
+                given = [replace(want, n=slots[want.holder]) for want in wants if want.holder in slots]
+                decided = await self.decider.decide(study_id, wants=given)
+                for holder, lease in decided.leases:
+                    granted[holder].append(lease)
+                if len(decided.leases) < sum(slots.values()):
+                    del left[study_id]
+                else:
+                    left[study_id] = replace(left[study_id], leased=left[study_id].leased + len(decided.leases))
 
-    async def patiently(self, seconds: float, attempt: Any) -> Any:
-        """Call ``attempt`` until it answers something, a ring or a second apart, for at most so long."""
-        deadline = asyncio.get_running_loop().time() + min(max(seconds, 0.0), LONGEST_WAIT_SECONDS)
-        while True:
-            answer = await attempt()
-            rest = deadline - asyncio.get_running_loop().time()
-            if answer or rest <= 0 or self.draining:
-                return answer
-            await self.bell.wait(min(rest, LOOK_AGAIN_SECONDS))
+    # ---- what is heard of leases -------------------------------------------------------------------------------
 
-    async def heartbeat(self, keys: Sequence[LeaseKey]) -> list[pb.Ack]:
-        """Renew leases; what is not held any more is told so."""
-        async with self.pool.connection() as conn:
-            held = await tasks.heartbeat(conn, keys, ttl=self.ttl)
+    async def heartbeat(self, keys: Sequence[LeaseKey], worker_id: str = "") -> tuple[bool, list[pb.Ack]]:
+        """Renew leases: whether the worker is to leave, and an answer to each key; what is not held is told so."""
+        answer = await self._beats.stand((worker_id, keys))
+        drain, held = answer or (False, {})
         said = {TaskState.LEASED: "accepted", TaskState.CANCELLING: "cancelling"}
-        return [ack(key, said.get(held.get(key.task_id, TaskState.CANCELLED), "stale")) for key in keys]
+        return drain, [ack(key, said.get(held.get(key, TaskState.CANCELLED), "stale")) for key in keys]
+
+    async def _beat(self, beats: Sequence[Beat]) -> list[tuple[bool, dict[LeaseKey, TaskState]] | NotFound]:
+        async with self.pool.connection() as conn:
+            names = [worker_id for worker_id, _ in beats if worker_id]
+            known = await workers.seen(conn, names) if names else {}
+            held = await tasks.heartbeat(conn, [key for _, keys in beats for key in keys], ttl=self.ttl)
+        return [
+            workers.unknown(worker_id) if worker_id and worker_id not in known
+            else (bool(worker_id) and known[worker_id][0], {key: held[key] for key in keys if key in held})
+            for worker_id, keys in beats
+        ]  # fmt: skip
 
     async def report(self, request: work_pb2.ReportRequest) -> list[pb.Ack]:
         """Store points and checkpoints, and renew the leases they came under."""
-        async with self.pool.connection() as conn:
-            for batch in sorted(request.batches, key=lambda b: b.key.task_id):
-                points = [(point.step, dict(point.values)) for point in batch.points]
-                await curves.add_points(conn, from_key(batch.key), points)
+        if request.batches:
+            await self._points.stand([points_of(batch) for batch in request.batches])
         for held in request.checkpoints:  # a transaction of their own: a checkpoint is acknowledged durably
             async with self.pool.connection() as conn:
                 if (checkpoint := from_checkpoint(held.checkpoint)) is not None:
                     await tasks.add_checkpoint(conn, from_key(held.key), checkpoint)
         keys = [*(batch.key for batch in request.batches), *(held.key for held in request.checkpoints)]
-        return await self.heartbeat(list({key.task_id: from_key(key) for key in keys}.values()))
-
-    async def finish(self, endings: Sequence[pb.Ending]) -> list[pb.Ack]:
-        """End attempts, all in one transaction; what the studies decide of it follows in another."""
-        parsed = sorted(((from_key(e.key), from_ending(e)) for e in endings), key=lambda pair: pair[0].task_id)
-        acks = []
-        async with self.pool.connection() as conn:
-            for key, ending in parsed:
-                needed = await self._needed(conn, key, ending)
-                verdict = await tasks.finish(conn, key, ending, needed)
-                acks.append(ack(key, verdict.said))
-        self.bell.ring()
+        _, acks = await self.heartbeat(list({key.task_id: from_key(key) for key in keys}.values()))
         return acks
 
-    async def _needed(self, conn: Any, key: LeaseKey, ending: Ending) -> tuple[str, ...]:
-        if ending.kind != "complete":
-            return ()
-        found = await tasks.study_of(conn, key.task_id)
-        if found is None:
-            return ()
-        study_id, mapping = found
-        known = self._metrics.get(study_id)
-        if known is None or known[0] != mapping["desirability"]:  # the user may prefer something else meanwhile
-            self._metrics[study_id] = known = (mapping["desirability"], decode_study(mapping).metrics)
-        return known[1]
+    async def _store(self, reports: Sequence[Sequence[Points]]) -> list[bool]:
+        async with self.pool.connection() as conn:
+            await conn.execute("SET LOCAL synchronous_commit = off")
+            await curves.add_points(conn, [batch for report in reports for batch in report])
+        return [True] * len(reports)
+
+    async def finish(self, endings: Sequence[pb.Ending]) -> list[pb.Ack]:
+        """End attempts; what the studies decide of it follows in another transaction."""
+        said = [(from_key(ending.key), from_ending(ending)) for ending in endings]
+        await self.keep_points([points_of(ending) for ending in endings if ending.points])
+        verdicts = await self._endings.stand(said)
+        return [ack(key, verdict) for (key, _), verdict in zip(said, verdicts or (), strict=True)]
+
+    async def keep_points(self, batches: Sequence[Points]) -> None:
+        """Store points; they are durable with the next thing that is."""
+        if batches:
+            await self._points.stand(batches)
+
+    async def _finish(self, said: Sequence[Sequence[tasks.Said]]) -> list[list[str]]:
+        async with self.pool.connection() as conn:
+
+            async def owed(study_id: StudyId, version: int) -> Sequence[str]:
+                if self._specs.get(study_id, (0,))[0] != version:
+                    self._keep_spec(study_id, version, await studies.spec_of(conn, study_id))
+                return self._specs[study_id][1].metrics
+
+            verdicts = iter(await tasks.finish(conn, [one for some in said for one in some], owed))
+        self.bell.ring()
+        return [[next(verdicts) for _ in some] for some in said]
+
+    # ---- what crosses the wire ---------------------------------------------------------------------------------
+
+    def to_lease(self, lease: Lease) -> pb.Lease:
+        """A granted lease as a message; the fixed values of the spec are parameters like the searched ones."""
+        if self._specs.get(lease.study_id, (0,))[0] != lease.spec_version:
+            self._keep_spec(lease.study_id, lease.spec_version, lease.spec)
+        _, spec, run = self._specs[lease.study_id]
+        key = LeaseKey(task_id=lease.task_id, epoch=lease.epoch, secret=lease.secret)
+        return pb.Lease(
+            key=to_key(key), study=lease.study, project=lease.project, trial=lease.trial_no, level=lease.level,
+            budget_from=lease.budget_from, decay_from=lease.decay_from, budget_to=lease.budget_to,
+            params=to_values(spec.fixed | lease.params), resume_from=lease.resume_from, seed=spec.seed, run_json=run,
+            metrics=spec.metrics, ttl_seconds=self.ttl.total_seconds(),
+        )  # fmt: skip
+
+    def _keep_spec(self, study_id: StudyId, version: int, mapping: Mapping[str, Any]) -> None:
+        run = mapping.get("run")
+        self._specs[study_id] = version, decode_study(mapping), msgspec.json.encode(run).decode() if run else ""
+
+
+def deal(
+    lacking: Mapping[str, int], able: Mapping[str, Sequence[StudyId]], leased: Mapping[StudyId, int]
+) -> dict[StudyId, dict[str, int]]:
+    """Deal slots one by one, each to the study with the fewest leases of those it may run: study → holder → slots."""
+    dealt: dict[StudyId, dict[str, int]] = {}
+    now = dict(leased)
+    for holder, studies_ in able.items():
+        heap = [(now[study_id], study_id) for study_id in studies_]
+        heapq.heapify(heap)
+        for _ in range(lacking[holder] if heap else 0):
+            count, study_id = heap[0]
+            heapq.heapreplace(heap, (count + 1, study_id))
+            now[study_id] = count + 1
+            slots = dealt.setdefault(study_id, {})
+            slots[holder] = slots.get(holder, 0) + 1
+    return dealt
+
+
+def points_of(message: Any) -> Points:
+    """The points of a batch, or of an ending."""
+    return from_key(message.key), [(point.step, dict(point.values)) for point in message.points]
 
 
 def ack(key: LeaseKey, said: str) -> pb.Ack:
@@ -128,15 +268,5 @@ def ack(key: LeaseKey, said: str) -> pb.Ack:
     return pb.Ack(key=to_key(key), verdict=VERDICTS[said])
 
 
-def to_lease(lease: Lease, ttl: timedelta) -> pb.Lease:
-    """A granted lease as a message; the fixed values of the spec are parameters like the searched ones."""
-    spec = decode_study(lease.spec)
-    key = LeaseKey(task_id=lease.task_id, epoch=lease.epoch, secret=lease.secret)
-    run = lease.spec.get("run")
-    return pb.Lease(
-        key=to_key(key), study=lease.study, project=lease.project, trial=lease.trial_no, level=lease.level,
-        budget_from=lease.budget_from, decay_from=lease.decay_from, budget_to=lease.budget_to,
-        params=to_values(spec.fixed | lease.params), resume_from=lease.resume_from,
-        seed=spec.seed, run_json=msgspec.json.encode(run).decode() if run else "",
-        metrics=spec.metrics, ttl_seconds=ttl.total_seconds(),
-    )  # fmt: skip
+def _patience(seconds: float) -> float:
+    return min(max(seconds, 0.0), LONGEST_WAIT_SECONDS)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Callable
 from typing import Protocol
 
 import structlog
@@ -22,11 +23,18 @@ class Bell:
 
     def __init__(self) -> None:
         self._event = asyncio.Event()
+        self._listeners: list[Callable[[], None]] = []
+
+    def listen(self, heard: Callable[[], None]) -> None:
+        """Call this at every ring."""
+        self._listeners.append(heard)
 
     def ring(self) -> None:
         """Wake everybody who waits now."""
         self._event.set()
         self._event = asyncio.Event()
+        for heard in self._listeners:
+            heard()
 
     async def wait(self, seconds: float) -> None:
         """Return at the next ring, or after so many seconds."""
@@ -48,6 +56,11 @@ class Duty(Protocol):
         """How long it rests when there was nothing to do."""
         ...
 
+    @property
+    def pause(self) -> float:
+        """How long it rests after a ring before it looks: what comes meanwhile is done in the same pass."""
+        ...
+
     async def once(self) -> int:
         """One pass; returns how much there was to do."""
         ...
@@ -66,5 +79,4 @@ async def run(duty: Duty, bell: Bell) -> None:
             done = 0
         if not done:
             await bell.wait(duty.seconds)
-        else:
-            await asyncio.sleep(0)
+        await asyncio.sleep(duty.pause)

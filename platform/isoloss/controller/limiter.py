@@ -21,6 +21,7 @@ class Limiter:
 
     name: Final = "limiter"
     seconds: Final = 1.0
+    pause: Final = 0.1
 
     def __init__(self, pool: Pool, decider: Decider) -> None:
         self.pool = pool

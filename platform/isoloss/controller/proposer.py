@@ -38,6 +38,7 @@ class Proposer:
 
     name: Final = "proposer"
     seconds: Final = 1.0
+    pause: Final = 0.01
 
     def __init__(self, pool: Pool, decider: Decider, executor: Executor) -> None:
         self.pool = pool

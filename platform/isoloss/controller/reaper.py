@@ -18,6 +18,7 @@ class Reaper:
     """Ends leases past their deadline, after making sure that the control plane itself was awake."""
 
     name: Final = "reaper"
+    pause: Final = 0.1
 
     def __init__(self, pool: Pool, bell: Bell, ttl: timedelta) -> None:
         self.pool = pool

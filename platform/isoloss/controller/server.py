@@ -63,7 +63,7 @@ async def running(settings: Settings) -> AsyncIterator[Local]:
         await migrate(pool)
         executor = stack.enter_context(Processes())
         bell, ttl = Bell(), timedelta(seconds=settings.lease_seconds)
-        decider, fitter = Decider(pool, bell), Fitter(pool, bell, executor)
+        decider, fitter = Decider(pool, bell, ttl), Fitter(pool, bell, executor)
         dispatcher = Dispatcher(pool, decider, bell, ttl)
         duties: list[Duty] = [
             decider, Proposer(pool, decider, executor), Reaper(pool, bell, ttl), Limiter(pool, decider), fitter,
@@ -80,7 +80,7 @@ async def running(settings: Settings) -> AsyncIterator[Local]:
         try:
             yield local
         finally:
-            dispatcher.draining = True
+            dispatcher.drain()
             bell.ring()
             for loop in loops:
                 loop.cancel()

@@ -6,16 +6,15 @@ from typing import Any
 
 from google.protobuf.json_format import MessageToDict
 
-from isoloss.controller.dispatch import Dispatcher, to_lease
-from isoloss.controller.why import allows
-from isoloss.domain.study import StudyState
+from isoloss.controller.dispatch import Dispatcher
 from isoloss.errors import InvalidSpec
-from isoloss.store import checkpoints, studies, tasks, workers
-from isoloss.store.tasks import Lease
+from isoloss.store import checkpoints, tasks, workers
+from isoloss.store.tasks import Lease, Want
+from isoloss.v1 import common_pb2, work_pb2_grpc
 from isoloss.v1 import work_pb2 as pb
-from isoloss.v1 import work_pb2_grpc
 from isoloss.wire.values import from_key
 
+ACCEPTED = common_pb2.VERDICT_ACCEPTED
 Context = Any  # grpc.aio.ServicerContext, generic in its stubs only
 
 
@@ -41,34 +40,21 @@ class WorkerService(work_pb2_grpc.WorkerServiceServicer):
         return pb.RegisterReply(ttl_seconds=self.dispatcher.ttl.total_seconds())
 
     async def Lease(self, request: pb.LeaseRequest, context: Context) -> pb.LeaseReply:
-        async def attempt() -> pb.LeaseReply | None:
-            async with self.pool.connection() as conn:
-                draining, allowed = await workers.seen(conn, request.worker_id)
-                hungry = await studies.hungry(conn)
-            if draining or self.dispatcher.draining:
-                return pb.LeaseReply(drain=draining)
-            eligible = [(id_, state) for id_, trainable, gpus, state in hungry if allows(allowed, trainable, gpus)]
-            found = await self.dispatcher.lease(
-                eligible,
-                holder=request.worker_id,
-                incarnation=request.incarnation,
-                n=request.slots,
-                holding=request.holding,
-            )
-            return pb.LeaseReply(leases=[to_lease(lease, self.dispatcher.ttl) for lease in found]) if found else None
-
-        return await self.dispatcher.patiently(request.wait_seconds, attempt) or pb.LeaseReply()
+        want = Want(
+            holder=request.worker_id, incarnation=request.incarnation, n=request.slots, holding=tuple(request.holding)
+        )
+        return await self.dispatcher.lease(want, request.wait_seconds)
 
     async def Heartbeat(self, request: pb.HeartbeatRequest, context: Context) -> pb.AckReply:
-        async with self.pool.connection() as conn:
-            draining, _ = await workers.seen(conn, request.worker_id)
-            if request.removed:
-                await checkpoints.removed(conn, [(folder.task_id, folder.epoch) for folder in request.removed])
-            root = request.checkpoint_root
-            found = await checkpoints.to_remove(conn, request.worker_id, root) if root else []
-        acks = await self.dispatcher.heartbeat([from_key(k) for k in request.keys])
+        drain, acks = await self.dispatcher.heartbeat([from_key(k) for k in request.keys], request.worker_id)
+        found, root = [], request.checkpoint_root
+        if request.removed or root:
+            async with self.pool.connection() as conn:
+                if request.removed:
+                    await checkpoints.removed(conn, [(folder.task_id, folder.epoch) for folder in request.removed])
+                found = await checkpoints.to_remove(conn, request.worker_id, root) if root else []
         dropped = [pb.CheckpointFolder(task_id=one.task_id, epoch=one.epoch, path=one.path) for one in found]
-        return pb.AckReply(acks=acks, drain=draining, dropped=dropped)
+        return pb.AckReply(acks=acks, drain=drain, dropped=dropped)
 
     async def Report(self, request: pb.ReportRequest, context: Context) -> pb.AckReply:
         return pb.AckReply(acks=await self.dispatcher.report(request))
@@ -104,25 +90,15 @@ class TrialService(work_pb2_grpc.TrialServiceServicer):
         self.pool = dispatcher.pool
 
     async def Ask(self, request: pb.AskRequest, context: Context) -> pb.AskReply:
-        async def attempt() -> Lease | str | None:
-            async with self.pool.connection() as conn:
-                row = await studies.by_name(conn, request.study.project, request.study.name)
-            found = await self.dispatcher.lease(
-                [(row.id, StudyState(row.state))], holder=request.holder, incarnation="", n=1, holding=()
-            ) if row.state in (StudyState.ACTIVE, StudyState.IDLE) else []  # fmt: skip
-            if found:
-                return found[0]
-            async with self.pool.connection() as conn:
-                row = await studies.by_name(conn, request.study.project, request.study.name)
-            return "idle" if row.state in (StudyState.IDLE, StudyState.STOPPED) else None
-
-        answer = await self.dispatcher.patiently(request.wait_seconds, attempt)
+        study, want = request.study, Want(holder=request.holder)
+        answer = await self.dispatcher.ask(study.project, study.name, want, request.wait_seconds)
         if isinstance(answer, Lease):
-            return pb.AskReply(lease=to_lease(answer, self.dispatcher.ttl))
-        return pb.AskReply(idle=answer == "idle")
+            return pb.AskReply(lease=self.dispatcher.to_lease(answer))
+        return pb.AskReply(idle=answer is not None)
 
     async def Heartbeat(self, request: pb.HeartbeatRequest, context: Context) -> pb.AckReply:
-        return pb.AckReply(acks=await self.dispatcher.heartbeat([from_key(k) for k in request.keys]))
+        _, acks = await self.dispatcher.heartbeat([from_key(k) for k in request.keys])
+        return pb.AckReply(acks=acks)
 
     async def Report(self, request: pb.ReportRequest, context: Context) -> pb.AckReply:
         return pb.AckReply(acks=await self.dispatcher.report(request))
@@ -132,6 +108,8 @@ class TrialService(work_pb2_grpc.TrialServiceServicer):
 
     async def TellAndAsk(self, request: pb.TellAndAskRequest, context: Context) -> pb.AskReply:
         acks = await self.dispatcher.finish(request.tell.endings)
+        if any(ack.verdict != ACCEPTED for ack in acks):  # whoever told it has to hear that first
+            return pb.AskReply(acks=acks)
         reply = await self.Ask(request.ask, context)
         reply.acks.extend(acks)
         return reply

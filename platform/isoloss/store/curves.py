@@ -23,18 +23,22 @@ CURVE: Final[LiteralString] = """
     ORDER BY step, task.level DESC, metric_chunk.epoch DESC"""
 
 
-async def add_points(conn: Conn, key: LeaseKey, points: Sequence[tuple[int, dict[str, float]]]) -> None:
-    """Store points under a current lease; those of a stale one are not stored."""
-    await conn.execute("SET LOCAL synchronous_commit = off")
-    for metric in sorted({name for _, values in points for name in values}):
-        series = [(step, values[metric]) for step, values in points if metric in values]
-        await conn.execute(
-            ADD_CHUNK,
-            {
-                "task_id": key.task_id, "epoch": key.epoch, "secret": key.secret, "metric": metric, "step0": series[0][0],
-                "steps": [step for step, _ in series], "values": [value for _, value in series],
-            },
-        )  # fmt: skip
+Batch = tuple[LeaseKey, Sequence[tuple[int, dict[str, float]]]]  # the points of a lease: (step, values by metric)
+
+
+async def add_points(conn: Conn, batches: Sequence[Batch]) -> None:
+    """Store points under current leases; those of a stale one are not stored."""
+    chunks = [
+        {
+            "task_id": key.task_id, "epoch": key.epoch, "secret": key.secret, "metric": metric, "step0": series[0][0],
+            "steps": [step for step, _ in series], "values": [value for _, value in series],
+        }
+        for key, points in sorted(batches, key=lambda batch: batch[0].task_id)
+        for metric in sorted({name for _, values in points for name in values})
+        if (series := [(step, values[metric]) for step, values in points if metric in values])
+    ]  # fmt: skip
+    async with conn.cursor() as cursor:
+        await cursor.executemany(ADD_CHUNK, chunks)
 
 
 async def curve(conn: Conn, study_id: int, trial_no: int, metric: str) -> list[tuple[int, float]]:

@@ -6,13 +6,18 @@ Everything here runs under the study's row lock (``studies.lock``), so ``seq`` f
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import timedelta
+from hashlib import sha256
 from typing import Any, Final, LiteralString
 
+import msgspec
 from psycopg.rows import class_row
 from psycopg.types.json import Jsonb
 
 from isoloss.domain.ids import StudyId, TaskId
+from isoloss.domain.task import TaskState
+from isoloss.search.events import CreateTask, CreateTrial
 from isoloss.store.pool import Conn
 
 
@@ -52,65 +57,96 @@ async def pending(conn: Conn) -> list[StudyId]:
     return [StudyId(row[0]) for row in await (await conn.execute(PENDING)).fetchall()]
 
 
-APPEND: Final[LiteralString] = """
-    INSERT INTO event (study_id, seq, kind, body, decisions)
-    VALUES (%(study_id)s, %(seq)s, %(kind)s, %(body)s, %(decisions)s)"""
+@dataclass(slots=True, kw_only=True)
+class NewTask:
+    """A task to be written: for somebody at once (``holder``), for whoever comes, or vetoed by the event ``vetoed``."""
+
+    task: CreateTask
+    holder: str | None = None
+    incarnation: str = ""
+    secret: str = ""
+    vetoed: int | None = None
+
+    @property
+    def state(self) -> TaskState:
+        """What it begins as."""
+        if self.vetoed is not None:
+            return TaskState.CANCELLED
+        return TaskState.READY if self.holder is None else TaskState.LEASED
 
 
-async def append(
-    conn: Conn, study_id: StudyId, seq: int, event: Mapping[str, Any], decisions: Sequence[Mapping[str, Any]]
-) -> None:
-    """Append one event with its decisions."""
+@dataclass(slots=True)
+class Page:
+    """What a decision adds to a study's rows, written by one statement."""
+
+    events: list[tuple[int, Mapping[str, Any], Sequence[Mapping[str, Any]]]] = field(default_factory=list)
+    decided: list[tuple[TaskId, int, float | None]] = field(default_factory=list)  # (task, seq, score)
+    trials: list[CreateTrial] = field(default_factory=list)
+    tasks: list[NewTask] = field(default_factory=list)
+
+
+WRITE: Final[LiteralString] = """
+    WITH said AS (
+        INSERT INTO event (study_id, seq, kind, body, decisions)
+        SELECT %(study_id)s, seq, body::jsonb ->> 'kind', body::jsonb, decisions::jsonb
+        FROM unnest(%(seqs)s::bigint[], %(bodies)s::text[], %(decisions)s::text[]) AS e(seq, body, decisions)),
+    decided AS (
+        UPDATE result SET decided_seq = new.seq, score = new.score
+        FROM unnest(%(done)s::bigint[], %(done_seqs)s::bigint[], %(scores)s::float8[]) AS new(task_id, seq, score)
+        WHERE result.task_id = new.task_id AND result.decided_seq IS NULL),
+    begun AS (
+        INSERT INTO trial (study_id, no, bracket, index, params, source)
+        SELECT %(study_id)s, no, bracket, index, params::jsonb, source
+        FROM unnest(%(nos)s::int[], %(brackets)s::int[], %(indices)s::int[], %(params)s::text[], %(sources)s::text[])
+            AS t(no, bracket, index, params, source)),
+    given AS MATERIALIZED (
+        SELECT * FROM unnest(%(trial_nos)s::int[], %(levels)s::int[], %(froms)s::bigint[], %(forks)s::bigint[],
+                             %(tos)s::bigint[], %(states)s::text[], %(holders)s::text[], %(incarnations)s::text[],
+                             %(hashes)s::bytea[], %(vetoes)s::bigint[])
+            AS t(trial_no, level, budget_from, decay_from, budget_to, state, holder, incarnation, hash, vetoed)),
+    made AS (
+        INSERT INTO task (study_id, trial_no, level, budget_from, decay_from, budget_to, state, epoch, ended_at)
+        SELECT %(study_id)s, trial_no, level, budget_from, decay_from, budget_to, state::task_state,
+               (holder IS NOT NULL)::int, CASE WHEN vetoed IS NOT NULL THEN now() END
+        FROM given RETURNING id, trial_no, level, epoch),
+    granted AS MATERIALIZED (
+        SELECT id, epoch, holder, incarnation, hash FROM made JOIN given USING (trial_no, level) WHERE holder IS NOT NULL),
+    attempted AS (INSERT INTO attempt (task_id, epoch, worker_id) SELECT id, epoch, holder FROM granted),
+    leased AS (
+        INSERT INTO lease (task_id, epoch, worker_id, incarnation, secret_hash, expires_at)
+        SELECT id, epoch, holder, incarnation, hash, now() + %(ttl)s FROM granted),
+    vetoed AS (
+        INSERT INTO result (task_id, study_id, epoch, status, "values", decided_seq)
+        SELECT id, %(study_id)s, NULL, 'cancelled', '{}'::jsonb, vetoed FROM made JOIN given USING (trial_no, level)
+        WHERE vetoed IS NOT NULL)
+    SELECT trial_no, level, id FROM made"""
+
+
+async def write(conn: Conn, study_id: StudyId, page: Page, ttl: timedelta) -> dict[tuple[int, int], TaskId]:
+    """Write a page; returns the ids of its tasks by (trial, level). Leases among them last ``ttl`` from now on."""
+    tasks, created = page.tasks, [new.task for new in page.tasks]
     given = {
-        "study_id": study_id, "seq": seq, "kind": event["kind"], "body": Jsonb(dict(event)),
-        "decisions": Jsonb([dict(d) for d in decisions]),
+        "study_id": study_id, "ttl": ttl,
+        "seqs": [seq for seq, _, _ in page.events], "bodies": [text(body) for _, body, _ in page.events],
+        "decisions": [text(decisions) for _, _, decisions in page.events],
+        "done": [task_id for task_id, _, _ in page.decided], "done_seqs": [seq for _, seq, _ in page.decided],
+        "scores": [score for _, _, score in page.decided],
+        "nos": [t.trial for t in page.trials], "brackets": [t.bracket for t in page.trials],
+        "indices": [t.index for t in page.trials], "params": [text(t.configuration) for t in page.trials],
+        "sources": [t.source for t in page.trials],
+        "trial_nos": [t.trial for t in created], "levels": [t.level for t in created],
+        "froms": [t.budget_from for t in created], "forks": [t.decay_from for t in created],
+        "tos": [t.budget_to for t in created], "states": [new.state for new in tasks],
+        "holders": [new.holder for new in tasks], "incarnations": [new.incarnation for new in tasks],
+        "hashes": [sha256(new.secret.encode()).digest() for new in tasks], "vetoes": [new.vetoed for new in tasks],
     }  # fmt: skip
-    await conn.execute(APPEND, given)
+    rows = await (await conn.execute(WRITE, given)).fetchall()
+    return {(row[0], row[1]): TaskId(row[2]) for row in rows}
 
 
-DECIDED: Final[LiteralString] = """
-    UPDATE result SET decided_seq = %(seq)s, score = %(score)s WHERE task_id = %(task_id)s AND decided_seq IS NULL"""
-
-
-async def mark_decided(conn: Conn, task_id: TaskId, seq: int, score: float | None) -> None:
-    """The result has its place in the ledger, and the score its rung ranks."""
-    await conn.execute(DECIDED, {"task_id": task_id, "seq": seq, "score": score})
-
-
-INSERT_TRIAL: Final[LiteralString] = """
-    INSERT INTO trial (study_id, no, bracket, index, params, source)
-    VALUES (%(study_id)s, %(no)s, %(bracket)s, %(index)s, %(params)s, %(source)s)"""
-
-
-async def insert_trial(
-    conn: Conn, study_id: StudyId, no: int, *, bracket: int, index: int, params: Mapping[str, Any], source: str
-) -> None:
-    """A configuration enters the study."""
-    given = {
-        "study_id": study_id,
-        "no": no,
-        "bracket": bracket,
-        "index": index,
-        "params": Jsonb(dict(params)),
-        "source": source,
-    }
-    await conn.execute(INSERT_TRIAL, given)
-
-
-INSERT_TASK: Final[LiteralString] = """
-    INSERT INTO task (study_id, trial_no, level, budget_from, decay_from, budget_to)
-    VALUES (%(study_id)s, %(trial_no)s, %(level)s, %(budget_from)s, %(decay_from)s, %(budget_to)s)"""
-
-
-async def insert_task(
-    conn: Conn, study_id: StudyId, trial_no: int, level: int, *, budget_from: int, decay_from: int, budget_to: int
-) -> None:
-    """A trial is to run to a level."""
-    given = {
-        "study_id": study_id, "trial_no": trial_no, "level": level, "budget_from": budget_from, "decay_from": decay_from,
-        "budget_to": budget_to,
-    }  # fmt: skip
-    await conn.execute(INSERT_TASK, given)
+def text(value: Any) -> str:
+    """JSON; what is not finite becomes null, which ranks last as it does."""
+    return msgspec.json.encode(value).decode()
 
 
 CANCEL_WAITING: Final[LiteralString] = """
@@ -127,22 +163,6 @@ async def cancel_open(conn: Conn, study_id: StudyId, seq: int) -> None:
     """Cancel every open task: those that wait at once, those that run by their next heartbeat."""
     await conn.execute(CANCEL_WAITING, {"study_id": study_id, "seq": seq})
     await conn.execute(CANCEL_RUNNING, {"study_id": study_id})
-
-
-VETO: Final[LiteralString] = """
-    WITH vetoed AS (
-        UPDATE task SET state = 'cancelled', ended_at = now()
-        WHERE study_id = %(study_id)s AND trial_no = %(trial_no)s AND level = %(level)s AND state = 'ready'
-        RETURNING id, study_id)
-    INSERT INTO result (task_id, study_id, epoch, status, "values")
-    SELECT id, study_id, NULL, 'cancelled', '{}'::jsonb FROM vetoed RETURNING task_id"""
-
-
-async def veto(conn: Conn, study_id: StudyId, trial_no: int, level: int) -> TaskId:
-    """Cancel a task that was only just created, before anybody can lease it."""
-    row = await (await conn.execute(VETO, {"study_id": study_id, "trial_no": trial_no, "level": level})).fetchone()
-    assert row is not None  # noqa: S101 - the same transaction created it
-    return TaskId(row[0])
 
 
 REOPEN: Final[LiteralString] = """

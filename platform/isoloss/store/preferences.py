@@ -19,7 +19,8 @@ ADD: Final[LiteralString] = """
     SELECT id, (SELECT max(version) + 1 FROM preference WHERE study_id = study.id), %(desirability)s, next_seq - 1
     FROM study WHERE id = %(study_id)s RETURNING version"""
 ADOPT: Final[LiteralString] = """
-    UPDATE study SET spec = jsonb_set(spec, '{desirability}', %(desirability)s) WHERE id = %(study_id)s"""
+    UPDATE study SET spec = jsonb_set(spec, '{desirability}', %(desirability)s), spec_version = spec_version + 1
+    WHERE id = %(study_id)s"""
 
 
 async def add(conn: Conn, study_id: StudyId, desirability: Mapping[str, Any]) -> int:

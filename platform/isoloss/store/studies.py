@@ -26,6 +26,7 @@ class StudyRow:
     size: str | None
     n_params: float | None
     spec: dict[str, Any]
+    spec_version: int
     trainable: str
     state: str
     max_budget: int
@@ -39,7 +40,7 @@ INSERT: Final[LiteralString] = """
     INSERT INTO study (project, name, campaign_id, size, n_params, spec, trainable, max_budget, cap)
     VALUES (%(project)s, %(name)s, %(campaign_id)s, %(size)s, %(n_params)s, %(spec)s, %(trainable)s, %(max_budget)s, %(cap)s)
     ON CONFLICT (project, name) DO NOTHING
-    RETURNING id, project, name, campaign_id, size, n_params, spec, trainable, state::text, max_budget, next_seq, cap,
+    RETURNING id, project, name, campaign_id, size, n_params, spec, spec_version, trainable, state::text, max_budget, next_seq, cap,
               reserved, spent"""
 
 
@@ -58,7 +59,7 @@ async def insert(
 
 
 BY_NAME: Final[LiteralString] = """
-    SELECT id, project, name, campaign_id, size, n_params, spec, trainable, state::text, max_budget, next_seq, cap,
+    SELECT id, project, name, campaign_id, size, n_params, spec, spec_version, trainable, state::text, max_budget, next_seq, cap,
            reserved, spent
     FROM study WHERE project = %(project)s AND name = %(name)s"""
 
@@ -78,7 +79,7 @@ async def by_name(conn: Conn, project: str, name: str) -> StudyRow:
 NAMES: Final[LiteralString] = "SELECT name FROM study WHERE project = %(project)s ORDER BY id DESC LIMIT 8"
 
 LIST: Final[LiteralString] = """
-    SELECT id, project, name, campaign_id, size, n_params, spec, trainable, state::text, max_budget, next_seq, cap,
+    SELECT id, project, name, campaign_id, size, n_params, spec, spec_version, trainable, state::text, max_budget, next_seq, cap,
            reserved, spent
     FROM study WHERE (%(project)s = '' OR project = %(project)s)
       AND (%(campaign_id)s::bigint IS NULL OR campaign_id = %(campaign_id)s) ORDER BY id"""
@@ -92,22 +93,25 @@ async def listed(conn: Conn, *, project: str = "", campaign_id: CampaignId | Non
 
 
 LOCK: Final[LiteralString] = """
-    SELECT id, project, name, campaign_id, size, n_params, spec, trainable, state::text, max_budget, next_seq, cap,
-           reserved, spent
+    SELECT id, project, name, campaign_id, size, n_params, spec_version, trainable, state::text, max_budget, next_seq, cap,
+           reserved, spent, CASE WHEN spec_version <> %(known)s THEN spec END AS spec
     FROM study WHERE id = %(study_id)s FOR NO KEY UPDATE"""
 
 
-async def lock(conn: Conn, study_id: StudyId) -> StudyRow:
+async def lock(conn: Conn, study_id: StudyId, known: StudyRow | None = None) -> StudyRow:
     """The study's row, locked until the end of the transaction: whoever holds it decides.
 
     NO KEY: a result that references the study is inserted under its task's row alone and must not wait for the decider.
+    The spec of a row ``known`` already is not sent again unless it has changed since.
     """
-    async with conn.cursor(row_factory=class_row(StudyRow)) as cursor:
-        await cursor.execute(LOCK, {"study_id": study_id})
+    async with conn.cursor(row_factory=dict_row) as cursor:
+        await cursor.execute(LOCK, {"study_id": study_id, "known": known.spec_version if known else 0})
         row = await cursor.fetchone()
     if row is None:
         raise NotFound(f"There is no study with id {study_id}.")
-    return row
+    if known is not None and row["spec"] is None:
+        row["spec"] = known.spec
+    return StudyRow(**row)
 
 
 UPDATE: Final[LiteralString] = """
@@ -141,9 +145,32 @@ HUNGRY: Final[LiteralString] = """
     FROM study WHERE state IN ('active', 'idle') ORDER BY leased, study.id"""
 
 
-async def hungry(conn: Conn) -> list[tuple[StudyId, str, int, StudyState]]:
-    """Studies whose tasks may be leased, those with the fewest leases first: (id, trainable, GPUs of a task, state)."""
-    return [(StudyId(r[0]), r[1], r[2], StudyState(r[3])) for r in await (await conn.execute(HUNGRY)).fetchall()]
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hungry:
+    """A study whose tasks may be leased; ``gpus`` is what each takes."""
+
+    id: StudyId
+    trainable: str
+    gpus: int
+    state: StudyState
+    leased: int
+
+
+async def hungry(conn: Conn) -> list[Hungry]:
+    """Studies whose tasks may be leased, those with the fewest leases first."""
+    rows = await (await conn.execute(HUNGRY)).fetchall()
+    return [Hungry(id=StudyId(r[0]), trainable=r[1], gpus=r[2], state=StudyState(r[3]), leased=r[4]) for r in rows]
+
+
+SPEC: Final[LiteralString] = "SELECT spec FROM study WHERE id = %(study_id)s"
+
+
+async def spec_of(conn: Conn, study_id: StudyId) -> dict[str, Any]:
+    """The spec of a study as it is stored."""
+    row = await (await conn.execute(SPEC, {"study_id": study_id})).fetchone()
+    if row is None:
+        raise NotFound(f"There is no study with id {study_id}.")
+    return dict(row[0])
 
 
 COUNTS: Final[LiteralString] = """

@@ -5,11 +5,12 @@ Lock order is always study, then task by id, then lease, then result.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Final, LiteralString
 
+import msgspec
 from psycopg.rows import class_row
 from psycopg.types.json import Jsonb
 
@@ -37,37 +38,58 @@ class Lease:
     params: dict[str, Any]
     resume_from: str
     spec: dict[str, Any]
+    spec_version: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Want:
+    """Somebody who can run up to ``n`` tasks, and holds these: what it does not know of is sent again."""
+
+    holder: str
+    incarnation: str = ""
+    n: int = 1
+    holding: Sequence[int] = ()
+    again: bool = False  # what it was granted before, and may not know of, is to be looked for
 
 
 LEASE_NEXT: Final[LiteralString] = """
-    WITH next AS MATERIALIZED (
+    WITH slot AS MATERIALIZED (
+        SELECT want.holder, want.incarnation, row_number() OVER (ORDER BY want.place, k) AS place
+        FROM unnest(%(holders)s::text[], %(incarnations)s::text[], %(ns)s::int[]) WITH ORDINALITY
+            AS want(holder, incarnation, n, place), generate_series(1, want.n) AS k),
+    next AS MATERIALIZED (
         SELECT id FROM task WHERE study_id = ANY(%(study_ids)s) AND state = 'ready' AND not_before <= now()
-        ORDER BY level DESC, id LIMIT %(n)s FOR UPDATE SKIP LOCKED),
+        ORDER BY level DESC, id LIMIT (SELECT count(*) FROM slot) FOR UPDATE SKIP LOCKED),
+    given AS MATERIALIZED (
+        SELECT next.id, holder, incarnation, gen_random_uuid()::text AS secret
+        FROM (SELECT id, row_number() OVER () AS place FROM next) AS next JOIN slot USING (place)),
     leased AS (
-        UPDATE task SET state = 'leased', epoch = epoch + 1 FROM next WHERE task.id = next.id RETURNING task.id, task.epoch),
-    attempted AS (
-        INSERT INTO attempt (task_id, epoch, worker_id) SELECT id, epoch, %(worker_id)s FROM leased),
-    secret AS MATERIALIZED (SELECT id, epoch, gen_random_uuid()::text AS secret FROM leased),
-    granted AS (
+        UPDATE task SET state = 'leased', epoch = epoch + 1 FROM given WHERE task.id = given.id
+        RETURNING task.id, task.epoch),
+    granted AS MATERIALIZED (SELECT id, epoch, holder, incarnation, secret FROM leased JOIN given USING (id)),
+    attempted AS (INSERT INTO attempt (task_id, epoch, worker_id) SELECT id, epoch, holder FROM granted),
+    held AS (
         INSERT INTO lease (task_id, epoch, worker_id, incarnation, secret_hash, expires_at)
-        SELECT id, epoch, %(worker_id)s, %(incarnation)s, sha256(secret::bytea), now() + %(ttl)s FROM secret)
-    SELECT id, secret FROM secret"""
+        SELECT id, epoch, holder, incarnation, sha256(secret::bytea), now() + %(ttl)s FROM granted)
+    SELECT id, secret, holder FROM granted"""
 
 RECLAIM: Final[LiteralString] = """
     WITH secret AS MATERIALIZED (
-        SELECT task_id AS id, gen_random_uuid()::text AS secret FROM lease
-        WHERE worker_id = %(worker_id)s AND incarnation = %(incarnation)s AND NOT task_id = ANY(%(holding)s)
+        SELECT task_id AS id, worker_id AS holder, gen_random_uuid()::text AS secret
+        FROM lease JOIN unnest(%(holders)s::text[], %(incarnations)s::text[]) AS want(holder, incarnation)
+            ON worker_id = want.holder AND lease.incarnation = want.incarnation
+        WHERE NOT task_id = ANY(%(holding)s)
           AND EXISTS (SELECT FROM task WHERE task.id = lease.task_id AND study_id = ANY(%(study_ids)s))
-        FOR UPDATE),
+        ORDER BY task_id FOR UPDATE OF lease),
     renewed AS (
         UPDATE lease SET secret_hash = sha256(secret::bytea), expires_at = now() + %(ttl)s
         FROM secret WHERE lease.task_id = secret.id)
-    SELECT id, secret FROM secret"""
+    SELECT id, secret, holder FROM secret"""
 
 DESCRIBE: Final[LiteralString] = """
     SELECT task.id AS task_id, task.epoch, given.secret, study.project, study.name AS study, study.id AS study_id,
            task.trial_no, task.level, coalesce(checkpoint.step, 0) AS budget_from, task.decay_from, task.budget_to,
-           trial.params, coalesce(checkpoint.path, '') AS resume_from, study.spec
+           trial.params, coalesce(checkpoint.path, '') AS resume_from, study.spec, study.spec_version
     FROM unnest(%(ids)s::bigint[], %(secrets)s::text[]) AS given(id, secret)
     JOIN task ON task.id = given.id
     JOIN study ON study.id = task.study_id
@@ -81,31 +103,30 @@ DESCRIBE: Final[LiteralString] = """
     ORDER BY task.id"""
 
 
-async def lease_next(
-    conn: Conn, study_ids: Sequence[StudyId], *, worker_id: str, incarnation: str, n: int, ttl: timedelta
-) -> list[Lease]:
-    """Lease up to ``n`` ready tasks nearest the top; never waits for another worker's row."""
-    given = {"study_ids": list(study_ids), "worker_id": worker_id, "incarnation": incarnation, "n": n, "ttl": ttl}
-    return await _describe(conn, await (await conn.execute(LEASE_NEXT, given)).fetchall())
+Granted = list[tuple[TaskId, str, str]]  # (task, secret, holder)
 
 
-async def reclaim(
-    conn: Conn,
-    study_ids: Sequence[StudyId],
-    *,
-    worker_id: str,
-    incarnation: str,
-    holding: Sequence[int],
-    ttl: timedelta,
-) -> list[Lease]:
-    """The worker's own leases that it does not know of (their reply was lost), under a new secret."""
-    given = {
-        "worker_id": worker_id, "incarnation": incarnation, "holding": list(holding), "ttl": ttl, "study_ids": list(study_ids)
+async def lease_next(conn: Conn, study_ids: Sequence[StudyId], wants: Sequence[Want], ttl: timedelta) -> Granted:
+    """Lease ready tasks nearest the top to those who want some, in their order; never waits for another's row."""
+    given = _wanted(study_ids, wants, ttl)
+    return [(TaskId(row[0]), row[1], row[2]) for row in await (await conn.execute(LEASE_NEXT, given)).fetchall()]
+
+
+async def reclaim(conn: Conn, study_ids: Sequence[StudyId], wants: Sequence[Want], ttl: timedelta) -> Granted:
+    """The leases of those who want some that they do not know of (their reply was lost), under a new secret."""
+    given = _wanted(study_ids, wants, ttl) | {"holding": [task_id for want in wants for task_id in want.holding]}
+    return [(TaskId(row[0]), row[1], row[2]) for row in await (await conn.execute(RECLAIM, given)).fetchall()]
+
+
+def _wanted(study_ids: Sequence[StudyId], wants: Sequence[Want], ttl: timedelta) -> dict[str, Any]:
+    return {
+        "study_ids": list(study_ids), "holders": [want.holder for want in wants], "ns": [want.n for want in wants],
+        "incarnations": [want.incarnation for want in wants], "ttl": ttl,
     }  # fmt: skip
-    return await _describe(conn, await (await conn.execute(RECLAIM, given)).fetchall())
 
 
-async def _describe(conn: Conn, granted: Sequence[tuple[Any, ...]]) -> list[Lease]:
+async def describe(conn: Conn, granted: Granted) -> list[Lease]:
+    """What whoever runs these tasks has to know, in the order of their ids."""
     if not granted:
         return []
     async with conn.cursor(row_factory=class_row(Lease)) as cursor:
@@ -114,128 +135,165 @@ async def _describe(conn: Conn, granted: Sequence[tuple[Any, ...]]) -> list[Leas
 
 
 HEARTBEAT: Final[LiteralString] = """
-    UPDATE lease SET expires_at = now() + %(ttl)s
-    FROM unnest(%(ids)s::bigint[], %(epochs)s::int[], %(secrets)s::text[]) AS held(id, epoch, secret), task
-    WHERE lease.task_id = held.id AND lease.epoch = held.epoch AND lease.secret_hash = sha256(held.secret::bytea)
-      AND task.id = lease.task_id
-    RETURNING lease.task_id, task.state::text"""
+    WITH held AS MATERIALIZED (
+        SELECT lease.task_id, said.* FROM lease
+        JOIN unnest(%(ids)s::bigint[], %(epochs)s::int[], %(secrets)s::text[]) AS said(id, epoch, secret)
+            ON lease.task_id = said.id AND lease.epoch = said.epoch AND lease.secret_hash = sha256(said.secret::bytea)
+        ORDER BY lease.task_id FOR UPDATE OF lease)
+    UPDATE lease SET expires_at = now() + %(ttl)s FROM held JOIN task ON task.id = held.task_id
+    WHERE lease.task_id = held.task_id RETURNING held.id, held.epoch, held.secret, task.state::text"""
 
 
-async def heartbeat(conn: Conn, keys: Sequence[LeaseKey], *, ttl: timedelta) -> dict[int, TaskState]:
+async def heartbeat(conn: Conn, keys: Sequence[LeaseKey], *, ttl: timedelta) -> dict[LeaseKey, TaskState]:
     """Renew; returns the state of every task still held. A key that is missing in the answer has lost its lease."""
     await conn.execute("SET LOCAL synchronous_commit = off")
     rows = await (await conn.execute(HEARTBEAT, _columns(keys) | {"ttl": ttl})).fetchall()
-    return {row[0]: TaskState(row[1]) for row in rows}
+    return {LeaseKey(task_id=TaskId(r[0]), epoch=r[1], secret=r[2]): TaskState(r[3]) for r in rows}
 
 
-LOCK_HELD: Final[LiteralString] = """
-    SELECT task.state::text, task.failures, task.infra_failures FROM task JOIN lease ON lease.task_id = task.id
-    WHERE task.id = %(task_id)s AND lease.epoch = %(epoch)s AND lease.secret_hash = sha256(%(secret)s::bytea)
-    FOR UPDATE OF task"""
+HELD: Final[LiteralString] = """
+    SELECT said.id, said.epoch, said.secret, task.study_id, study.spec_version, task.state::text, task.failures,
+           task.infra_failures
+    FROM unnest(%(ids)s::bigint[], %(epochs)s::int[], %(secrets)s::text[]) AS said(id, epoch, secret)
+    JOIN lease ON lease.task_id = said.id AND lease.epoch = said.epoch AND lease.secret_hash = sha256(said.secret::bytea)
+    JOIN task ON task.id = lease.task_id JOIN study ON study.id = task.study_id
+    ORDER BY task.id FOR UPDATE OF task, lease"""
 
-END_ATTEMPT: Final[LiteralString] = """
-    WITH moved AS (
-        UPDATE task SET state = %(state)s, failures = failures + %(failures)s,
-               infra_failures = infra_failures + %(infra_failures)s, not_before = now() + %(delay)s,
-               ended_at = CASE WHEN %(final)s THEN now() END
-        FROM lease WHERE task.id = %(task_id)s AND lease.task_id = task.id AND lease.epoch = %(epoch)s
-          AND task.state IN ('leased', 'cancelling')
-        RETURNING task.id, task.study_id, lease.epoch),
-    freed AS (DELETE FROM lease USING moved WHERE lease.task_id = moved.id),
+END_ATTEMPTS: Final[LiteralString] = """
+    WITH said AS MATERIALIZED (
+        SELECT * FROM unnest(%(ids)s::bigint[], %(states)s::task_state[], %(outcomes)s::attempt_outcome[],
+                             %(statuses)s::result_status[], %(values)s::text[], %(steps)s::bigint[], %(failures)s::int[],
+                             %(infra_failures)s::int[], %(delays)s::interval[], %(messages)s::text[], %(finals)s::bool[])
+            AS said(id, state, outcome, status, "values", step, failures, infra_failures, delay, message, final)),
+    freed AS (DELETE FROM lease USING said WHERE lease.task_id = said.id RETURNING lease.task_id, lease.epoch),
+    moved AS (
+        UPDATE task SET state = said.state, failures = task.failures + said.failures,
+               infra_failures = task.infra_failures + said.infra_failures, not_before = now() + said.delay,
+               ended_at = CASE WHEN said.final THEN now() END
+        FROM said JOIN freed ON freed.task_id = said.id
+        WHERE task.id = said.id AND task.epoch = freed.epoch AND task.state IN ('leased', 'cancelling')
+        RETURNING task.id, task.study_id, task.epoch),
     ended AS (
-        UPDATE attempt SET ended_at = now(), outcome = %(outcome)s, message = %(message)s
-        FROM moved WHERE attempt.task_id = moved.id AND attempt.epoch = moved.epoch),
+        UPDATE attempt SET ended_at = now(), outcome = said.outcome, message = said.message
+        FROM moved JOIN said USING (id) WHERE attempt.task_id = moved.id AND attempt.epoch = moved.epoch),
     recorded AS (
         INSERT INTO result (task_id, study_id, epoch, status, "values", step)
-        SELECT id, study_id, epoch, %(status)s::result_status, %(values)s, %(step)s FROM moved
-        WHERE %(status)s::result_status IS NOT NULL)
-    SELECT study_id FROM moved"""
+        SELECT moved.id, study_id, epoch, said.status, said."values"::jsonb, said.step FROM moved JOIN said USING (id)
+        WHERE said.status IS NOT NULL)
+    SELECT count(*) FROM moved"""
 
 STORED: Final[LiteralString] = """
-    SELECT epoch, status::text, "values" FROM result WHERE task_id = %(task_id)s"""
-
-NEEDED: Final[LiteralString] = """
-    SELECT study.id, study.spec FROM task JOIN study ON study.id = task.study_id WHERE task.id = %(task_id)s"""
+    SELECT result.task_id, result.epoch, result.status::text, result."values", study.id, study.spec_version
+    FROM result JOIN study ON study.id = result.study_id WHERE result.task_id = ANY(%(ids)s)"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Verdict:
-    """What became of an ending: ``accepted``, ``stale`` or ``already_done``; the study that now has something to decide."""
+class Held:
+    """A task whose current lease was shown, locked until the end of the transaction."""
 
-    said: str
-    study_id: StudyId | None = None
-
-
-async def finish(conn: Conn, key: LeaseKey, ending: Ending, needed: Sequence[str]) -> Verdict:
-    """End one attempt; durable when the transaction commits. A key that is not current changes no row."""
-    given = {"task_id": key.task_id, "epoch": key.epoch, "secret": key.secret}
-    held = await (await conn.execute(LOCK_HELD, given)).fetchone()
-    if held is None:
-        return await _repeated(conn, key, ending, needed)
-    move = judge(ending, state=TaskState(held[0]), failures=held[1], infra_failures=held[2], needed=needed)
-    if ending.checkpoint is not None:
-        await add_checkpoint(conn, key, ending.checkpoint)
-    return Verdict(said="accepted", study_id=await _end(conn, key.task_id, key.epoch, move, ending.step))
+    study_id: StudyId
+    spec_version: int
+    state: TaskState
+    failures: int
+    infra_failures: int
 
 
-async def _end(conn: Conn, task_id: TaskId, epoch: int, move: Move, step: int | None) -> StudyId:
-    row = await (
-        await conn.execute(
-            END_ATTEMPT,
-            {
-                "task_id": task_id, "epoch": epoch, "state": move.state, "outcome": move.outcome, "status": move.status,
-                "values": Jsonb(dict(move.values)), "step": step, "failures": move.failures, "final": move.state in TERMINAL,
-                "infra_failures": move.infra_failures, "delay": timedelta(seconds=move.delay_seconds), "message": move.message,
-            },
+Said = tuple[LeaseKey, Ending]
+Owed = Callable[[StudyId, int], Awaitable[Sequence[str]]]  # the metrics a study of this spec version owes
+
+
+async def finish(conn: Conn, endings: Sequence[Said], owed: Owed) -> list[str]:
+    """End attempts; durable when the transaction commits. A key that is not current changes no row.
+
+    The verdicts come in the order of the endings: ``accepted``, ``stale`` or ``already_done``.
+    """
+    rows = await (await conn.execute(HELD, _columns([key for key, _ in endings]))).fetchall()
+    held = {
+        LeaseKey(task_id=TaskId(row[0]), epoch=row[1], secret=row[2]): Held(
+            study_id=StudyId(row[3]), spec_version=row[4], state=TaskState(row[5]), failures=row[6],
+            infra_failures=row[7],
         )
-    ).fetchone()  # fmt: skip
-    assert row is not None, "the row was locked"  # noqa: S101
-    return StudyId(row[0])
+        for row in rows
+    }  # fmt: skip
+    moves: dict[TaskId, tuple[Move, int | None]] = {}
+    late = []
+    for place, (key, ending) in enumerate(endings):
+        if (task := held.get(key)) is None or key.task_id in moves:
+            late.append(place)
+            continue
+        needed = await owed(task.study_id, task.spec_version) if ending.kind == "complete" else ()
+        move = judge(
+            ending, state=task.state, failures=task.failures, infra_failures=task.infra_failures, needed=needed
+        )
+        moves[key.task_id] = move, ending.step
+        if ending.checkpoint is not None:
+            await add_checkpoint(conn, key, ending.checkpoint)
+    await _end(conn, moves)
+    verdicts = ["accepted"] * len(endings)
+    if late:
+        for place, verdict in zip(late, await _repeated(conn, [endings[place] for place in late], owed), strict=True):
+            verdicts[place] = verdict
+    return verdicts
 
 
-async def _repeated(conn: Conn, key: LeaseKey, ending: Ending, needed: Sequence[str]) -> Verdict:
+async def _end(conn: Conn, moves: Mapping[TaskId, tuple[Move, int | None]]) -> None:
+    """Make the moves of tasks that are locked."""
+    if not moves:
+        return
+    made, steps = [move for move, _ in moves.values()], [step for _, step in moves.values()]
+    given = {
+        "ids": list(moves), "states": [m.state for m in made], "outcomes": [m.outcome for m in made],
+        "statuses": [m.status for m in made], "values": [msgspec.json.encode(m.values).decode() for m in made],
+        "steps": steps, "failures": [m.failures for m in made], "infra_failures": [m.infra_failures for m in made],
+        "delays": [timedelta(seconds=m.delay_seconds) for m in made], "messages": [m.message for m in made],
+        "finals": [m.state in TERMINAL for m in made],
+    }  # fmt: skip
+    row = await (await conn.execute(END_ATTEMPTS, given)).fetchone()
+    assert row is not None and row[0] == len(moves), "the rows were locked"  # noqa: S101, PT018
+
+
+async def _repeated(conn: Conn, endings: Sequence[Said], owed: Owed) -> list[str]:
     """An ending that came twice is acknowledged as it was; one that came too late is told so."""
-    row = await (await conn.execute(STORED, {"task_id": key.task_id})).fetchone()
-    if row is None or row[0] != key.epoch:
-        return Verdict(said="stale")
-    move = judge(ending, state=TaskState.LEASED, failures=0, infra_failures=0, needed=needed)
-    same = move.status == ResultStatus(row[1]) and dict(move.values) == row[2]
-    return Verdict(said="accepted" if same or ending.kind == "fail" else "already_done")
-
-
-async def study_of(conn: Conn, task_id: TaskId) -> tuple[StudyId, Mapping[str, Any]] | None:
-    """The study a task belongs to and its spec, or ``None`` for a task that does not exist."""
-    row = await (await conn.execute(NEEDED, {"task_id": task_id})).fetchone()
-    return (StudyId(row[0]), row[1]) if row else None
+    rows = await (await conn.execute(STORED, {"ids": [key.task_id for key, _ in endings]})).fetchall()
+    stored, verdicts = {row[0]: row[1:] for row in rows}, []
+    for key, ending in endings:
+        epoch, status, values, study_id, version = stored.get(key.task_id, (None, "", {}, 0, 0))
+        if epoch is None or epoch != key.epoch:
+            verdicts.append("stale")
+            continue
+        needed = await owed(StudyId(study_id), version) if ending.kind == "complete" else ()
+        move = judge(ending, state=TaskState.LEASED, failures=0, infra_failures=0, needed=needed)
+        same = move.status == ResultStatus(status) and dict(move.values) == values
+        verdicts.append("accepted" if same or ending.kind == "fail" else "already_done")
+    return verdicts
 
 
 EXPIRED: Final[LiteralString] = """
-    SELECT task.id, lease.epoch, task.state::text, task.failures, task.infra_failures
+    SELECT task.id, task.study_id, task.state::text, task.infra_failures
     FROM task JOIN lease ON lease.task_id = task.id WHERE lease.expires_at < now()
-    ORDER BY task.id LIMIT 500 FOR UPDATE OF task SKIP LOCKED"""
+    ORDER BY task.id LIMIT 500 FOR UPDATE OF task, lease SKIP LOCKED"""
 
-FORMER: Final[LiteralString] = """
-    SELECT task.id, lease.epoch FROM task JOIN lease ON lease.task_id = task.id
-    WHERE lease.worker_id = %(worker_id)s AND lease.incarnation <> %(incarnation)s ORDER BY task.id FOR UPDATE OF task"""
+EXPIRE_FORMER: Final[LiteralString] = """
+    WITH former AS MATERIALIZED (
+        SELECT task_id FROM lease WHERE worker_id = %(worker_id)s AND incarnation <> %(incarnation)s
+        ORDER BY task_id FOR UPDATE)
+    UPDATE lease SET expires_at = now() - interval '1 second' FROM former WHERE lease.task_id = former.task_id"""
 
 
 async def reap(conn: Conn) -> list[StudyId]:
-    """End the leases that are past their deadline; returns the studies that now have something to decide."""
-    studies = []
-    for task_id, epoch, state, failures, infra_failures in await (await conn.execute(EXPIRED)).fetchall():
-        move = judge(
-            Ending(kind="expire"), state=TaskState(state), failures=failures, infra_failures=infra_failures, needed=()
-        )
-        studies.append(await _end(conn, task_id, epoch, move, None))
-    return studies
+    """End the leases that are past their deadline; returns the study of each."""
+    rows = await (await conn.execute(EXPIRED)).fetchall()
+    expired = Ending(kind="expire")
+    await _end(conn, {
+        TaskId(row[0]): (judge(expired, state=TaskState(row[2]), failures=0, infra_failures=row[3], needed=()), None)
+        for row in rows
+    })  # fmt: skip
+    return [StudyId(row[1]) for row in rows]
 
 
 async def end_former(conn: Conn, worker_id: str, incarnation: str) -> int:
     """A restarted worker lost what its former process held: count it as expired at once."""
-    rows = await (await conn.execute(FORMER, {"worker_id": worker_id, "incarnation": incarnation})).fetchall()
-    for task_id, _ in rows:
-        await conn.execute("UPDATE lease SET expires_at = now() - interval '1 second' WHERE task_id = %s", (task_id,))
-    return len(rows)
+    return (await conn.execute(EXPIRE_FORMER, {"worker_id": worker_id, "incarnation": incarnation})).rowcount
 
 
 BEAT: Final[LiteralString] = """

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, LiteralString
 
@@ -47,15 +47,20 @@ async def register(
 
 
 SEEN: Final[LiteralString] = """
-    UPDATE worker SET seen_at = now() WHERE id = %(id)s RETURNING draining, allowed"""
+    WITH called AS MATERIALIZED (SELECT id FROM worker WHERE id = ANY(%(ids)s) ORDER BY id FOR NO KEY UPDATE)
+    UPDATE worker SET seen_at = now() FROM called WHERE worker.id = called.id
+    RETURNING worker.id, draining, allowed"""
 
 
-async def seen(conn: Conn, worker_id: str) -> tuple[bool, dict[str, Any]]:
-    """A worker called: (asked to drain, what it may run); ``NotFound`` asks it to register again."""
-    row = await (await conn.execute(SEEN, {"id": worker_id})).fetchone()
-    if row is None:
-        raise NotFound(f"There is no worker {worker_id!r}.", hint="Register first.")
-    return row[0], row[1]
+async def seen(conn: Conn, worker_ids: Sequence[str]) -> dict[str, tuple[bool, dict[str, Any]]]:
+    """Workers called: whether each is asked to drain, and what it may run; one that is missing has to register."""
+    rows = await (await conn.execute(SEEN, {"ids": list(worker_ids)})).fetchall()
+    return {row[0]: (row[1], row[2]) for row in rows}
+
+
+def unknown(worker_id: str) -> NotFound:
+    """What a worker hears that is not registered."""
+    return NotFound(f"There is no worker {worker_id!r}.", hint="Register first.")
 
 
 LIST: Final[LiteralString] = """

@@ -30,7 +30,7 @@ from isoloss.laws.basin import TYPICAL
 from isoloss.search.geometry import plan_of
 from isoloss.store import campaigns, curves, studies, tasks, workers
 from isoloss.store.pool import Pool
-from isoloss.store.tasks import Lease
+from isoloss.store.tasks import Lease, Want
 
 CAMPAIGN: Final[dict[str, Any]] = {
     "name": "our-1b",
@@ -126,14 +126,15 @@ class Showcase:
             if not math.isfinite(loss):
                 ending = Ending(kind="diverge", step=lease.budget_to // 3, message="loss is nan")
             async with self.pool.connection() as conn:
-                await tasks.finish(conn, _key(lease), ending, ("val_loss",))
+                await tasks.finish(conn, [(_key(lease), ending)], _owed)
         await self.decider.once()
         return len(leases)
 
     async def _lease(self, ids: Sequence[StudyId], n: int) -> list[Lease]:
         name = f"gpu-{int(self.rng.integers(2))}"
         async with self.pool.connection() as conn:
-            return await tasks.lease_next(conn, ids, worker_id=name, incarnation="1", n=n, ttl=LEASE)
+            wants = [Want(holder=name, incarnation="1", n=n)]
+            return await tasks.describe(conn, await tasks.lease_next(conn, ids, wants, LEASE))
 
     async def _report(self, lease: Lease, upto: float = 1.0) -> float:
         """Store the task's curve up to a part of it; returns the last loss, NaN when it diverges."""
@@ -145,7 +146,7 @@ class Showcase:
             falling = (lease.budget_to / ends) ** 0.08 * np.exp(0.004 * self.rng.standard_normal(len(ends)))
             if math.isfinite(last):
                 points = {int(step): float(last * part) for step, part in zip(ends, falling, strict=True) if step >= 1}
-                await curves.add_points(conn, _key(lease), [(step, {"val_loss": y}) for step, y in points.items()])
+                await curves.add_points(conn, [(_key(lease), [(step, {"val_loss": y}) for step, y in points.items()])])
         return last
 
     async def workers(self) -> None:
@@ -171,6 +172,10 @@ def loss_of(params: dict[str, Any], n_params: float, n_tokens: float) -> float:
         return math.nan
     least = 1.69 + 406.4 / n_params**0.34 + 410.7 / n_tokens**0.28
     return float(least * math.exp(TYPICAL.excess(np.array(du), np.array(dv))))
+
+
+async def _owed(study_id: StudyId, version: int) -> tuple[str, ...]:  # noqa: ARG001 - every study of it owes the same
+    return ("val_loss",)
 
 
 def _key(lease: Lease) -> LeaseKey:

@@ -453,6 +453,7 @@ class Ending(_message.Message):
     DIVERGE_FIELD_NUMBER: _builtins.int
     FAIL_FIELD_NUMBER: _builtins.int
     RELEASE_FIELD_NUMBER: _builtins.int
+    POINTS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def key(self) -> Global___LeaseKey: ...
     @_builtins.property
@@ -463,6 +464,10 @@ class Ending(_message.Message):
     def fail(self) -> Global___Ending.Fail: ...
     @_builtins.property
     def release(self) -> Global___Ending.Release: ...
+    @_builtins.property
+    def points(self) -> _containers.RepeatedCompositeFieldContainer[Global___Point]:
+        """What is left to report of it: durable with the ending."""
+
     def __init__(
         self,
         *,
@@ -471,10 +476,11 @@ class Ending(_message.Message):
         diverge: Global___Ending.Diverge | None = ...,
         fail: Global___Ending.Fail | None = ...,
         release: Global___Ending.Release | None = ...,
+        points: _abc.Iterable[Global___Point] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["complete", b"complete", "diverge", b"diverge", "fail", b"fail", "key", b"key", "outcome", b"outcome", "release", b"release"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["complete", b"complete", "diverge", b"diverge", "fail", b"fail", "key", b"key", "outcome", b"outcome", "release", b"release"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["complete", b"complete", "diverge", b"diverge", "fail", b"fail", "key", b"key", "outcome", b"outcome", "points", b"points", "release", b"release"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_outcome: _TypeAlias = _typing.Literal["complete", "diverge", "fail", "release"]  # noqa: Y015
     _WhichOneofArgType_outcome: _TypeAlias = _typing.Literal["outcome", b"outcome"]  # noqa: Y015

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final, Literal
 
 import msgspec
@@ -76,9 +76,9 @@ def from_checkpoint(message: pb.Checkpoint) -> Checkpoint | None:
     return Checkpoint(step=message.step, path=message.path, manifest=manifest)
 
 
-def to_ending(key: LeaseKey, ending: Ending) -> pb.Ending:
-    """An ending as a message; ``expire`` is the reaper's alone and never crosses the wire."""
-    message = pb.Ending(key=to_key(key))
+def to_ending(key: LeaseKey, ending: Ending, points: Sequence[tuple[int, Mapping[str, float]]] = ()) -> pb.Ending:
+    """An ending as a message, with the last points of its curves; ``expire`` is the reaper's alone and never crosses."""
+    message = pb.Ending(key=to_key(key), points=[pb.Point(step=step, values=values) for step, values in points])
     checkpoint = to_checkpoint(ending.checkpoint) if ending.checkpoint else None
     match ending.kind:
         case "complete":
