@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import asyncio
 import math
+import time
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from secrets import token_urlsafe
@@ -76,13 +77,18 @@ class Decider:
         self.pool = pool
         self.bell = bell
         self.ttl = ttl
+        self._marked: set[StudyId] = set()
+        self._looked = -math.inf
         self._cache: dict[StudyId, _Folded] = {}
         self._locks: defaultdict[StudyId, asyncio.Lock] = defaultdict(asyncio.Lock)
 
     async def once(self) -> int:
-        """Decide for every study that has undecided results."""
-        async with self.pool.connection() as conn:
-            waiting = await ledger.pending(conn)
+        """Decide for every study that has undecided results: those marked, and once a second whatever there is."""
+        waiting, now = list(self._marked), time.monotonic()
+        if now - self._looked >= self.seconds:  # another controller may have taken results and be gone
+            self._looked = now
+            async with self.pool.connection() as conn:
+                waiting = await ledger.pending(conn)
         results = 0
         for study_id in waiting:
             try:
@@ -90,6 +96,10 @@ class Decider:
             except IsolossError as error:  # one study's trouble is not the others'
                 log.warning("study.not_decided", study_id=study_id, error=error.message)
         return results
+
+    def mark(self, study_ids: Iterable[StudyId]) -> None:
+        """Results of these studies have just become durable."""
+        self._marked.update(study_ids)
 
     async def decide(
         self, study_id: StudyId, *, events: Sequence[ev.Event] = (), ask: int = 0, wants: Sequence[Want] = ()
@@ -108,6 +118,7 @@ class Decider:
         self, study_id: StudyId, events: Sequence[ev.Event] = (), ask: int = 0, wants: Sequence[Want] = ()
     ) -> tuple[Decided, _Folded]:
         async with self._locks[study_id]:
+            self._marked.discard(study_id)
             try:
                 async with self.pool.connection() as conn:
                     decided, folded = await self._settle(conn, study_id, events, ask, wants)
@@ -149,7 +160,8 @@ class Decider:
     async def _locked(self, conn: Conn, study_id: StudyId) -> tuple[StudyRow, Search]:
         """The study's row under its lock, and the fold of the whole ledger: from the cache, else from the snapshot."""
         folded = self._cache.get(study_id)
-        row = await studies.lock(conn, study_id, folded.row if folded else None)
+        async with conn.pipeline():  # with the BEGIN before it
+            row = await studies.lock(conn, study_id, folded.row if folded else None)
         if folded and folded.seq == row.next_seq - 1 and folded.row.spec_version == row.spec_version:
             return row, folded.search
         spec = decode_study(row.spec)
@@ -197,7 +209,7 @@ class _Book:
                     f"Study {self.row.name!r} is stopped ({self.search.stopped}); accepted is a study that is not."
                 )
             return Decided(created=0, results=0, state=StudyState.STOPPED, seq=self.seq - 1, decisions=())
-        results = await self._drain() if self.search.stopped is None else 0
+        results = await self._drain() if self.row.undecided and self.search.stopped is None else 0
         for event in events:
             if self.search.stopped is None:
                 await self._fold(event)
@@ -210,15 +222,16 @@ class _Book:
         self._check_bounds()
         if self._looks_at_checkpoints():
             await self._retain()
-        leases = await self._hand_out(granted, lacking)
         state = self._state()
-        if self.seq != self.row.next_seq or state != self.row.state:
-            await studies.update(
-                self.conn, self.row.id, state=state, next_seq=self.seq, reserved=self.reserved, spent=self.spent,
-                max_budget=self.search.ladder.budget(self.search.ladder.top),
-            )  # fmt: skip
-        if self.search.plan != self.plan:
-            await studies.set_rungs(self.conn, self.row.id, planned_rungs(self.search.plan, self.plan))
+        async with self.conn.pipeline():
+            if self.seq != self.row.next_seq or state != self.row.state:
+                await studies.update(
+                    self.conn, self.row.id, state=state, next_seq=self.seq, reserved=self.reserved, spent=self.spent,
+                    max_budget=self.search.ladder.budget(self.search.ladder.top),
+                )  # fmt: skip
+            if self.search.plan != self.plan:
+                await studies.set_rungs(self.conn, self.row.id, planned_rungs(self.search.plan, self.plan))
+            leases = await self._hand_out(granted, lacking)
         created = sum(isinstance(d, ev.CreateTask) for d in self.decisions)
         return Decided(
             created=created, results=results, state=state, seq=self.seq - 1, decisions=tuple(self.decisions),
@@ -229,12 +242,11 @@ class _Book:
         """Leases of the tasks that are there already, and who lacks a task, once for each."""
         if not wants or self.row.state == StudyState.PAUSED or self.search.stopped is not None:
             return [], []
-        given = (self.conn, [self.row.id], wants, self.ttl)
         granted: tasks.Granted = []
-        if self.search.outstanding:
-            again = [want for want in wants if want.again]
-            granted = await tasks.reclaim(self.conn, [self.row.id], again, self.ttl) if again else []
-            granted += await tasks.lease_next(*given)
+        if self.search.outstanding and (again := [want for want in wants if want.again]):
+            granted += await tasks.reclaim(self.conn, [self.row.id], again, self.ttl)
+        if self.row.ready:
+            granted += await tasks.lease_next(self.conn, [self.row.id], wants, self.ttl)
         held = Counter(holder for _, _, holder in granted)
         return granted, [want for want in wants for _ in range(want.n - held[want.holder])]
 

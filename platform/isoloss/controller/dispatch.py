@@ -209,14 +209,17 @@ class Dispatcher:
             await self._points.stand(batches)
 
     async def _finish(self, said: Sequence[Sequence[tasks.Said]]) -> list[list[str]]:
+        ended: set[StudyId] = set()
         async with self.pool.connection() as conn:
 
             async def owed(study_id: StudyId, version: int) -> Sequence[str]:
+                ended.add(study_id)
                 if self._specs.get(study_id, (0,))[0] != version:
                     self._keep_spec(study_id, version, await studies.spec_of(conn, study_id))
                 return self._specs[study_id][1].metrics
 
             verdicts = iter(await tasks.finish(conn, [one for some in said for one in some], owed))
+        self.decider.mark(ended)
         self.bell.ring()
         return [[next(verdicts) for _ in some] for some in said]
 

@@ -205,9 +205,11 @@ Owed = Callable[[StudyId, int], Awaitable[Sequence[str]]]  # the metrics a study
 async def finish(conn: Conn, endings: Sequence[Said], owed: Owed) -> list[str]:
     """End attempts; durable when the transaction commits. A key that is not current changes no row.
 
-    The verdicts come in the order of the endings: ``accepted``, ``stale`` or ``already_done``.
+    The verdicts come in the order of the endings: ``accepted``, ``stale`` or ``already_done``. ``owed`` hears of every
+    study whose task has ended.
     """
-    rows = await (await conn.execute(HELD, _columns([key for key, _ in endings]))).fetchall()
+    async with conn.pipeline():  # with the BEGIN before it
+        rows = await (await conn.execute(HELD, _columns([key for key, _ in endings]))).fetchall()
     held = {
         LeaseKey(task_id=TaskId(row[0]), epoch=row[1], secret=row[2]): Held(
             study_id=StudyId(row[3]), spec_version=row[4], state=TaskState(row[5]), failures=row[6],
@@ -221,7 +223,7 @@ async def finish(conn: Conn, endings: Sequence[Said], owed: Owed) -> list[str]:
         if (task := held.get(key)) is None or key.task_id in moves:
             late.append(place)
             continue
-        needed = await owed(task.study_id, task.spec_version) if ending.kind == "complete" else ()
+        needed = await owed(task.study_id, task.spec_version)
         move = judge(
             ending, state=task.state, failures=task.failures, infra_failures=task.infra_failures, needed=needed
         )

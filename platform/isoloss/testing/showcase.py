@@ -127,6 +127,7 @@ class Showcase:
                 ending = Ending(kind="diverge", step=lease.budget_to // 3, message="loss is nan")
             async with self.pool.connection() as conn:
                 await tasks.finish(conn, [(_key(lease), ending)], _owed)
+        self.decider.mark(ids)
         await self.decider.once()
         return len(leases)
 
