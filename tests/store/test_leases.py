@@ -62,11 +62,11 @@ def done(loss: float) -> Ending:
 
 async def finish(pool: Pool, which: LeaseKey, ending: Ending) -> str:
     async with pool.connection() as conn:
-        (verdict,) = await tasks.finish(conn, [(which, ending)], owed)
+        (verdict,), _ = await tasks.finish(conn, [(which, ending)], owed)
         return verdict
 
 
-async def owed(study_id: Any, version: int) -> tuple[str, ...]:
+async def owed(conn: Any, study_id: Any, version: int) -> tuple[str, ...]:
     return ("loss",)
 
 

@@ -55,7 +55,7 @@ async def ran(pool: Pool, decider: Decider, study_id: Any, *, finish: bool) -> N
     await decider.decide(study_id)
 
 
-async def owed(study_id: Any, version: int) -> tuple[str, ...]:
+async def owed(conn: Any, study_id: Any, version: int) -> tuple[str, ...]:
     return ("loss",)
 
 

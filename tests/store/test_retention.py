@@ -24,7 +24,7 @@ InStore = Callable[[Callable[[Pool], Awaitable[Any]]], Any]
 TTL = timedelta(seconds=30)
 
 
-async def owed(study_id: Any, version: int) -> tuple[str, ...]:
+async def owed(conn: Any, study_id: Any, version: int) -> tuple[str, ...]:
     return ("loss",)
 
 

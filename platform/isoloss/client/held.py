@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import shutil
 from collections.abc import Iterator, Mapping
@@ -33,12 +34,16 @@ class Trial:
         self.seed = int(lease.seed)
         self.metrics = tuple(lease.metrics)
         self.resume_from = Path(lease.resume_from) if lease.resume_from else None
-        self._folder = checkpoint_folder(home().absolute(), lease)
+        self._lease = lease
         self._pulse = pulse
         self._lost = ""
         self._reported = 0
         self.last: dict[str, float] = {}
         self.diverged_at: int | None = None
+
+    @functools.cached_property
+    def _folder(self) -> Path:
+        return checkpoint_folder(home().absolute(), self._lease)
 
     @property
     def save_to(self) -> Path:

@@ -7,6 +7,7 @@ running client; every call that writes carries an idempotency key or a lease, so
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 import threading
 import time
@@ -77,13 +78,18 @@ class AsyncTransport:
 
     async def call(self, method: Any, request: Any) -> Any:
         """One call, made again while nobody answers."""
+        with contextlib.suppress(Unreachable):  # nearly every call is answered
+            return await self._once(method, request)
         async for attempt in stamina.retry_context(on=Unreachable, timeout=self._patience, attempts=None, wait_max=2.0):
             with attempt:
-                try:
-                    return await method(request, timeout=CALL_SECONDS)
-                except grpc.aio.AioRpcError as error:
-                    raise from_rpc_error(error) from None
+                return await self._once(method, request)
         raise AssertionError("stamina returns or raises")
+
+    async def _once(self, method: Any, request: Any) -> Any:
+        try:
+            return await method(request, timeout=CALL_SECONDS)
+        except grpc.aio.AioRpcError as error:
+            raise from_rpc_error(error) from None
 
     async def stream(self, method: Any, request: Any) -> AsyncIterator[Any]:
         """The messages of a server stream."""
@@ -128,13 +134,18 @@ class BlockingTransport:
 
     def call(self, method: Any, request: Any) -> Any:
         """One call, made again while nobody answers."""
+        with contextlib.suppress(Unreachable):  # nearly every call is answered
+            return self._once(method, request)
         for attempt in stamina.retry_context(on=Unreachable, timeout=self._patience, attempts=None, wait_max=2.0):
             with attempt:
-                try:
-                    return method(request, timeout=CALL_SECONDS)
-                except grpc.RpcError as error:
-                    raise from_rpc_error(error) from None  # type: ignore[arg-type]
+                return self._once(method, request)
         raise AssertionError("stamina returns or raises")
+
+    def _once(self, method: Any, request: Any) -> Any:
+        try:
+            return method(request, timeout=CALL_SECONDS)
+        except grpc.RpcError as error:
+            raise from_rpc_error(error) from None  # type: ignore[arg-type]
 
     def stream(self, method: Any, request: Any) -> Iterator[Any]:
         """The messages of a server stream."""

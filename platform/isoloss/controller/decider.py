@@ -22,6 +22,7 @@ import structlog
 from msgspec import structs
 
 from isoloss.controller.duty import Bell
+from isoloss.controller.specs import Specs
 from isoloss.domain.ids import StudyId, TaskId
 from isoloss.domain.spec import StudySpec, decode_study, encode
 from isoloss.domain.study import StudyState
@@ -55,6 +56,7 @@ class Decided:
     seq: int
     decisions: tuple[ev.Decision, ...]
     leases: tuple[tuple[str, Lease], ...] = ()  # (holder, lease)
+    verdicts: tuple[tuple[str, ...], ...] = ()  # of what each want said
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +79,7 @@ class Decider:
         self.pool = pool
         self.bell = bell
         self.ttl = ttl
+        self.specs = Specs()
         self._marked: set[StudyId] = set()
         self._looked = -math.inf
         self._cache: dict[StudyId, _Folded] = {}
@@ -104,9 +107,10 @@ class Decider:
     async def decide(
         self, study_id: StudyId, *, events: Sequence[ev.Event] = (), ask: int = 0, wants: Sequence[Want] = ()
     ) -> Decided:
-        """Drain the results, fold the given events, then grant what ``wants`` can run.
+        """End what the wants say, drain the results, fold the given events, then grant what the wants can run.
 
-        Ready tasks go first; for what is lacking, and for ``ask`` tasks that nobody runs yet, the search is asked.
+        Ready tasks go first; for what is lacking, and for ``ask`` tasks that nobody runs yet, the search is asked. Whoever
+        says what is not accepted gets nothing.
         """
         return (await self._pass(study_id, events, ask, wants))[0]
 
@@ -152,19 +156,32 @@ class Decider:
         self, conn: Conn, study_id: StudyId, events: Sequence[ev.Event], ask: int = 0, wants: Sequence[Want] = (),
         *, rescore: bool = False,
     ) -> tuple[Decided, _Folded]:  # fmt: skip
-        row, search = await self._locked(conn, study_id)
-        book = _Book(conn, row, search, self.ttl)
-        decided = await book.settle(events, ask, wants, rescore=rescore)
-        return decided, _Folded(decided.seq, search, row)
+        opened, search = await self._opened(conn, study_id, [want.holder for want in wants if want.again])
+        verdicts: tuple[tuple[str, ...], ...] = tuple(() for _ in wants)
+        if said := [one for want in wants for one in want.said]:
+            flat, ended = await tasks.finish(conn, said, self.specs.owed)
+            each = iter(flat)
+            verdicts = tuple(tuple(next(each) for _ in want.said) for want in wants)
+            wants = [want for want, heard in zip(wants, verdicts, strict=True) if {*heard} <= {"accepted"}]
+            opened = replace(opened, undecided=tuple(await ledger.undecided(conn, study_id)))
+            self.mark(ended - {study_id})
+        decided = await _Book(conn, opened, search, self.ttl).settle(events, ask, wants, rescore=rescore)
+        return replace(decided, verdicts=verdicts), _Folded(decided.seq, search, opened.row)
 
-    async def _locked(self, conn: Conn, study_id: StudyId) -> tuple[StudyRow, Search]:
-        """The study's row under its lock, and the fold of the whole ledger: from the cache, else from the snapshot."""
+    async def _opened(self, conn: Conn, study_id: StudyId, holders: Sequence[str]) -> tuple[ledger.Opened, Search]:
+        """The study under its lock, and the fold of the whole ledger: from the cache, else from the snapshot."""
         folded = self._cache.get(study_id)
         async with conn.pipeline():  # with the BEGIN before it
-            row = await studies.lock(conn, study_id, folded.row if folded else None)
+            opened = await ledger.opened(conn, study_id, folded.row if folded else None, holders)
+        row = opened.row
         if folded and folded.seq == row.next_seq - 1 and folded.row.spec_version == row.spec_version:
-            return row, folded.search
-        spec = decode_study(row.spec)
+            return opened, folded.search
+        search = await self._folded(conn, row, folded)
+        return replace(opened, undecided=tuple(await ledger.undecided(conn, study_id))), search
+
+    async def _folded(self, conn: Conn, row: StudyRow, folded: _Folded | None) -> Search:
+        """The fold of every event there is now."""
+        spec, _ = self.specs.of(row.id, row.spec_version, row.spec)
         if folded and folded.seq < row.next_seq:
             seq, search = folded.seq, folded.search
         else:
@@ -178,15 +195,16 @@ class Decider:
                 search.apply(ev.event_from_mapping(body))
             if row.next_seq - 1 - seq > SNAPSHOT_EVERY:
                 await ledger.save_snapshot(conn, row.id, row.next_seq - 1, search.snapshot())
-        return row, search
+        return search
 
 
 class _Book:
     """One decision transaction: the ledger's next pages, and the budget."""
 
-    def __init__(self, conn: Conn, row: StudyRow, search: Search, ttl: timedelta) -> None:
+    def __init__(self, conn: Conn, opened: ledger.Opened, search: Search, ttl: timedelta) -> None:
         self.conn = conn
-        self.row = row
+        self.opened = opened
+        self.row = row = opened.row
         self.search = search
         self.ttl = ttl
         self.plan = search.plan
@@ -209,7 +227,7 @@ class _Book:
                     f"Study {self.row.name!r} is stopped ({self.search.stopped}); accepted is a study that is not."
                 )
             return Decided(created=0, results=0, state=StudyState.STOPPED, seq=self.seq - 1, decisions=())
-        results = await self._drain() if self.row.undecided and self.search.stopped is None else 0
+        results = await self._drain() if self.search.stopped is None else 0
         for event in events:
             if self.search.stopped is None:
                 await self._fold(event)
@@ -243,9 +261,10 @@ class _Book:
         if not wants or self.row.state == StudyState.PAUSED or self.search.stopped is not None:
             return [], []
         granted: tasks.Granted = []
-        if self.search.outstanding and (again := [want for want in wants if want.again]):
+        if self.opened.again:
+            again = [want for want in wants if want.again]
             granted += await tasks.reclaim(self.conn, [self.row.id], again, self.ttl)
-        if self.row.ready:
+        if self.opened.ready:
             granted += await tasks.lease_next(self.conn, [self.row.id], wants, self.ttl)
         held = Counter(holder for _, _, holder in granted)
         return granted, [want for want in wants for _ in range(want.n - held[want.holder])]
@@ -309,7 +328,7 @@ class _Book:
             raise WrongState(f"limits.total_budget is {self.row.cap:g}; accepted is a trial that fits below it.")
 
     async def _drain(self) -> int:
-        rows = await ledger.undecided(self.conn, self.row.id)
+        rows = self.opened.undecided
         judge = await self._judge() if rows else None
         for row in rows:
             value = judge.score(row.trial_no, row.level, row.values) if judge and row.status == "ok" else None

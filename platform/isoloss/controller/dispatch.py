@@ -14,15 +14,12 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any, Final
 
-import msgspec
-
 from isoloss.controller.decider import Decider
 from isoloss.controller.duty import Bell
 from isoloss.controller.line import Line
 from isoloss.controller.why import allows
 from isoloss.domain.ids import StudyId
 from isoloss.domain.lease import LeaseKey
-from isoloss.domain.spec import StudySpec, decode_study
 from isoloss.domain.study import StudyState
 from isoloss.domain.task import TaskState
 from isoloss.errors import NotFound
@@ -36,16 +33,20 @@ from isoloss.wire.states import VERDICTS
 from isoloss.wire.values import from_checkpoint, from_ending, from_key, to_key, to_values
 
 LONGEST_WAIT_SECONDS: Final = 30.0
+Answer = Lease | StudyState
 Beat = tuple[str, Sequence[LeaseKey]]  # a worker, or nobody in particular, and what it holds
 Points = tuple[LeaseKey, Sequence[tuple[int, dict[str, float]]]]
 
 
 @dataclass(slots=True)
 class _Asking:
-    """A program that stands in the line of a study; the lease of a lost reply is looked for once."""
+    """A program that stands in the line of a study, perhaps with endings to tell first.
+
+    What it says, and the lease of a lost reply, are looked at once.
+    """
 
     want: Want
-    looked: bool = False
+    verdicts: Sequence[str] | None = None  # of what it said, once that is durable
 
 
 class Dispatcher:
@@ -57,13 +58,12 @@ class Dispatcher:
         self.bell = bell
         self.ttl = ttl
         self.draining = False
-        self._specs: dict[StudyId, tuple[int, StudySpec, str]] = {}  # by version, with the run section as JSON
         self._ids: dict[tuple[str, str], StudyId] = {}
         self._endings = Line[Sequence[tasks.Said], list[str]](self._finish)
         self._beats = Line[Beat, tuple[bool, dict[LeaseKey, TaskState]]](self._beat)
         self._points = Line[Sequence[Points], bool](self._store)
         self._slots = Line[Want, work_pb2.LeaseReply](self._fill)
-        self._asks: dict[StudyId, Line[_Asking, Lease | StudyState]] = {}
+        self._asks: dict[StudyId, Line[_Asking, Answer]] = {}
         bell.listen(self._look)
 
     def drain(self) -> None:
@@ -82,8 +82,14 @@ class Dispatcher:
 
     # ---- granting ----------------------------------------------------------------------------------------------
 
-    async def ask(self, project: str, name: str, want: Want, seconds: float) -> Lease | StudyState | None:
-        """A task of one study, or the state of a study that has nothing more to run; ``None`` after so many seconds."""
+    async def ask(
+        self, project: str, name: str, want: Want, seconds: float, endings: Sequence[pb.Ending] = ()
+    ) -> tuple[Answer | None, list[pb.Ack]]:
+        """A task of one study, or the state of a study that has nothing more to run; ``None`` after so many seconds.
+
+        Endings are told in the same transaction; when one is not accepted, its teller gets no task.
+        """
+        said = await self._heard(endings)
         study_id = self._ids.get((project, name))
         if study_id is None:
             async with self.pool.connection() as conn:
@@ -91,15 +97,21 @@ class Dispatcher:
             self._ids[project, name] = study_id
         if study_id not in self._asks:
             self._asks[study_id] = Line(lambda asking: self._serve(study_id, asking))
-        return await self._asks[study_id].stand(_Asking(want), seconds=_patience(seconds))
+        asking = _Asking(replace(want, said=said, again=True))
+        answer = await self._asks[study_id].stand(asking, seconds=_patience(seconds))
+        return answer, [ack(key, verdict) for (key, _), verdict in zip(said, asking.verdicts or (), strict=True)]
 
-    async def _serve(self, study_id: StudyId, asking: Sequence[_Asking]) -> list[Lease | StudyState | None]:
-        wants = [replace(one.want, again=not one.looked) for one in asking]
-        decided = await self.decider.decide(study_id, wants=wants)
+    async def _serve(self, study_id: StudyId, asking: Sequence[_Asking]) -> list[Answer | None]:
+        decided = await self.decider.decide(study_id, wants=[one.want for one in asking])
         found, rest = dict(decided.leases), decided.state in (StudyState.IDLE, StudyState.STOPPED)
-        for one in asking:
-            one.looked = True
-        return [found.get(one.want.holder, decided.state if rest else None) for one in asking]
+        for one, verdicts in zip(asking, decided.verdicts, strict=True):
+            if one.verdicts is None:
+                one.verdicts, one.want = verdicts, replace(one.want, said=(), again=False)
+        refused = [not {*(one.verdicts or ())} <= {"accepted"} for one in asking]
+        return [
+            found.get(one.want.holder, decided.state if rest or no else None)
+            for one, no in zip(asking, refused, strict=True)
+        ]
 
     async def lease(self, want: Want, seconds: float) -> work_pb2.LeaseReply:
         """Tasks for a worker's free slots, as soon as there are any; empty after so many seconds."""
@@ -198,38 +210,31 @@ class Dispatcher:
 
     async def finish(self, endings: Sequence[pb.Ending]) -> list[pb.Ack]:
         """End attempts; what the studies decide of it follows in another transaction."""
-        said = [(from_key(ending.key), from_ending(ending)) for ending in endings]
-        await self.keep_points([points_of(ending) for ending in endings if ending.points])
+        said = await self._heard(endings)
         verdicts = await self._endings.stand(said)
         return [ack(key, verdict) for (key, _), verdict in zip(said, verdicts or (), strict=True)]
 
-    async def keep_points(self, batches: Sequence[Points]) -> None:
-        """Store points; they are durable with the next thing that is."""
-        if batches:
-            await self._points.stand(batches)
+    async def _heard(self, endings: Sequence[pb.Ending]) -> list[tasks.Said]:
+        """What was said, with the last points of its curves stored: they are durable with the ending."""
+        said = [(from_key(ending.key), from_ending(ending)) for ending in endings]
+        if points := [points_of(ending) for ending in endings if ending.points]:
+            await self._points.stand(points)
+        return said
 
     async def _finish(self, said: Sequence[Sequence[tasks.Said]]) -> list[list[str]]:
-        ended: set[StudyId] = set()
         async with self.pool.connection() as conn:
-
-            async def owed(study_id: StudyId, version: int) -> Sequence[str]:
-                ended.add(study_id)
-                if self._specs.get(study_id, (0,))[0] != version:
-                    self._keep_spec(study_id, version, await studies.spec_of(conn, study_id))
-                return self._specs[study_id][1].metrics
-
-            verdicts = iter(await tasks.finish(conn, [one for some in said for one in some], owed))
+            all_said = [one for some in said for one in some]
+            verdicts, ended = await tasks.finish(conn, all_said, self.decider.specs.owed)
         self.decider.mark(ended)
         self.bell.ring()
-        return [[next(verdicts) for _ in some] for some in said]
+        each = iter(verdicts)
+        return [[next(each) for _ in some] for some in said]
 
     # ---- what crosses the wire ---------------------------------------------------------------------------------
 
     def to_lease(self, lease: Lease) -> pb.Lease:
         """A granted lease as a message; the fixed values of the spec are parameters like the searched ones."""
-        if self._specs.get(lease.study_id, (0,))[0] != lease.spec_version:
-            self._keep_spec(lease.study_id, lease.spec_version, lease.spec)
-        _, spec, run = self._specs[lease.study_id]
+        spec, run = self.decider.specs.of(lease.study_id, lease.spec_version, lease.spec)
         key = LeaseKey(task_id=lease.task_id, epoch=lease.epoch, secret=lease.secret)
         return pb.Lease(
             key=to_key(key), study=lease.study, project=lease.project, trial=lease.trial_no, level=lease.level,
@@ -237,10 +242,6 @@ class Dispatcher:
             params=to_values(spec.fixed | lease.params), resume_from=lease.resume_from, seed=spec.seed, run_json=run,
             metrics=spec.metrics, ttl_seconds=self.ttl.total_seconds(),
         )  # fmt: skip
-
-    def _keep_spec(self, study_id: StudyId, version: int, mapping: Mapping[str, Any]) -> None:
-        run = mapping.get("run")
-        self._specs[study_id] = version, decode_study(mapping), msgspec.json.encode(run).decode() if run else ""
 
 
 def deal(

@@ -18,6 +18,7 @@ W = TypeVar("W")
 A = TypeVar("A")
 MOST: Final = 400  # served in one pass
 LOOK_AGAIN_SECONDS: Final = 1.0
+GATHER_SECONDS: Final = 0.004  # where several came together, more are on their way: a round for all is the cheaper
 PAUSE_SECONDS: Final = 0.01  # between two rounds for the same people
 
 
@@ -69,14 +70,15 @@ class Line(Generic[W, A]):
 
     async def _work(self) -> None:
         """Rounds until nobody stands here; whoever went away, and whose call is cancelled, is passed over."""
-        loop = asyncio.get_running_loop()
+        loop, many = asyncio.get_running_loop(), False
         while True:
-            await asyncio.sleep(0)  # all who come in this moment are served together
+            await asyncio.sleep(GATHER_SECONDS if many else 0)  # all who come in this moment are served together
             self._standing = [one for one in self._standing if not one.answer.done()]
             if not self._standing:
                 return
             self._news.clear()
             served = list(self._standing)
+            many = len(served) > 1
             for first in range(0, len(served), MOST):
                 await self._pass(served[first : first + MOST])
             now = loop.time()

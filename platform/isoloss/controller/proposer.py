@@ -14,13 +14,12 @@ from isoloss.controller.decider import Decider
 from isoloss.domain.ids import StudyId
 from isoloss.domain.prior import Prior, check_prior, nearest
 from isoloss.domain.spec import StudySpec, decode_study
-from isoloss.domain.study import StudyState
 from isoloss.errors import IsolossError
 from isoloss.search.events import Proposed
 from isoloss.search.judging import informed
 from isoloss.search.proposals import learns_outcomes, propose
 from isoloss.search.search import Search
-from isoloss.search.streams import is_model
+from isoloss.search.streams import STREAMS
 from isoloss.store import campaigns, studies
 from isoloss.store.pool import Pool
 from isoloss.store.studies import StudyRow
@@ -49,10 +48,7 @@ class Proposer:
     async def once(self) -> int:
         """Propose for every study that wants proposals; returns how many were made."""
         async with self.pool.connection() as conn:
-            rows = [
-                row for row in await studies.listed(conn)
-                if row.state == StudyState.ACTIVE and is_model(decode_study(row.spec).method.sampler)
-            ]  # fmt: skip
+            rows = await studies.modelled(conn, STREAMS)
         async with asyncio.TaskGroup() as group:
             served = [group.create_task(self._serve(row)) for row in rows]
         return sum(task.result() for task in served)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from google.protobuf.json_format import MessageToDict
 
 from isoloss.controller.dispatch import Dispatcher
+from isoloss.domain.study import StudyState
 from isoloss.errors import InvalidSpec
 from isoloss.store import checkpoints, tasks, workers
 from isoloss.store.tasks import Lease, Want
@@ -14,7 +16,6 @@ from isoloss.v1 import common_pb2, work_pb2_grpc
 from isoloss.v1 import work_pb2 as pb
 from isoloss.wire.values import from_key
 
-ACCEPTED = common_pb2.VERDICT_ACCEPTED
 Context = Any  # grpc.aio.ServicerContext, generic in its stubs only
 
 
@@ -90,11 +91,14 @@ class TrialService(work_pb2_grpc.TrialServiceServicer):
         self.pool = dispatcher.pool
 
     async def Ask(self, request: pb.AskRequest, context: Context) -> pb.AskReply:
+        return await self._asked(request, ())
+
+    async def _asked(self, request: pb.AskRequest, endings: Sequence[common_pb2.Ending]) -> pb.AskReply:
         study, want = request.study, Want(holder=request.holder)
-        answer = await self.dispatcher.ask(study.project, study.name, want, request.wait_seconds)
+        answer, acks = await self.dispatcher.ask(study.project, study.name, want, request.wait_seconds, endings)
         if isinstance(answer, Lease):
-            return pb.AskReply(lease=self.dispatcher.to_lease(answer))
-        return pb.AskReply(idle=answer is not None)
+            return pb.AskReply(lease=self.dispatcher.to_lease(answer), acks=acks)
+        return pb.AskReply(idle=answer in (StudyState.IDLE, StudyState.STOPPED), acks=acks)
 
     async def Heartbeat(self, request: pb.HeartbeatRequest, context: Context) -> pb.AckReply:
         _, acks = await self.dispatcher.heartbeat([from_key(k) for k in request.keys])
@@ -107,9 +111,4 @@ class TrialService(work_pb2_grpc.TrialServiceServicer):
         return pb.AckReply(acks=await self.dispatcher.finish(request.endings))
 
     async def TellAndAsk(self, request: pb.TellAndAskRequest, context: Context) -> pb.AskReply:
-        acks = await self.dispatcher.finish(request.tell.endings)
-        if any(ack.verdict != ACCEPTED for ack in acks):  # whoever told it has to hear that first
-            return pb.AskReply(acks=acks)
-        reply = await self.Ask(request.ask, context)
-        reply.acks.extend(acks)
-        return reply
+        return await self._asked(request.ask, request.tell.endings)

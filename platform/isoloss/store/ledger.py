@@ -8,17 +8,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
-from hashlib import sha256
 from typing import Any, Final, LiteralString
 
 import msgspec
-from psycopg.rows import class_row
+from psycopg.rows import class_row, dict_row
 from psycopg.types.json import Jsonb
 
 from isoloss.domain.ids import StudyId, TaskId
 from isoloss.domain.task import TaskState
+from isoloss.errors import NotFound
 from isoloss.search.events import CreateTask, CreateTrial
 from isoloss.store.pool import Conn
+from isoloss.store.studies import StudyRow
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +32,52 @@ class Undecided:
     status: str
     values: dict[str, Any]
     cost: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Opened:
+    """A study under its lock, and what there was to do when the lock was asked for.
+
+    Who had to wait for the lock may see results here that were decided meanwhile, and miss what came: ``undecided`` is
+    true only where no event came in between, and what made something ready or durable makes somebody look again.
+    """
+
+    row: StudyRow
+    undecided: tuple[Undecided, ...]
+    ready: bool  # whether tasks wait for a slot
+    again: bool  # whether one of the holders named holds something
+
+
+OPEN: Final[LiteralString] = """
+    SELECT id, project, name, campaign_id, size, n_params, spec_version, trainable, state::text, max_budget, next_seq, cap,
+           reserved, spent, CASE WHEN spec_version <> %(known)s THEN spec END AS spec,
+           EXISTS (SELECT FROM task WHERE task.study_id = study.id AND task.state = 'ready') AS ready,
+           EXISTS (SELECT FROM lease WHERE worker_id = ANY(%(holders)s)) AS again,
+           (SELECT coalesce(json_agg(waiting), '[]'::json) FROM (
+               SELECT task_id, task.trial_no, task.level, result.status, result."values",
+                      (task.budget_to - task.budget_from)::float8 AS cost
+               FROM result JOIN task ON task.id = result.task_id
+               WHERE result.study_id = study.id AND decided_seq IS NULL ORDER BY received_at, task_id LIMIT 1000
+           ) AS waiting) AS undecided
+    FROM study WHERE id = %(study_id)s FOR NO KEY UPDATE OF study"""
+
+
+async def opened(conn: Conn, study_id: StudyId, known: StudyRow | None, holders: Sequence[str]) -> Opened:
+    """Lock the study's row until the end of the transaction: whoever holds it decides.
+
+    The spec of a row ``known`` already is not sent again unless it has changed since.
+    """
+    given = {"study_id": study_id, "known": known.spec_version if known else 0, "holders": list(holders)}
+    async with conn.cursor(row_factory=dict_row) as cursor:
+        await cursor.execute(OPEN, given)
+        row = await cursor.fetchone()
+    if row is None:
+        raise NotFound(f"There is no study with id {study_id}.")
+    if known is not None and row["spec"] is None:
+        row["spec"] = known.spec
+    undecided_, ready, again = row.pop("undecided"), row.pop("ready"), row.pop("again")
+    waiting = tuple(Undecided(**one) for one in undecided_)
+    return Opened(row=StudyRow(**row), undecided=waiting, ready=ready, again=again)
 
 
 UNDECIDED: Final[LiteralString] = """
@@ -86,67 +133,63 @@ class Page:
 
 
 WRITE: Final[LiteralString] = """
-    WITH said AS (
+    WITH page AS MATERIALIZED (SELECT %(page)s::json AS whole),
+    said AS (
         INSERT INTO event (study_id, seq, kind, body, decisions)
-        SELECT %(study_id)s, seq, body::jsonb ->> 'kind', body::jsonb, decisions::jsonb
-        FROM unnest(%(seqs)s::bigint[], %(bodies)s::text[], %(decisions)s::text[]) AS e(seq, body, decisions)),
+        SELECT %(study_id)s, seq, body ->> 'kind', body, decisions
+        FROM page, json_to_recordset(page.whole -> 'events') AS e(seq bigint, body jsonb, decisions jsonb)),
     decided AS (
-        UPDATE result SET decided_seq = new.seq, score = new.score
-        FROM unnest(%(done)s::bigint[], %(done_seqs)s::bigint[], %(scores)s::float8[]) AS new(task_id, seq, score)
+        UPDATE result SET decided_seq = seq, score = new.score
+        FROM page, json_to_recordset(page.whole -> 'decided') AS new(task_id bigint, seq bigint, score float8)
         WHERE result.task_id = new.task_id AND result.decided_seq IS NULL),
     begun AS (
         INSERT INTO trial (study_id, no, bracket, index, params, source)
-        SELECT %(study_id)s, no, bracket, index, params::jsonb, source
-        FROM unnest(%(nos)s::int[], %(brackets)s::int[], %(indices)s::int[], %(params)s::text[], %(sources)s::text[])
-            AS t(no, bracket, index, params, source)),
+        SELECT %(study_id)s, trial, bracket, index, configuration, source
+        FROM page, json_to_recordset(page.whole -> 'trials')
+            AS t(trial int, bracket int, index int, configuration jsonb, source text)),
     given AS MATERIALIZED (
-        SELECT * FROM unnest(%(trial_nos)s::int[], %(levels)s::int[], %(froms)s::bigint[], %(forks)s::bigint[],
-                             %(tos)s::bigint[], %(states)s::text[], %(holders)s::text[], %(incarnations)s::text[],
-                             %(hashes)s::bytea[], %(vetoes)s::bigint[])
-            AS t(trial_no, level, budget_from, decay_from, budget_to, state, holder, incarnation, hash, vetoed)),
+        SELECT t.* FROM page, json_to_recordset(page.whole -> 'tasks')
+            AS t(trial int, level int, budget_from bigint, decay_from bigint, budget_to bigint, state task_state,
+                 holder text, incarnation text, secret text, vetoed bigint)),
     made AS (
         INSERT INTO task (study_id, trial_no, level, budget_from, decay_from, budget_to, state, epoch, ended_at)
-        SELECT %(study_id)s, trial_no, level, budget_from, decay_from, budget_to, state::task_state,
-               (holder IS NOT NULL)::int, CASE WHEN vetoed IS NOT NULL THEN now() END
-        FROM given RETURNING id, trial_no, level, epoch),
+        SELECT %(study_id)s, trial, level, budget_from, decay_from, budget_to, state, (holder IS NOT NULL)::int,
+               CASE WHEN vetoed IS NOT NULL THEN now() END
+        FROM given RETURNING id, trial_no AS trial, level, epoch),
     granted AS MATERIALIZED (
-        SELECT id, epoch, holder, incarnation, hash FROM made JOIN given USING (trial_no, level) WHERE holder IS NOT NULL),
+        SELECT id, epoch, holder, incarnation, secret FROM made JOIN given USING (trial, level) WHERE holder IS NOT NULL),
     attempted AS (INSERT INTO attempt (task_id, epoch, worker_id) SELECT id, epoch, holder FROM granted),
     leased AS (
         INSERT INTO lease (task_id, epoch, worker_id, incarnation, secret_hash, expires_at)
-        SELECT id, epoch, holder, incarnation, hash, now() + %(ttl)s FROM granted),
+        SELECT id, epoch, holder, incarnation, sha256(secret::bytea), now() + %(ttl)s FROM granted),
     vetoed AS (
         INSERT INTO result (task_id, study_id, epoch, status, "values", decided_seq)
-        SELECT id, %(study_id)s, NULL, 'cancelled', '{}'::jsonb, vetoed FROM made JOIN given USING (trial_no, level)
+        SELECT id, %(study_id)s, NULL, 'cancelled', '{}'::jsonb, vetoed FROM made JOIN given USING (trial, level)
         WHERE vetoed IS NOT NULL)
-    SELECT trial_no, level, id FROM made"""
+    SELECT trial, level, id FROM made"""
 
 
 async def write(conn: Conn, study_id: StudyId, page: Page, ttl: timedelta) -> dict[tuple[int, int], TaskId]:
-    """Write a page; returns the ids of its tasks by (trial, level). Leases among them last ``ttl`` from now on."""
-    tasks, created = page.tasks, [new.task for new in page.tasks]
-    given = {
-        "study_id": study_id, "ttl": ttl,
-        "seqs": [seq for seq, _, _ in page.events], "bodies": [text(body) for _, body, _ in page.events],
-        "decisions": [text(decisions) for _, _, decisions in page.events],
-        "done": [task_id for task_id, _, _ in page.decided], "done_seqs": [seq for _, seq, _ in page.decided],
-        "scores": [score for _, _, score in page.decided],
-        "nos": [t.trial for t in page.trials], "brackets": [t.bracket for t in page.trials],
-        "indices": [t.index for t in page.trials], "params": [text(t.configuration) for t in page.trials],
-        "sources": [t.source for t in page.trials],
-        "trial_nos": [t.trial for t in created], "levels": [t.level for t in created],
-        "froms": [t.budget_from for t in created], "forks": [t.decay_from for t in created],
-        "tos": [t.budget_to for t in created], "states": [new.state for new in tasks],
-        "holders": [new.holder for new in tasks], "incarnations": [new.incarnation for new in tasks],
-        "hashes": [sha256(new.secret.encode()).digest() for new in tasks], "vetoes": [new.vetoed for new in tasks],
+    """Write a page; returns the ids of its tasks by (trial, level). Leases among them last ``ttl`` from now on.
+
+    What is not finite becomes null in JSON, which ranks last as it does.
+    """
+    body = {
+        "events": [{"seq": seq, "body": body, "decisions": decisions} for seq, body, decisions in page.events],
+        "decided": [{"task_id": task_id, "seq": seq, "score": score} for task_id, seq, score in page.decided],
+        "trials": page.trials,
+        "tasks": [
+            {
+                "trial": new.task.trial, "level": new.task.level, "budget_from": new.task.budget_from,
+                "decay_from": new.task.decay_from, "budget_to": new.task.budget_to, "state": new.state,
+                "holder": new.holder, "incarnation": new.incarnation, "secret": new.secret, "vetoed": new.vetoed,
+            }
+            for new in page.tasks
+        ],
     }  # fmt: skip
+    given = {"study_id": study_id, "ttl": ttl, "page": msgspec.json.encode(body).decode()}
     rows = await (await conn.execute(WRITE, given)).fetchall()
     return {(row[0], row[1]): TaskId(row[2]) for row in rows}
-
-
-def text(value: Any) -> str:
-    """JSON; what is not finite becomes null, which ranks last as it does."""
-    return msgspec.json.encode(value).decode()
 
 
 CANCEL_WAITING: Final[LiteralString] = """

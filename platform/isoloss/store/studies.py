@@ -34,8 +34,6 @@ class StudyRow:
     cap: float | None
     reserved: float
     spent: float
-    ready: bool = True  # whether tasks may wait, and results may be undecided; only ``lock`` knows better
-    undecided: bool = True
 
 
 INSERT: Final[LiteralString] = """
@@ -94,29 +92,36 @@ async def listed(conn: Conn, *, project: str = "", campaign_id: CampaignId | Non
         return await cursor.fetchall()
 
 
+MODELLED: Final[LiteralString] = """
+    SELECT id, project, name, campaign_id, size, n_params, spec, spec_version, trainable, state::text, max_budget, next_seq,
+           cap, reserved, spent
+    FROM study WHERE state = 'active' AND spec #>> '{method,sampler}' <> ALL(%(streams)s) ORDER BY id"""
+
+
+async def modelled(conn: Conn, streams: Sequence[str]) -> list[StudyRow]:
+    """Active studies whose sampler is a model, and none of these."""
+    async with conn.cursor(row_factory=class_row(StudyRow)) as cursor:
+        await cursor.execute(MODELLED, {"streams": list(streams)})
+        return await cursor.fetchall()
+
+
 LOCK: Final[LiteralString] = """
-    SELECT id, project, name, campaign_id, size, n_params, spec_version, trainable, state::text, max_budget, next_seq, cap,
-           reserved, spent, CASE WHEN spec_version <> %(known)s THEN spec END AS spec,
-           EXISTS (SELECT FROM task WHERE task.study_id = study.id AND task.state = 'ready') AS ready,
-           EXISTS (SELECT FROM result WHERE result.study_id = study.id AND decided_seq IS NULL) AS undecided
+    SELECT id, project, name, campaign_id, size, n_params, spec, spec_version, trainable, state::text, max_budget, next_seq,
+           cap, reserved, spent
     FROM study WHERE id = %(study_id)s FOR NO KEY UPDATE"""
 
 
-async def lock(conn: Conn, study_id: StudyId, known: StudyRow | None = None) -> StudyRow:
+async def lock(conn: Conn, study_id: StudyId) -> StudyRow:
     """The study's row, locked until the end of the transaction: whoever holds it decides.
 
     NO KEY: a result that references the study is inserted under its task's row alone and must not wait for the decider.
-    The spec of a row ``known`` already is not sent again unless it has changed since. What becomes ready or durable while
-    it waits for the lock may be missing in ``ready`` and ``undecided``: whoever made it so looks again.
     """
-    async with conn.cursor(row_factory=dict_row) as cursor:
-        await cursor.execute(LOCK, {"study_id": study_id, "known": known.spec_version if known else 0})
+    async with conn.cursor(row_factory=class_row(StudyRow)) as cursor:
+        await cursor.execute(LOCK, {"study_id": study_id})
         row = await cursor.fetchone()
     if row is None:
         raise NotFound(f"There is no study with id {study_id}.")
-    if known is not None and row["spec"] is None:
-        row["spec"] = known.spec
-    return StudyRow(**row)
+    return row
 
 
 UPDATE: Final[LiteralString] = """

@@ -6,7 +6,7 @@ Lock order is always study, then task by id, then lease, then result.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import timedelta
 from typing import Any, Final, LiteralString
 
@@ -43,13 +43,17 @@ class Lease:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Want:
-    """Somebody who can run up to ``n`` tasks, and holds these: what it does not know of is sent again."""
+    """Somebody who can run up to ``n`` tasks, perhaps once it has said how others ended.
+
+    It holds some: what was granted and it does not know of is sent ``again``.
+    """
 
     holder: str
     incarnation: str = ""
     n: int = 1
     holding: Sequence[int] = ()
-    again: bool = False  # what it was granted before, and may not know of, is to be looked for
+    again: bool = False
+    said: Sequence[tuple[LeaseKey, Ending]] = ()
 
 
 LEASE_NEXT: Final[LiteralString] = """
@@ -161,14 +165,13 @@ HELD: Final[LiteralString] = """
 
 END_ATTEMPTS: Final[LiteralString] = """
     WITH said AS MATERIALIZED (
-        SELECT * FROM unnest(%(ids)s::bigint[], %(states)s::task_state[], %(outcomes)s::attempt_outcome[],
-                             %(statuses)s::result_status[], %(values)s::text[], %(steps)s::bigint[], %(failures)s::int[],
-                             %(infra_failures)s::int[], %(delays)s::interval[], %(messages)s::text[], %(finals)s::bool[])
-            AS said(id, state, outcome, status, "values", step, failures, infra_failures, delay, message, final)),
+        SELECT * FROM json_to_recordset(%(moves)s::json)
+            AS said(id bigint, state task_state, outcome attempt_outcome, status result_status, "values" jsonb, step bigint,
+                    failures int, infra_failures int, delay_seconds float8, message text, final boolean)),
     freed AS (DELETE FROM lease USING said WHERE lease.task_id = said.id RETURNING lease.task_id, lease.epoch),
     moved AS (
         UPDATE task SET state = said.state, failures = task.failures + said.failures,
-               infra_failures = task.infra_failures + said.infra_failures, not_before = now() + said.delay,
+               infra_failures = task.infra_failures + said.infra_failures, not_before = now() + make_interval(secs => said.delay_seconds),
                ended_at = CASE WHEN said.final THEN now() END
         FROM said JOIN freed ON freed.task_id = said.id
         WHERE task.id = said.id AND task.epoch = freed.epoch AND task.state IN ('leased', 'cancelling')
@@ -178,7 +181,7 @@ END_ATTEMPTS: Final[LiteralString] = """
         FROM moved JOIN said USING (id) WHERE attempt.task_id = moved.id AND attempt.epoch = moved.epoch),
     recorded AS (
         INSERT INTO result (task_id, study_id, epoch, status, "values", step)
-        SELECT moved.id, study_id, epoch, said.status, said."values"::jsonb, said.step FROM moved JOIN said USING (id)
+        SELECT moved.id, study_id, epoch, said.status, said."values", said.step FROM moved JOIN said USING (id)
         WHERE said.status IS NOT NULL)
     SELECT count(*) FROM moved"""
 
@@ -199,14 +202,14 @@ class Held:
 
 
 Said = tuple[LeaseKey, Ending]
-Owed = Callable[[StudyId, int], Awaitable[Sequence[str]]]  # the metrics a study of this spec version owes
+Owed = Callable[[Conn, StudyId, int], Awaitable[Sequence[str]]]  # the metrics a study of this spec version owes
 
 
-async def finish(conn: Conn, endings: Sequence[Said], owed: Owed) -> list[str]:
+async def finish(conn: Conn, endings: Sequence[Said], owed: Owed) -> tuple[list[str], set[StudyId]]:
     """End attempts; durable when the transaction commits. A key that is not current changes no row.
 
-    The verdicts come in the order of the endings: ``accepted``, ``stale`` or ``already_done``. ``owed`` hears of every
-    study whose task has ended.
+    Returns the verdicts in the order of the endings (``accepted``, ``stale`` or ``already_done``), and the studies that
+    now have something to decide.
     """
     async with conn.pipeline():  # with the BEGIN before it
         rows = await (await conn.execute(HELD, _columns([key for key, _ in endings]))).fetchall()
@@ -223,7 +226,7 @@ async def finish(conn: Conn, endings: Sequence[Said], owed: Owed) -> list[str]:
         if (task := held.get(key)) is None or key.task_id in moves:
             late.append(place)
             continue
-        needed = await owed(task.study_id, task.spec_version)
+        needed = await owed(conn, task.study_id, task.spec_version)
         move = judge(
             ending, state=task.state, failures=task.failures, infra_failures=task.infra_failures, needed=needed
         )
@@ -235,22 +238,18 @@ async def finish(conn: Conn, endings: Sequence[Said], owed: Owed) -> list[str]:
     if late:
         for place, verdict in zip(late, await _repeated(conn, [endings[place] for place in late], owed), strict=True):
             verdicts[place] = verdict
-    return verdicts
+    return verdicts, {held[key].study_id for key, _ in endings if key in held}
 
 
 async def _end(conn: Conn, moves: Mapping[TaskId, tuple[Move, int | None]]) -> None:
     """Make the moves of tasks that are locked."""
     if not moves:
         return
-    made, steps = [move for move, _ in moves.values()], [step for _, step in moves.values()]
-    given = {
-        "ids": list(moves), "states": [m.state for m in made], "outcomes": [m.outcome for m in made],
-        "statuses": [m.status for m in made], "values": [msgspec.json.encode(m.values).decode() for m in made],
-        "steps": steps, "failures": [m.failures for m in made], "infra_failures": [m.infra_failures for m in made],
-        "delays": [timedelta(seconds=m.delay_seconds) for m in made], "messages": [m.message for m in made],
-        "finals": [m.state in TERMINAL for m in made],
-    }  # fmt: skip
-    row = await (await conn.execute(END_ATTEMPTS, given)).fetchone()
+    said = [
+        {"id": task_id, "step": step, "final": move.state in TERMINAL} | asdict(move)
+        for task_id, (move, step) in moves.items()
+    ]
+    row = await (await conn.execute(END_ATTEMPTS, {"moves": msgspec.json.encode(said).decode()})).fetchone()
     assert row is not None and row[0] == len(moves), "the rows were locked"  # noqa: S101, PT018
 
 
@@ -263,7 +262,7 @@ async def _repeated(conn: Conn, endings: Sequence[Said], owed: Owed) -> list[str
         if epoch is None or epoch != key.epoch:
             verdicts.append("stale")
             continue
-        needed = await owed(StudyId(study_id), version) if ending.kind == "complete" else ()
+        needed = await owed(conn, StudyId(study_id), version) if ending.kind == "complete" else ()
         move = judge(ending, state=TaskState.LEASED, failures=0, infra_failures=0, needed=needed)
         same = move.status == ResultStatus(status) and dict(move.values) == values
         verdicts.append("accepted" if same or ending.kind == "fail" else "already_done")

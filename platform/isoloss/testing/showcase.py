@@ -29,7 +29,7 @@ from isoloss.domain.study import StudyState
 from isoloss.laws.basin import TYPICAL
 from isoloss.search.geometry import plan_of
 from isoloss.store import campaigns, curves, studies, tasks, workers
-from isoloss.store.pool import Pool
+from isoloss.store.pool import Conn, Pool
 from isoloss.store.tasks import Lease, Want
 
 CAMPAIGN: Final[dict[str, Any]] = {
@@ -175,7 +175,7 @@ def loss_of(params: dict[str, Any], n_params: float, n_tokens: float) -> float:
     return float(least * math.exp(TYPICAL.excess(np.array(du), np.array(dv))))
 
 
-async def _owed(study_id: StudyId, version: int) -> tuple[str, ...]:  # noqa: ARG001 - every study of it owes the same
+async def _owed(conn: Conn, study_id: StudyId, version: int) -> tuple[str, ...]:  # noqa: ARG001 - every study of it owes the same
     return ("val_loss",)
 
 
