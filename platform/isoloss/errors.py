@@ -66,6 +66,13 @@ class NotAllowed(IsolossError):
     exit_code = 4
 
 
+class Unauthenticated(IsolossError):
+    """The call shows no token, or one that is not accepted."""
+
+    reason = "UNAUTHENTICATED"
+    exit_code = 4
+
+
 class TrainableFailed(IsolossError):
     """The user's trainer ended without the result it owed."""
 
@@ -89,4 +96,11 @@ class StoreUnavailable(Unreachable):
     """Postgres cannot be reached, started or used; a controller without it is as good as none, and is asked again."""
 
     reason = "STORE_UNAVAILABLE"
+    exit_code = 5
+
+
+class Busy(Unreachable):
+    """More is asked for than is served at a time: nothing was done, and the same call may be made again in a while."""
+
+    reason = "BUSY"
     exit_code = 5

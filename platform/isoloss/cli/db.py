@@ -20,14 +20,14 @@ Dsn = Annotated[str | None, Parameter(help="The database; otherwise ISOLOSS_DSN,
 @app.command
 def status(*, dsn: Dsn = None, output: Output = Output()) -> None:  # noqa: B008 - frozen
     """Show server, size and applied migrations."""
-    value = asyncio.run(_status(_dsn(dsn)))
+    value = asyncio.run(_status(find_dsn(dsn)))
     show(output, value, Table(("", ""), list(value.items())))
 
 
 @app.command
 def migrate(*, dsn: Dsn = None, output: Output = Output()) -> None:  # noqa: B008 - frozen
     """Apply the migrations that are missing; a controller does the same when it starts."""
-    applied = asyncio.run(_migrate(_dsn(dsn)))
+    applied = asyncio.run(_migrate(find_dsn(dsn)))
     show(output, {"applied": applied}, ", ".join(applied) or "nothing to apply")
 
 
@@ -36,7 +36,7 @@ def dump(out: Path, *, dsn: Dsn = None, output: Output = Output()) -> None:  # n
     """Write everything into one file that `pg_restore` reads."""
     import subprocess
 
-    command = [str(_tool("pg_dump")), "--format=custom", f"--file={out}", f"--dbname={_dsn(dsn)}"]
+    command = [str(_tool("pg_dump")), "--format=custom", f"--file={out}", f"--dbname={find_dsn(dsn)}"]
     done = subprocess.run(command, check=False, capture_output=True, text=True)
     if done.returncode:
         raise Unreachable(f"pg_dump failed: {done.stderr.strip().splitlines()[-1]}")
@@ -47,10 +47,11 @@ def dump(out: Path, *, dsn: Dsn = None, output: Output = Output()) -> None:  # n
 def psql(*, dsn: Dsn = None) -> None:
     """Open psql on the database."""
     program = str(_tool("psql"))
-    os.execv(program, [program, _dsn(dsn)])  # noqa: S606
+    os.execv(program, [program, find_dsn(dsn)])  # noqa: S606
 
 
-def _dsn(stated: str | None) -> str:
+def find_dsn(stated: str | None) -> str:
+    """The database meant: a flag, the environment, or the running controller's."""
     if found := stated or os.environ.get("ISOLOSS_DSN"):
         return found
     if (local := find_local()) is not None:

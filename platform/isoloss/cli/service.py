@@ -20,7 +20,8 @@ DOWN_SECONDS = 20.0
 
 def up(
     *, dsn: str | None = None, listen: str | None = None, dash: str | None = None, workers: int = 0,
-    lease_seconds: float | None = None, output: Output = Output(),  # noqa: B008
+    lease_seconds: float | None = None, tls_cert: str | None = None, tls_key: str | None = None,
+    tls_client_ca: str | None = None, tokens: bool | None = None, output: Output = Output(),  # noqa: B008
 ) -> None:  # fmt: skip
     """Run a controller here, in the foreground, until Ctrl-C or SIGTERM.
 
@@ -36,6 +37,14 @@ def up(
         Local worker processes to run beside it, each with one slot.
     lease_seconds
         How long a worker may be silent before its task is leased again.
+    tls_cert
+        The controller's certificate (PEM): needed to listen beyond loopback. `isoloss certs` makes one.
+    tls_key
+        Its private key.
+    tls_client_ca
+        Whose certificates clients have to show, if they have to.
+    tokens
+        Whether every call has to show a token; always with TLS. `isoloss token` makes them.
     """
     os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")  # nothing forks without exec here; silences gRPC's warning
     from isoloss.controller.server import configure_logs
@@ -46,7 +55,10 @@ def up(
             f"Your controller runs already at {local.address} (pid {local.pid}).", hint="`isoloss down` ends it."
         )
     configure_logs(json=not sys.stderr.isatty())
-    settings = load(dsn=dsn, listen=listen, dash=dash, lease_seconds=lease_seconds)
+    settings = load(
+        dsn=dsn, listen=listen, dash=dash, lease_seconds=lease_seconds, tls_cert=tls_cert, tls_key=tls_key,
+        tls_client_ca=tls_client_ca, tokens=tokens,
+    )  # fmt: skip
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
         runner.run(_up(settings, workers, output))
 

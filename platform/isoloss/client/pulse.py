@@ -15,7 +15,7 @@ from typing import Any, Final
 import grpc
 import structlog
 
-from isoloss.client.transport import OPTIONS
+from isoloss.client.credentials import found
 from isoloss.domain.lease import Checkpoint, LeaseKey
 from isoloss.v1 import common_pb2 as pb
 from isoloss.v1 import work_pb2, work_pb2_grpc
@@ -67,7 +67,8 @@ class Pulse:
         checkpoint_root: str = "",
         on_dropped: Callable[[Sequence[work_pb2.CheckpointFolder]], None] | None = None,
     ) -> None:
-        self._channel = grpc.insecure_channel(address, options=OPTIONS)
+        self._credentials = found()
+        self._channel = self._credentials.channel(address)
         service = work_pb2_grpc.WorkerServiceStub if worker_id else work_pb2_grpc.TrialServiceStub
         self._stub: Any = service(self._channel)
         self._worker_id = worker_id
@@ -224,7 +225,7 @@ class Pulse:
     def _call(self, method: Any, request: Any) -> Any:
         """The reply, or the status code of a call that has none."""
         try:
-            return method(request, timeout=max(1.0, self._ttl / 2))
+            return method(request, timeout=max(1.0, self._ttl / 2), metadata=self._credentials.metadata)
         except grpc.RpcError as error:
             code = error.code()
             if code in TRANSIENT:

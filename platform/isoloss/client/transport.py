@@ -19,11 +19,11 @@ from typing import Any, Final
 import grpc
 import stamina
 
+from isoloss.client.credentials import found
 from isoloss.errors import Unreachable
 from isoloss.v1 import campaign_pb2_grpc, study_pb2_grpc, work_pb2_grpc
 from isoloss.wire.errors import from_rpc_error
 
-OPTIONS: Final = (("grpc.keepalive_time_ms", 30_000), ("grpc.max_reconnect_backoff_ms", 2_000))
 PATIENCE_SECONDS: Final = 30.0
 CALL_SECONDS: Final = 45.0
 
@@ -69,7 +69,8 @@ class AsyncTransport:
     def __init__(self, address: str, *, patience: float = PATIENCE_SECONDS) -> None:
         self.address = address
         self._patience = patience
-        self._channel = grpc.aio.insecure_channel(address, options=OPTIONS)
+        self.credentials = found()
+        self._channel = self.credentials.channel(address, grpc.aio)
         self.studies: Any = study_pb2_grpc.StudyServiceStub(self._channel)
         self.trials: Any = work_pb2_grpc.TrialServiceStub(self._channel)
         self.workers: Any = work_pb2_grpc.WorkerServiceStub(self._channel)
@@ -87,14 +88,14 @@ class AsyncTransport:
 
     async def _once(self, method: Any, request: Any) -> Any:
         try:
-            return await method(request, timeout=CALL_SECONDS)
+            return await method(request, timeout=CALL_SECONDS, metadata=self.credentials.metadata)
         except grpc.aio.AioRpcError as error:
             raise from_rpc_error(error) from None
 
     async def stream(self, method: Any, request: Any) -> AsyncIterator[Any]:
         """The messages of a server stream."""
         try:
-            async for message in method(request):
+            async for message in method(request, metadata=self.credentials.metadata):
                 yield message
         except grpc.aio.AioRpcError as error:
             raise from_rpc_error(error) from None
@@ -125,7 +126,8 @@ class BlockingTransport:
     def __init__(self, address: str, *, patience: float = PATIENCE_SECONDS) -> None:
         self.address = address
         self._patience = patience
-        self._channel = grpc.insecure_channel(address, options=OPTIONS)
+        self.credentials = found()
+        self._channel = self.credentials.channel(address)
         self.studies: Any = study_pb2_grpc.StudyServiceStub(self._channel)
         self.trials: Any = work_pb2_grpc.TrialServiceStub(self._channel)
         self.workers: Any = work_pb2_grpc.WorkerServiceStub(self._channel)
@@ -143,14 +145,14 @@ class BlockingTransport:
 
     def _once(self, method: Any, request: Any) -> Any:
         try:
-            return method(request, timeout=CALL_SECONDS)
+            return method(request, timeout=CALL_SECONDS, metadata=self.credentials.metadata)
         except grpc.RpcError as error:
             raise from_rpc_error(error) from None  # type: ignore[arg-type]
 
     def stream(self, method: Any, request: Any) -> Iterator[Any]:
         """The messages of a server stream."""
         try:
-            yield from method(request)
+            yield from method(request, metadata=self.credentials.metadata)
         except grpc.RpcError as error:
             raise from_rpc_error(error) from None  # type: ignore[arg-type]
 
@@ -178,7 +180,7 @@ class BlockingTransport:
 def wait_until_serving(address: str, seconds: float) -> bool:
     """Whether a controller answers at ``address`` within so long."""
     deadline = time.monotonic() + seconds
-    with grpc.insecure_channel(address, options=OPTIONS) as channel:
+    with found().channel(address) as channel:
         try:
             grpc.channel_ready_future(channel).result(timeout=max(0.1, deadline - time.monotonic()))
         except grpc.FutureTimeoutError:

@@ -273,7 +273,8 @@ class _Book:
         """Write the page, its new tasks leased to those who lack one, and describe all that was granted."""
         free = [new for new in self.page.tasks if new.state is TaskState.READY]
         for want, new in zip(lacking, free, strict=False):
-            new.holder, new.incarnation, new.secret = want.holder, want.incarnation, token_urlsafe(16)
+            new.holder, new.incarnation, new.project = want.holder, want.incarnation, want.project
+            new.secret = token_urlsafe(16)
         written = [new for new in free if new.holder is not None]
         ids = await self._flush()
         leases, holders = [], {task_id: holder for task_id, _, holder in granted}

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any, Final
 
+from isoloss.controller.access import PRINCIPAL
 from isoloss.controller.decider import Decider
 from isoloss.controller.duty import Bell
 from isoloss.controller.line import Line
@@ -99,7 +100,7 @@ class Dispatcher:
             self._asks[study_id] = Line(lambda asking: self._serve(study_id, asking))
         asking = _Asking(replace(want, said=said, again=True))
         answer = await self._asks[study_id].stand(asking, seconds=_patience(seconds))
-        return answer, [ack(key, verdict) for (key, _), verdict in zip(said, asking.verdicts or (), strict=True)]
+        return answer, _acks(endings, asking.verdicts or ())
 
     async def _serve(self, study_id: StudyId, asking: Sequence[_Asking]) -> list[Answer | None]:
         decided = await self.decider.decide(study_id, wants=[one.want for one in asking])
@@ -118,19 +119,26 @@ class Dispatcher:
         return await self._slots.stand(want, seconds=_patience(seconds)) or work_pb2.LeaseReply()
 
     async def _fill(self, wants: Sequence[Want]) -> list[work_pb2.LeaseReply | NotFound | None]:
-        """Serve every worker that stands here: its lost leases again, then what is dealt to its slots."""
+        """Serve every worker that stands here: its lost leases again, then what is dealt to its slots.
+
+        One that stands here twice has given its earlier call up.
+        """
+        latest = {want.holder: want for want in wants}
         async with self.pool.connection() as conn:
             known = await workers.seen(conn, [want.holder for want in wants])
             hungry = await studies.hungry(conn)
-            again = await tasks.reclaim(conn, [study.id for study in hungry], wants, self.ttl)
+            again = await tasks.reclaim(conn, [study.id for study in hungry], list(latest.values()), self.ttl)
             found = {lease.task_id: lease for lease in await tasks.describe(conn, again)}
         granted = defaultdict[str, list[Lease]](list)
         for task_id, _, holder in again:
             granted[holder].append(found[task_id])
         if not self.draining:
-            free = [want for want in wants if want.holder in known and not known[want.holder][0]]
+            free = [want for want in latest.values() if want.holder in known and not known[want.holder][0]]
             await self._deal(free, {holder: allowed for holder, (_, allowed) in known.items()}, hungry, granted)
-        return [self._answer(want, known, granted) for want in wants]
+        return [
+            self._answer(want, known, granted) if want is latest[want.holder] else work_pb2.LeaseReply()
+            for want in wants
+        ]
 
     def _answer(
         self, want: Want, known: Mapping[str, tuple[bool, Any]], granted: Mapping[str, Sequence[Lease]]
@@ -154,7 +162,8 @@ class Dispatcher:
         while left:
             lacking = {want.holder: want.n - len(granted[want.holder]) for want in wants}
             able = {
-                want.holder: [s.id for s in left.values() if allows(allowed[want.holder], s.trainable, s.gpus)]
+                want.holder: [s.id for s in left.values() if want.project in ("", s.project)
+                              and allows(allowed[want.holder], s.trainable, s.gpus)]
                 for want in wants if lacking[want.holder] > 0
             }  # fmt: skip
             dealt = deal(lacking, able, {study.id: study.leased for study in left.values()})
@@ -172,12 +181,13 @@ class Dispatcher:
 
     # ---- what is heard of leases -------------------------------------------------------------------------------
 
-    async def heartbeat(self, keys: Sequence[LeaseKey], worker_id: str = "") -> tuple[bool, list[pb.Ack]]:
+    async def heartbeat(self, messages: Sequence[pb.LeaseKey], worker_id: str = "") -> tuple[bool, list[pb.Ack]]:
         """Renew leases: whether the worker is to leave, and an answer to each key; what is not held is told so."""
-        answer = await self._beats.stand((worker_id, keys))
-        drain, held = answer or (False, {})
+        keys = [shown(message) for message in messages]
+        drain, held = await self._beats.stand((worker_id, keys)) or (False, {})
         said = {TaskState.LEASED: "accepted", TaskState.CANCELLING: "cancelling"}
-        return drain, [ack(key, said.get(held.get(key, TaskState.CANCELLED), "stale")) for key in keys]
+        verdicts = [said.get(held.get(key, TaskState.CANCELLED), "stale") for key in keys]
+        return drain, [pb.Ack(key=m, verdict=VERDICTS[v]) for m, v in zip(messages, verdicts, strict=True)]
 
     async def _beat(self, beats: Sequence[Beat]) -> list[tuple[bool, dict[LeaseKey, TaskState]] | NotFound]:
         async with self.pool.connection() as conn:
@@ -197,10 +207,9 @@ class Dispatcher:
         for held in request.checkpoints:  # a transaction of their own: a checkpoint is acknowledged durably
             async with self.pool.connection() as conn:
                 if (checkpoint := from_checkpoint(held.checkpoint)) is not None:
-                    await tasks.add_checkpoint(conn, from_key(held.key), checkpoint)
+                    await tasks.add_checkpoint(conn, shown(held.key), checkpoint)
         keys = [*(batch.key for batch in request.batches), *(held.key for held in request.checkpoints)]
-        _, acks = await self.heartbeat(list({key.task_id: from_key(key) for key in keys}.values()))
-        return acks
+        return (await self.heartbeat(list({key.task_id: key for key in keys}.values())))[1]
 
     async def _store(self, reports: Sequence[Sequence[Points]]) -> list[bool]:
         async with self.pool.connection() as conn:
@@ -212,11 +221,11 @@ class Dispatcher:
         """End attempts; what the studies decide of it follows in another transaction."""
         said = await self._heard(endings)
         verdicts = await self._endings.stand(said)
-        return [ack(key, verdict) for (key, _), verdict in zip(said, verdicts or (), strict=True)]
+        return _acks(endings, verdicts or ())
 
     async def _heard(self, endings: Sequence[pb.Ending]) -> list[tasks.Said]:
         """What was said, with the last points of its curves stored: they are durable with the ending."""
-        said = [(from_key(ending.key), from_ending(ending)) for ending in endings]
+        said = [(shown(ending.key), from_ending(ending)) for ending in endings]
         if points := [points_of(ending) for ending in endings if ending.points]:
             await self._points.stand(points)
         return said
@@ -264,12 +273,17 @@ def deal(
 
 def points_of(message: Any) -> Points:
     """The points of a batch, or of an ending."""
-    return from_key(message.key), [(point.step, dict(point.values)) for point in message.points]
+    return shown(message.key), [(point.step, dict(point.values)) for point in message.points]
 
 
-def ack(key: LeaseKey, said: str) -> pb.Ack:
-    """An acknowledgement of one lease."""
-    return pb.Ack(key=to_key(key), verdict=VERDICTS[said])
+def shown(message: pb.LeaseKey) -> LeaseKey:
+    """The key that a caller shows, bound to the project it is held to: a stolen one is worth nothing to another's."""
+    key = from_key(message)
+    return replace(key, secret=key.secret + PRINCIPAL.get().project)
+
+
+def _acks(endings: Sequence[pb.Ending], verdicts: Sequence[str]) -> list[pb.Ack]:
+    return [pb.Ack(key=e.key, verdict=VERDICTS[v]) for e, v in zip(endings, verdicts, strict=True)]
 
 
 def _patience(seconds: float) -> float:

@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 from google.protobuf.message import Message
 
+from isoloss.controller.access import PRINCIPAL
 from isoloss.store import dedup
 from isoloss.store.pool import Conn, Pool
 
@@ -22,6 +23,7 @@ async def once(pool: Pool, request: Any, reply_type: type[M], effect: Callable[[
     async with pool.connection() as conn:
         if not key:
             return await effect(conn)
+        key = f"{PRINCIPAL.get().project}/{key}"  # nobody is answered what another project was
         body = request.SerializeToString(deterministic=True)
         stored = await dedup.stored_reply(conn, method, key, body)
         if stored is not None:

@@ -9,15 +9,19 @@ from typing import Any
 import grpc
 import structlog
 
-from isoloss.errors import IsolossError
+from isoloss.controller.access import ANONYMOUS, PRINCIPAL, Gate, narrow
+from isoloss.errors import IsolossError, NotAllowed
 from isoloss.wire.errors import to_status
 
 log = structlog.get_logger()
 Continuation = Callable[[grpc.HandlerCallDetails], Awaitable[Any]]
 
 
-class Errors(grpc.aio.ServerInterceptor):
-    """Maps errors once, for calls with one answer and for streams."""
+class Guarded(grpc.aio.ServerInterceptor):
+    """Lets a call in as somebody and holds it to what they may see, and maps errors once; for streams too."""
+
+    def __init__(self, gate: Gate) -> None:
+        self.gate = gate
 
     async def intercept_service(self, continuation: Continuation, handler_call_details: grpc.HandlerCallDetails) -> Any:
         """Wrap the handler of the method; its name is what the log says."""
@@ -27,34 +31,46 @@ class Errors(grpc.aio.ServerInterceptor):
             return None
         if handler.unary_unary is not None:
             return grpc.unary_unary_rpc_method_handler(
-                _unary(handler.unary_unary, method), handler.request_deserializer, handler.response_serializer
+                self._unary(handler.unary_unary, method), handler.request_deserializer, handler.response_serializer
             )
         if handler.unary_stream is not None:
             return grpc.unary_stream_rpc_method_handler(
-                _stream(handler.unary_stream, method), handler.request_deserializer, handler.response_serializer
+                self._stream(handler.unary_stream, method), handler.request_deserializer, handler.response_serializer
             )
-        return handler
+        return grpc.unary_unary_rpc_method_handler(self._unary(_not_there, method))
+
+    def _unary(self, behaviour: Any, method: str) -> Any:
+        async def wrapped(request: Any, context: Any) -> Any:
+            try:
+                await self._enter(request, context, method)
+                return await behaviour(request, context)
+            except Exception as error:  # noqa: BLE001 - every error of a call is answered here
+                await _abort(error, context, method)
+
+        return wrapped
+
+    def _stream(self, behaviour: Any, method: str) -> Any:
+        async def wrapped(request: Any, context: Any) -> AsyncIterator[Any]:
+            try:
+                await self._enter(request, context, method)
+                async for reply in behaviour(request, context):
+                    yield reply
+            except Exception as error:  # noqa: BLE001 - every error of a call is answered here
+                await _abort(error, context, method)
+
+        return wrapped
+
+    async def _enter(self, request: Any, context: Any, method: str) -> None:
+        if method.startswith(ANONYMOUS):
+            return
+        principal = await self.gate.admit(method, context.invocation_metadata())
+        narrow(method, request, principal)
+        PRINCIPAL.set(principal)
 
 
-def _unary(behaviour: Any, method: str) -> Any:
-    async def wrapped(request: Any, context: Any) -> Any:
-        try:
-            return await behaviour(request, context)
-        except Exception as error:  # noqa: BLE001 - every error of a call is answered here
-            await _abort(error, context, method)
-
-    return wrapped
-
-
-def _stream(behaviour: Any, method: str) -> Any:
-    async def wrapped(request: Any, context: Any) -> AsyncIterator[Any]:
-        try:
-            async for reply in behaviour(request, context):
-                yield reply
-        except Exception as error:  # noqa: BLE001 - every error of a call is answered here
-            await _abort(error, context, method)
-
-    return wrapped
+async def _not_there(request: Any, context: Any) -> Any:  # noqa: ARG001 - the shape of a handler
+    """A method of a shape that no service here has."""
+    raise NotAllowed("There is no such method; accepted are those of isoloss.v1.")
 
 
 async def _abort(error: Exception, context: Any, method: str) -> None:

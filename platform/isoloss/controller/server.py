@@ -23,18 +23,20 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health import aio as health
 
 from isoloss.client.locate import CONTROLLER_FILE, Local
+from isoloss.controller.access import Gate
 from isoloss.controller.campaign_service import CampaignService, LawService
 from isoloss.controller.campaigner import Campaigner
+from isoloss.controller.certs import server_credentials
 from isoloss.controller.decider import Decider
 from isoloss.controller.dispatch import Dispatcher
 from isoloss.controller.duty import Bell, Duty, run
 from isoloss.controller.fitter import Fitter
-from isoloss.controller.interceptor import Errors
+from isoloss.controller.interceptor import Guarded
 from isoloss.controller.limiter import Limiter
 from isoloss.controller.processes import Processes
 from isoloss.controller.proposer import Proposer
 from isoloss.controller.reaper import Reaper
-from isoloss.controller.settings import Settings, split_address
+from isoloss.controller.settings import Settings, check_listener, split_address
 from isoloss.controller.study_service import StudyService
 from isoloss.controller.work_service import TrialService, WorkerService
 from isoloss.errors import InvalidSpec
@@ -51,11 +53,13 @@ OPTIONS: Final = (
     ("grpc.keepalive_permit_without_calls", 1),
 )
 GRACE_SECONDS: Final = 3.0
+MOST_CALLS: Final = 20_000  # at a time, of which most wait for something to run
 
 
 @contextlib.asynccontextmanager
 async def running(settings: Settings) -> AsyncIterator[Local]:
     """A controller for as long as the block lasts; yields where it is to be found."""
+    check_listener(settings)
     listen, dash = _listener(settings.listen, "--listen"), _listener(settings.dash, "--dash")
     async with contextlib.AsyncExitStack() as stack:
         dsn = settings.dsn or await stack.enter_async_context(_postgres(settings))
@@ -69,7 +73,8 @@ async def running(settings: Settings) -> AsyncIterator[Local]:
             decider, Proposer(pool, decider, executor), Reaper(pool, bell, ttl), Limiter(pool, decider), fitter,
             Campaigner(pool, bell, decider, fitter),
         ]  # fmt: skip
-        address = await stack.enter_async_context(_grpc(listen, pool, decider, dispatcher, fitter, bell))
+        server = _services(Gate(pool, tokens=settings.authenticated), decider, dispatcher, fitter)
+        address = await stack.enter_async_context(_serving(server, listen, settings))
         page = await stack.enter_async_context(_page(dash, dsn))
         group = await stack.enter_async_context(asyncio.TaskGroup())
         loops = [group.create_task(run(duty, bell), name=duty.name) for duty in duties]
@@ -98,22 +103,28 @@ async def _postgres(settings: Settings) -> AsyncIterator[str]:
         await asyncio.shield(asyncio.to_thread(embedded.stop, keeper))
 
 
-@contextlib.asynccontextmanager
-async def _grpc(
-    listen: socket.socket, pool: Pool, decider: Decider, dispatcher: Dispatcher, fitter: Fitter, bell: Bell
-) -> AsyncIterator[str]:
-    host, port = listen.getsockname()[:2]
-    listen.close()  # it only reserved the port: gRPC binds by itself
-    server = grpc.aio.server(interceptors=[Errors()], options=OPTIONS, maximum_concurrent_rpcs=1000)
+def _services(gate: Gate, decider: Decider, dispatcher: Dispatcher, fitter: Fitter) -> grpc.aio.Server:
+    pool, bell = gate.pool, dispatcher.bell
+    server = grpc.aio.server(interceptors=[Guarded(gate)], options=OPTIONS, maximum_concurrent_rpcs=MOST_CALLS)
     study_pb2_grpc.add_StudyServiceServicer_to_server(StudyService(pool, decider, bell), server)
     work_pb2_grpc.add_WorkerServiceServicer_to_server(WorkerService(dispatcher), server)
     work_pb2_grpc.add_TrialServiceServicer_to_server(TrialService(dispatcher), server)
     campaign_pb2_grpc.add_CampaignServiceServicer_to_server(CampaignService(pool, decider, bell), server)
     campaign_pb2_grpc.add_LawServiceServicer_to_server(LawService(pool, fitter), server)
+    return server
+
+
+@contextlib.asynccontextmanager
+async def _serving(server: grpc.aio.Server, listen: socket.socket, settings: Settings) -> AsyncIterator[str]:
+    host, port = listen.getsockname()[:2]
+    listen.close()  # it only reserved the port: gRPC binds by itself
     healthy = health.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(healthy, server)
     await healthy.set("", health_pb2.HealthCheckResponse.SERVING)
-    server.add_insecure_port(f"{host}:{port}")
+    if settings.tls_cert:
+        server.add_secure_port(f"{host}:{port}", server_credentials(settings))
+    else:
+        server.add_insecure_port(f"{host}:{port}")
     await server.start()
     try:
         yield f"{host}:{port}"

@@ -7,6 +7,7 @@ from typing import Any
 
 from google.protobuf.json_format import MessageToDict
 
+from isoloss.controller.access import PRINCIPAL
 from isoloss.controller.dispatch import Dispatcher
 from isoloss.domain.study import StudyState
 from isoloss.errors import InvalidSpec
@@ -14,7 +15,6 @@ from isoloss.store import checkpoints, tasks, workers
 from isoloss.store.tasks import Lease, Want
 from isoloss.v1 import common_pb2, work_pb2_grpc
 from isoloss.v1 import work_pb2 as pb
-from isoloss.wire.values import from_key
 
 Context = Any  # grpc.aio.ServicerContext, generic in its stubs only
 
@@ -42,12 +42,13 @@ class WorkerService(work_pb2_grpc.WorkerServiceServicer):
 
     async def Lease(self, request: pb.LeaseRequest, context: Context) -> pb.LeaseReply:
         want = Want(
-            holder=request.worker_id, incarnation=request.incarnation, n=request.slots, holding=tuple(request.holding)
-        )
+            holder=request.worker_id, incarnation=request.incarnation, n=request.slots, holding=tuple(request.holding),
+            project=PRINCIPAL.get().project,
+        )  # fmt: skip
         return await self.dispatcher.lease(want, request.wait_seconds)
 
     async def Heartbeat(self, request: pb.HeartbeatRequest, context: Context) -> pb.AckReply:
-        drain, acks = await self.dispatcher.heartbeat([from_key(k) for k in request.keys], request.worker_id)
+        drain, acks = await self.dispatcher.heartbeat(request.keys, request.worker_id)
         found, root = [], request.checkpoint_root
         if request.removed or root:
             async with self.pool.connection() as conn:
@@ -94,14 +95,14 @@ class TrialService(work_pb2_grpc.TrialServiceServicer):
         return await self._asked(request, ())
 
     async def _asked(self, request: pb.AskRequest, endings: Sequence[common_pb2.Ending]) -> pb.AskReply:
-        study, want = request.study, Want(holder=request.holder)
+        study, want = request.study, Want(holder=request.holder, project=PRINCIPAL.get().project)
         answer, acks = await self.dispatcher.ask(study.project, study.name, want, request.wait_seconds, endings)
         if isinstance(answer, Lease):
             return pb.AskReply(lease=self.dispatcher.to_lease(answer), acks=acks)
         return pb.AskReply(idle=answer in (StudyState.IDLE, StudyState.STOPPED), acks=acks)
 
     async def Heartbeat(self, request: pb.HeartbeatRequest, context: Context) -> pb.AckReply:
-        _, acks = await self.dispatcher.heartbeat([from_key(k) for k in request.keys])
+        _, acks = await self.dispatcher.heartbeat(request.keys)
         return pb.AckReply(acks=acks)
 
     async def Report(self, request: pb.ReportRequest, context: Context) -> pb.AckReply:

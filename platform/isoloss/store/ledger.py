@@ -112,6 +112,7 @@ class NewTask:
     holder: str | None = None
     incarnation: str = ""
     secret: str = ""
+    project: str = ""
     vetoed: int | None = None
 
     @property
@@ -150,18 +151,18 @@ WRITE: Final[LiteralString] = """
     given AS MATERIALIZED (
         SELECT t.* FROM page, json_to_recordset(page.whole -> 'tasks')
             AS t(trial int, level int, budget_from bigint, decay_from bigint, budget_to bigint, state task_state,
-                 holder text, incarnation text, secret text, vetoed bigint)),
+                 holder text, incarnation text, secret text, project text, vetoed bigint)),
     made AS (
         INSERT INTO task (study_id, trial_no, level, budget_from, decay_from, budget_to, state, epoch, ended_at)
         SELECT %(study_id)s, trial, level, budget_from, decay_from, budget_to, state, (holder IS NOT NULL)::int,
                CASE WHEN vetoed IS NOT NULL THEN now() END
         FROM given RETURNING id, trial_no AS trial, level, epoch),
     granted AS MATERIALIZED (
-        SELECT id, epoch, holder, incarnation, secret FROM made JOIN given USING (trial, level) WHERE holder IS NOT NULL),
+        SELECT id, epoch, holder, incarnation, secret, project FROM made JOIN given USING (trial, level) WHERE holder IS NOT NULL),
     attempted AS (INSERT INTO attempt (task_id, epoch, worker_id) SELECT id, epoch, holder FROM granted),
     leased AS (
         INSERT INTO lease (task_id, epoch, worker_id, incarnation, secret_hash, expires_at)
-        SELECT id, epoch, holder, incarnation, sha256(secret::bytea), now() + %(ttl)s FROM granted),
+        SELECT id, epoch, holder, incarnation, sha256((secret || project)::bytea), now() + %(ttl)s FROM granted),
     vetoed AS (
         INSERT INTO result (task_id, study_id, epoch, status, "values", decided_seq)
         SELECT id, %(study_id)s, NULL, 'cancelled', '{}'::jsonb, vetoed FROM made JOIN given USING (trial, level)
@@ -182,7 +183,7 @@ async def write(conn: Conn, study_id: StudyId, page: Page, ttl: timedelta) -> di
             {
                 "trial": new.task.trial, "level": new.task.level, "budget_from": new.task.budget_from,
                 "decay_from": new.task.decay_from, "budget_to": new.task.budget_to, "state": new.state,
-                "holder": new.holder, "incarnation": new.incarnation, "secret": new.secret, "vetoed": new.vetoed,
+                "holder": new.holder, "incarnation": new.incarnation, "secret": new.secret, "project": new.project, "vetoed": new.vetoed,
             }
             for new in page.tasks
         ],

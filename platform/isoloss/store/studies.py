@@ -150,7 +150,7 @@ async def set_state(conn: Conn, study_id: StudyId, state: StudyState) -> None:
 
 
 HUNGRY: Final[LiteralString] = """
-    SELECT study.id, study.trainable, coalesce((study.spec #>> '{run,gpus}')::int, 0) AS gpus, study.state::text,
+    SELECT study.id, study.project, study.trainable, coalesce((study.spec #>> '{run,gpus}')::int, 0) AS gpus, study.state::text,
            (SELECT count(*) FROM task WHERE task.study_id = study.id AND task.state = 'leased') AS leased
     FROM study WHERE state IN ('active', 'idle') ORDER BY leased, study.id"""
 
@@ -160,6 +160,7 @@ class Hungry:
     """A study whose tasks may be leased; ``gpus`` is what each takes."""
 
     id: StudyId
+    project: str
     trainable: str
     gpus: int
     state: StudyState
@@ -169,7 +170,10 @@ class Hungry:
 async def hungry(conn: Conn) -> list[Hungry]:
     """Studies whose tasks may be leased, those with the fewest leases first."""
     rows = await (await conn.execute(HUNGRY)).fetchall()
-    return [Hungry(id=StudyId(r[0]), trainable=r[1], gpus=r[2], state=StudyState(r[3]), leased=r[4]) for r in rows]
+    return [
+        Hungry(id=StudyId(r[0]), project=r[1], trainable=r[2], gpus=r[3], state=StudyState(r[4]), leased=r[5])
+        for r in rows
+    ]
 
 
 SPEC: Final[LiteralString] = "SELECT spec FROM study WHERE id = %(study_id)s"

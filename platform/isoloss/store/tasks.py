@@ -45,7 +45,8 @@ class Lease:
 class Want:
     """Somebody who can run up to ``n`` tasks, perhaps once it has said how others ended.
 
-    It holds some: what was granted and it does not know of is sent ``again``.
+    It holds some: what was granted and it does not know of is sent ``again``. A caller of one ``project`` is granted
+    leases that are worth nothing in the hands of another's.
     """
 
     holder: str
@@ -53,40 +54,43 @@ class Want:
     n: int = 1
     holding: Sequence[int] = ()
     again: bool = False
+    project: str = ""
     said: Sequence[tuple[LeaseKey, Ending]] = ()
 
 
 LEASE_NEXT: Final[LiteralString] = """
     WITH slot AS MATERIALIZED (
-        SELECT want.holder, want.incarnation, row_number() OVER (ORDER BY want.place, k) AS place
-        FROM unnest(%(holders)s::text[], %(incarnations)s::text[], %(ns)s::int[]) WITH ORDINALITY
-            AS want(holder, incarnation, n, place), generate_series(1, want.n) AS k),
+        SELECT want.holder, want.incarnation, want.project, row_number() OVER (ORDER BY want.place, k) AS place
+        FROM unnest(%(holders)s::text[], %(incarnations)s::text[], %(projects)s::text[], %(ns)s::int[]) WITH ORDINALITY
+            AS want(holder, incarnation, project, n, place), generate_series(1, want.n) AS k),
     next AS MATERIALIZED (
         SELECT id FROM task WHERE study_id = ANY(%(study_ids)s) AND state = 'ready' AND not_before <= now()
         ORDER BY level DESC, id LIMIT (SELECT count(*) FROM slot) FOR UPDATE SKIP LOCKED),
     given AS MATERIALIZED (
-        SELECT next.id, holder, incarnation, gen_random_uuid()::text AS secret
+        SELECT next.id, holder, incarnation, project, gen_random_uuid()::text AS secret
         FROM (SELECT id, row_number() OVER () AS place FROM next) AS next JOIN slot USING (place)),
     leased AS (
         UPDATE task SET state = 'leased', epoch = epoch + 1 FROM given WHERE task.id = given.id
         RETURNING task.id, task.epoch),
-    granted AS MATERIALIZED (SELECT id, epoch, holder, incarnation, secret FROM leased JOIN given USING (id)),
+    granted AS MATERIALIZED (
+        SELECT id, epoch, holder, incarnation, project, secret FROM leased JOIN given USING (id)),
     attempted AS (INSERT INTO attempt (task_id, epoch, worker_id) SELECT id, epoch, holder FROM granted),
     held AS (
         INSERT INTO lease (task_id, epoch, worker_id, incarnation, secret_hash, expires_at)
-        SELECT id, epoch, holder, incarnation, sha256(secret::bytea), now() + %(ttl)s FROM granted)
+        SELECT id, epoch, holder, incarnation, sha256((secret || project)::bytea), now() + %(ttl)s FROM granted)
     SELECT id, secret, holder FROM granted"""
 
 RECLAIM: Final[LiteralString] = """
     WITH secret AS MATERIALIZED (
-        SELECT task_id AS id, worker_id AS holder, gen_random_uuid()::text AS secret
-        FROM lease JOIN unnest(%(holders)s::text[], %(incarnations)s::text[]) AS want(holder, incarnation)
+        SELECT task_id AS id, worker_id AS holder, want.project, gen_random_uuid()::text AS secret
+        FROM lease JOIN unnest(%(holders)s::text[], %(incarnations)s::text[], %(projects)s::text[])
+            AS want(holder, incarnation, project)
             ON worker_id = want.holder AND lease.incarnation = want.incarnation
         WHERE NOT task_id = ANY(%(holding)s)
           AND EXISTS (SELECT FROM task WHERE task.id = lease.task_id AND study_id = ANY(%(study_ids)s))
         ORDER BY task_id FOR UPDATE OF lease),
     renewed AS (
-        UPDATE lease SET secret_hash = sha256(secret::bytea), expires_at = now() + %(ttl)s
+        UPDATE lease SET secret_hash = sha256((secret.secret || secret.project)::bytea), expires_at = now() + %(ttl)s
         FROM secret WHERE lease.task_id = secret.id)
     SELECT id, secret, holder FROM secret"""
 
@@ -125,7 +129,7 @@ async def reclaim(conn: Conn, study_ids: Sequence[StudyId], wants: Sequence[Want
 def _wanted(study_ids: Sequence[StudyId], wants: Sequence[Want], ttl: timedelta) -> dict[str, Any]:
     return {
         "study_ids": list(study_ids), "holders": [want.holder for want in wants], "ns": [want.n for want in wants],
-        "incarnations": [want.incarnation for want in wants], "ttl": ttl,
+        "incarnations": [want.incarnation for want in wants], "projects": [want.project for want in wants], "ttl": ttl,
     }  # fmt: skip
 
 

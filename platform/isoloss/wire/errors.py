@@ -10,6 +10,7 @@ from grpc_status import rpc_status
 
 from isoloss.errors import (
     AlreadyExists,
+    Busy,
     FitFailed,
     InvalidSpec,
     IsolossError,
@@ -18,6 +19,7 @@ from isoloss.errors import (
     NotFound,
     StoreUnavailable,
     TrainableFailed,
+    Unauthenticated,
     Unreachable,
     WrongState,
 )
@@ -30,6 +32,8 @@ CODES: Final[dict[type[IsolossError], grpc.StatusCode]] = {
     WrongState: grpc.StatusCode.FAILED_PRECONDITION,
     LeaseLost: grpc.StatusCode.ABORTED,
     NotAllowed: grpc.StatusCode.PERMISSION_DENIED,
+    Unauthenticated: grpc.StatusCode.UNAUTHENTICATED,
+    Busy: grpc.StatusCode.RESOURCE_EXHAUSTED,
     TrainableFailed: grpc.StatusCode.FAILED_PRECONDITION,
     FitFailed: grpc.StatusCode.FAILED_PRECONDITION,
     StoreUnavailable: grpc.StatusCode.UNAVAILABLE,
@@ -54,6 +58,10 @@ def from_rpc_error(error: grpc.aio.AioRpcError) -> IsolossError:
         info = error_details_pb2.ErrorInfo()
         if detail.Unpack(info) and info.domain == DOMAIN and info.reason in CLASSES:
             return CLASSES[info.reason](status.message, hint=info.metadata.get("hint", ""))
+    if error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED:
+        if "larger than" in (said := str(error.details())):
+            return InvalidSpec(f"The message is too large: {said}.")
+        return Busy(f"The controller serves too many calls at this moment ({said}).")
     if error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
         return Unreachable(f"The controller does not answer ({error.details()}).")
     return IsolossError(f"The controller answered {error.code().name}: {error.details()}")
