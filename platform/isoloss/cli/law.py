@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import App, Parameter
 
@@ -51,6 +51,10 @@ Near = Annotated[
 ]
 Out = Annotated[Path | None, Parameter(help="Write the fit to this file, for law forecast and law report.")]
 Form = Annotated[str, Parameter(help="A form of law catalogue, or campaign: optimum and loss together.")]
+Resample = Annotated[
+    Literal["rows", "runs", "cells"] | None,
+    Parameter(help="What a bootstrap draws of a loss law's data; without it, named runs whole and other rows singly."),
+]
 HoldOut = Annotated[str, Parameter(help="Which runs to hold out, such as 'flops > 1e21'.")]
 FitFiles = Annotated[tuple[Path, ...], Parameter(name="FIT", negative="", help="FIT files, foretelling together.")]
 CAMPAIGN = "campaign"
@@ -64,6 +68,7 @@ def fit(
     form: Form,
     loss: Loss = "huber:1e-3",
     bootstrap: Bootstrap = 200,
+    resample: Resample = None,
     seed: int = 0,
     level: Level = 0.9,
     near: Near = None,
@@ -85,7 +90,17 @@ def fit(
         parts = [_constants(part) for part in joint.fits]
         show(output, {**joint.to_mapping(), "form": CAMPAIGN}, *parts)
         return
-    made = fit_law(form, seen, loss=loss, bootstrap=bootstrap, seed=seed, level=level, near=near, pool=pool)
+    made = fit_law(
+        form,
+        seen,
+        loss=loss,
+        bootstrap=bootstrap,
+        seed=seed,
+        level=level,
+        near=near,
+        pool=pool,
+        resample=resample or "",
+    )
     mapping = made.to_mapping()
     _write(out, mapping)
     warn(made.warnings)
@@ -107,6 +122,7 @@ def forecast(
     output: Output = Output(),  # noqa: B008 - frozen
 ) -> None:
     """Foretell loss, learning rate and batch size of a run, from one FIT file or several together."""
+    from isoloss.laws.forecast import OF_LINES
     from isoloss.laws.forecast import forecast as foretell
 
     if not fits:
@@ -121,6 +137,11 @@ def forecast(
         ("loss", number(found.loss, 5), span(found.loss_interval, 5), ""),
         ("lr", number(found.lr), span(found.lr_interval), span(found.lr_range)),
         ("batch_tokens", number(found.batch_tokens), span(found.batch_tokens_interval), span(found.batch_range)),
+        *(
+            (name, number(getattr(found, name)), span(getattr(found, f"{name}_interval")), "")
+            for name in OF_LINES
+            if getattr(found, name) is not None
+        ),
     ]
     title = f"N {number(N)}, D {number(D)}"
     beyond = ", ".join(f"{name} ×{number(times, 3)}" for name, times in found.extrapolation.items())
@@ -146,6 +167,7 @@ def compare(
     from isoloss.laws.fit import compare as compare_laws
 
     fits = compare_laws(observations(data, columns, where), loss=loss, pool=pool)
+    warn(list(dict.fromkeys(f"{made.form}: {note}" for made in fits for note in made.warnings)))
     rows = [
         (
             made.form,
@@ -164,6 +186,7 @@ def compare(
                 "objective": made.objective,
                 "backtest": made.to_mapping()["backtest"],
                 "note": made.backtest_note,
+                "warnings": list(made.warnings),
             }
             for made in fits
         ]
@@ -183,12 +206,17 @@ def backtest(
     output: Output = Output(),  # noqa: B008 - frozen
 ) -> None:
     """Fit every loss law without some runs and ask it for them."""
+    from isoloss.laws.caveats import loss_caveats
     from isoloss.laws.fit import backtest as backtest_laws
 
-    tested = backtest_laws(observations(data, columns, where), hold_out, loss=loss, pool=pool)
+    seen = observations(data, columns, where)
+    tested = backtest_laws(seen, hold_out, loss=loss, pool=pool)
+    caveats = loss_caveats(seen.select(seen.ok))
+    warn(caveats)
     ranked = sorted(tested.items(), key=lambda item: item[1].error)
     rows = [(name, f"{test.error:.3%}", f"{test.bias:+.3%}", test.held_out) for name, test in ranked]
-    value = {"laws": [{"form": name, "error": t.error, "bias": t.bias, "held_out": t.held_out} for name, t in ranked]}
+    value = {"laws": [{"form": name, "error": t.error, "bias": t.bias, "held_out": t.held_out} for name, t in ranked],
+             "warnings": caveats}  # fmt: skip
     show(output, value, Table(("form", "mean error", "bias", "runs held out"), rows))
 
 

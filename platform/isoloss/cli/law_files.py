@@ -111,12 +111,14 @@ def target(laws: list[Fit], n_params: str | None, n_tokens: str | None, flops: s
 def further(laws: list[Fit], given: tuple[str, ...]) -> dict[str, float]:
     """The further columns of a run from ``--given``; ``InvalidSpec`` for one that none of the laws knows."""
     from isoloss.files.tables import pairs
+    from isoloss.laws.lines import ASKED
     from isoloss.laws.lossform import DERIVED, N_AND_D
     from isoloss.laws.lossforms import LOSS_FORMS
     from isoloss.laws.mixture import components
 
     columns = dict.fromkeys(name for law in components(laws) for name in LOSS_FORMS[law.form].columns)
     known = [name for name in columns if name not in (*N_AND_D, *DERIVED)]
+    known += [name for law in laws for name in ASKED.get(law.form, ())]
     found = pairs(given, "--given", "column=number")
     for name in found:
         if name not in known:

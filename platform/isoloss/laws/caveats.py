@@ -31,9 +31,14 @@ def with_caveats(made: Fit, observations: Observations) -> Fit:
     if made.form in TOTAL and any(row.n_params_count == "active" for row in observations):
         found.append(f"n_params are active parameters, {made.form} means all of them: {TOTAL[made.form]}")
     used = observations.select(observations.ok)
-    if (made.form in LOSS_FORMS or made.components) and np.ptp(np.log(used.flops)) < ONE_BUDGET:
-        found.append(ONE_COMPUTE)
+    if made.form in LOSS_FORMS or made.components:
+        found += loss_caveats(used)
     estimates = {
         name: replace(one, verdict=NOT_IDENTIFIED) if name in edges else one for name, one in made.estimates.items()
     }
     return replace(made, recipe=observations.recipe(), estimates=estimates, warnings=(*found, *made.warnings))
+
+
+def loss_caveats(used: Observations) -> list[str]:
+    """What finished runs cannot tell any law of the loss."""
+    return [ONE_COMPUTE] if np.ptp(np.log(used.flops)) < ONE_BUDGET else []

@@ -14,6 +14,8 @@ from isoloss.laws import isoflop, mixture, steplaw, surface
 from isoloss.laws.caveats import with_caveats
 from isoloss.laws.evidence import Backtest, Estimate, Fit
 from isoloss.laws.frontier import mixed_frontier
+from isoloss.laws.inference import check_resample
+from isoloss.laws.lines import LINES
 from isoloss.laws.lossforms import FAMILY, LOSS_FORMS
 from isoloss.laws.losslaw import Settings, fit_loss_law, held_out_error, profile_law, report
 from isoloss.laws.observation import Observations
@@ -69,6 +71,16 @@ CATALOGUE: Final[dict[str, Form]] = {
         )
         for name, source in isoflop.FORMS.items()
     },
+    **{
+        line.name: Form(
+            name=line.name,
+            equation=line.equation,
+            gives=line.gives,
+            needs=", ".join(line.columns) + (", loss; three cells" if line.cells else "; three rows"),
+            source=line.source,
+        )
+        for line in LINES.values()
+    },
     "frontier": Form(
         name="frontier",
         equation=isoflop.EQUATION,
@@ -96,18 +108,21 @@ def fit(
     level: float = 0.9,
     near: float | None = None,
     pool: bool = False,
+    resample: str = "",
 ) -> Fit:
     """Fit the law called ``form`` to ``observations``.
 
     ``loss`` (huber:DELTA, lad, squared) is for loss laws; ``near`` makes the step law pool all runs within that
-    fraction of their cell's best. Raises ``InvalidSpec`` for an unknown form, a bad setting or mixed recipes without
-    ``pool``, ``FitFailed`` when the observations do not determine the law.
+    fraction of their cell's best. ``resample`` says what a bootstrap draws: rows, runs or cells (``RESAMPLE``; empty: as the
+    form does). Raises ``InvalidSpec`` for an unknown form, a bad setting or mixed recipes without ``pool``, ``FitFailed``
+    when the observations do not determine the law.
     """
     if form not in CATALOGUE:
         raise InvalidSpec(f"form is {form!r}; accepted is one of {', '.join(CATALOGUE)}.")
     if near is not None and not 0 < near < 1:
         raise InvalidSpec(f"near is {near!r}; accepted is a fraction between 0 and 1, such as 0.0025.")
-    settings = _settings(loss, bootstrap, seed, level)
+    check_resample(resample, form, loss_law=form in LOSS_FORMS or form in ("auto", "frontier"))
+    settings = replace(_settings(loss, bootstrap, seed, level), resample=resample)
     observations.one_recipe(pool=pool)
     fitters: dict[str, Callable[[], Fit]] = {
         "steplaw": lambda: steplaw.fit_step_law(observations, near=near, bootstrap=bootstrap, seed=seed, level=level),
@@ -115,6 +130,7 @@ def fit(
         "auto": lambda: _auto(observations, settings),
         "frontier": lambda: _frontier(observations, settings),
         **{name: partial(_isoflop, name, observations, settings) for name in isoflop.FORMS},
+        **{name: partial(line.fit, observations, level=level, seed=seed) for name, line in LINES.items()},
     }
     made = fitters[form]() if form in fitters else fit_loss_law(LOSS_FORMS[form], observations, settings)
     return with_caveats(made, observations)
@@ -153,7 +169,8 @@ def compare(
 ) -> list[Fit]:
     """Every loss law that can be fitted, least back-test error first; ``FitFailed`` when none can."""
     observations.one_recipe(pool=pool)
-    return _ranked(observations, _settings(loss, bootstrap, seed, 0.9))
+    ranked = _ranked(observations, _settings(loss, bootstrap, seed, 0.9))
+    return [with_caveats(made, observations) for made in ranked]
 
 
 def backtest(

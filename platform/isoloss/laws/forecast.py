@@ -19,6 +19,7 @@ from isoloss.laws import mixture, steplaw, surface
 from isoloss.laws.basin import TYPICAL, Basin
 from isoloss.laws.evidence import Fit
 from isoloss.laws.inference import interval
+from isoloss.laws.lines import LINES, foretold
 from isoloss.laws.lossform import NOTHING
 from isoloss.laws.observation import entries
 from isoloss.laws.solve import Floats
@@ -53,6 +54,12 @@ class Forecast:
     batch_tokens_interval: tuple[float, float] | None = None
     batch_range: tuple[float, float] | None = None
     expected_regret: float | None = None
+    timescale: float | None = None
+    timescale_interval: tuple[float, float] | None = None
+    weight_decay: float | None = None
+    weight_decay_interval: tuple[float, float] | None = None
+    critical_batch_tokens: float | None = None
+    critical_batch_tokens_interval: tuple[float, float] | None = None
     extrapolation: dict[str, float]
     warnings: tuple[str, ...] = ()
 
@@ -60,13 +67,17 @@ class Forecast:
         """The JSON of ``law forecast --json``."""
         pairs = {name: list(value) if (value := getattr(self, name)) is not None else None for name in PAIRS}
         plain = ("n_params", "n_tokens", "loss", "lr", "batch_tokens", "level", "expected_regret", "extrapolation")
+        lines = {name: value for name in OF_LINES if (value := getattr(self, name)) is not None}
         return {
             **{name: getattr(self, name) for name in plain},
             **{PAIRS[name]: value for name, value in pairs.items()},
+            **lines,
+            **{f"{name}_interval": list(getattr(self, f"{name}_interval")) for name in lines},
             "warnings": list(self.warnings),
         }
 
 
+OF_LINES: Final = ("timescale", "weight_decay", "critical_batch_tokens")  # said only where a fit speaks of them
 PAIRS: Final = {
     "loss_interval": "loss_interval",
     "lr_interval": "lr_interval",
@@ -110,7 +121,14 @@ def forecast(
             regret = _doubted(regret, ELSEWHERE["loss"], losses[0].seed)
         point, draws = mixture.sample(losses, n_params, n_tokens, given, regret)
         found |= {"loss": point, "loss_interval": interval(draws, level)}
-    used = [*([place] if place else []), *losses]
+    lines = [fit for fit in fits if fit.form in LINES]
+    for fit in lines:
+        for name, (value, low, high) in foretold(fit, n_params, n_tokens, given).items():
+            found = {
+                name: value,
+                f"{name}_interval": (low, high),
+            } | found  # what a surface says of the batch goes first
+    used = [*([place] if place else []), *losses, *lines]
     beyond = {key: max(fit.support.beyond(n_params, n_tokens)[key] for fit in used) for key in ("n_params", "n_tokens")}
     warnings = tuple(
         dict.fromkeys((*apart, *_warnings(beyond, losses), *(note for fit in used for note in fit.warnings)))

@@ -11,6 +11,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from isoloss.errors import InvalidSpec
 from isoloss.laws.evidence import Estimate
 from isoloss.laws.observation import Observations, Status
 from isoloss.laws.solve import Floats, RobustLoss
@@ -49,6 +50,33 @@ def rerun_noise(observations: Observations) -> tuple[float, int]:
     freedom = sum(len(losses) - 1 for losses in reruns)
     square = sum(float(np.sum((np.array(losses) - np.mean(losses)) ** 2)) for losses in reruns)
     return (float(np.sqrt(square / freedom)) if freedom else 0.0), freedom
+
+
+RESAMPLE: Final = ("", "rows", "runs", "cells")
+
+
+def check_resample(by: str, form: str, *, loss_law: bool) -> None:
+    """Raise ``InvalidSpec`` for a way of resampling that is none, or that the form's points do not allow."""
+    own = {"steplaw": "cells", "lr-batch": "a posterior, no bootstrap"}.get(form, "its own points")
+    if by not in RESAMPLE:
+        raise InvalidSpec(f"resample is {by!r}; accepted is one of rows, runs, cells.")
+    if by and not loss_law and by != own:
+        raise InvalidSpec(f"resample is {by!r} and {form} draws {own}; accepted is it for laws of the loss.")
+
+
+def groups_of(observations: Observations, by: str) -> NDArray[np.int64]:
+    """What a bootstrap draws together, as labels (n,): a row, a named run's rows (the default), or a cell's.
+
+    Raises ``InvalidSpec`` when runs are asked for by name and none has one.
+    """
+    if by == "rows":
+        return np.arange(len(observations), dtype=np.int64)
+    if by == "cells":
+        cells = np.column_stack([observations.n_params, observations.n_tokens])
+        return np.unique(cells, axis=0, return_inverse=True)[1].astype(np.int64).ravel()
+    if by == "runs" and not any(row.run for row in observations):
+        raise InvalidSpec("resample is 'runs' and no row has a run; accepted is rows, cells, or a column run.")
+    return run_groups([row.run for row in observations])
 
 
 def run_groups(runs: list[str]) -> NDArray[np.int64]:

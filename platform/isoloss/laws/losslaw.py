@@ -18,7 +18,7 @@ import numpy as np
 from isoloss.errors import FitFailed
 from isoloss.laws.checklist import checklist
 from isoloss.laws.evidence import Backtest, Estimate, Fit, pack, support
-from isoloss.laws.inference import covariance, estimate, exponential_weights, multinomial_weights, run_groups, worse
+from isoloss.laws.inference import covariance, estimate, exponential_weights, groups_of, multinomial_weights, worse
 from isoloss.laws.lossform import LossForm, Problem, at_edge, columns_of, predict
 from isoloss.laws.observation import Observations
 from isoloss.laws.powersum import PowerSum
@@ -45,6 +45,7 @@ class Settings:
     level: float = 0.9
     believe: bool = False
     test: bool = True
+    resample: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,7 +216,7 @@ def _bootstrap(point: _Point, used: Observations, settings: Settings) -> Floats:
     count = settings.bootstrap
     if count < 2:
         return np.empty((0, len(point.solution.theta)))
-    groups = run_groups([row.run for row in used])
+    groups = groups_of(used, settings.resample)
     if point.prior is None:
         weights, prior = multinomial_weights(rng, count, groups), None
     else:

@@ -45,6 +45,13 @@ ALIASES: Final = {  # what others call our columns
 }
 SEQUENCES: Final = 4096  # a batch below it, of a model of SIZEABLE parameters, is likely counted in sequences
 SIZEABLE: Final = 10_000_000
+VARIED: Final = (
+    "weight_decay",
+    "warmup_tokens",
+    "unique_tokens",
+    "n_experts",
+    "n_active",
+)  # extras that make another run
 CHECKPOINTS: Final = 3  # lengths of runs alike in all else from which they look like one run's checkpoints
 
 
@@ -210,7 +217,18 @@ def _check(observation: Observation, row: int) -> None:
 
 def _alike(row: Observation, *more: object) -> tuple[object, ...]:
     """What two runs share that were trained alike; NaN equals NaN here."""
-    shared = (row.n_params, row.lr, row.batch_tokens, row.status, row.seed, row.recipe, row.n_params_count, *more)
+    varied = (row.extras.get(name) for name in VARIED)
+    shared = (
+        row.n_params,
+        row.lr,
+        row.batch_tokens,
+        row.status,
+        row.seed,
+        row.recipe,
+        row.n_params_count,
+        *varied,
+        *more,
+    )
     return tuple(None if isinstance(value, float) and math.isnan(value) else value for value in shared)
 
 

@@ -22,6 +22,7 @@ import numpy as np
 from isoloss.laws import mixture, surface
 from isoloss.laws.design import Outlook, affordable, plan
 from isoloss.laws.evidence import Fit
+from isoloss.laws.lines import best_of_cells
 from isoloss.laws.lossform import Problem, columns_of
 from isoloss.laws.lossforms import LOSS_FORMS
 from isoloss.laws.observation import Observation, Observations
@@ -40,7 +41,7 @@ LONGEST: Final = 12  # purchases shown
 def pictures(fits: Sequence[Fit], observations: Observations, target: tuple[float, float]) -> dict[str, list[Row]]:
     """Every picture that ``fits`` to ``observations`` allow, for a target (N, D); absent ones are empty."""
     seen = observations.select(observations.ok)
-    best = _best(seen)
+    best = best_of_cells(seen)
     losses = mixture.components([fit for fit in fits if fit.form in LOSS_FORMS or fit.components])
     plain = [law for law in losses if set(LOSS_FORMS[law.form].columns) <= {"n_params", "n_tokens"}]
     place = next((fit for fit in fits if fit.form == "lr-batch"), None)
@@ -84,16 +85,6 @@ def _plane(laws: Sequence[Fit], seen: Observations, target: tuple[float, float])
     cells = np.unique(np.column_stack([seen.n_params, seen.n_tokens]), axis=0)
     rows += [("cells", float(n), float(d), None, None, None) for n, d in cells]
     return [*rows, ("forecast", *target, None, None, None)]
-
-
-def _best(seen: Observations) -> Observations:
-    """The best run of every cell: what the loss laws of a campaign describe."""
-    found: dict[tuple[float, float], Observation] = {}
-    for row in seen:
-        key = (row.n_params, row.n_tokens)
-        if key not in found or row.loss < found[key].loss:
-            found[key] = row
-    return Observations(tuple(found.values()))
 
 
 def _residuals(laws: Sequence[Fit], best: Observations) -> list[Row]:
