@@ -16,7 +16,7 @@ from isoloss.controller.duty import Bell
 from isoloss.domain.lease import Checkpoint, Ending, LeaseKey
 from isoloss.domain.spec import decode_study, encode
 from isoloss.domain.task import NEXT, TERMINAL, TaskState
-from isoloss.errors import WrongState
+from isoloss.errors import StoreUnavailable, WrongState
 from isoloss.search.events import Deepened, Stopped, TrialAdded
 from isoloss.store import curves, ledger, studies, tasks
 from isoloss.store.pool import Pool
@@ -350,3 +350,53 @@ def test_an_added_trial_that_does_not_fit_below_the_cap_is_refused_in_words(in_s
         assert (await decider.decide(row.id, ask=1)).created == 1
 
     in_store(body)
+
+
+def test_two_endings_of_one_lease_at_the_same_moment_are_one_and_its_repetition(in_store: InStore) -> None:
+    async def body(pool: Pool) -> None:
+        decider, row = await study(pool)
+        await decider.decide(row.id, ask=1)
+        (found,) = await lease(pool, row.id)
+        async with pool.connection() as conn:
+            assert (await tasks.finish(conn, [(key(found), done(0.5))], owed))[0] == ["accepted"]
+            second = asyncio.create_task(finish(pool, key(found), done(0.5)))
+            await asyncio.sleep(0.2)
+            assert not second.done(), "it waits for the row"
+        assert await second == "accepted"
+
+    in_store(body)
+
+
+def test_a_task_that_failed_is_not_leased_again_before_its_time(in_store: InStore) -> None:
+    async def body(pool: Pool) -> None:
+        decider, row = await study(pool)
+        await decider.decide(row.id, ask=1)
+        (found,) = await lease(pool, row.id)
+        assert await finish(pool, key(found), Ending(kind="fail", message="boom")) == "accepted"
+        assert await lease(pool, row.id) == []
+        async with pool.connection() as conn:
+            await conn.execute("UPDATE task SET not_before = now()")
+        assert len(await lease(pool, row.id)) == 1
+
+    in_store(body)
+
+
+def test_what_a_transaction_that_failed_had_decided_is_forgotten(
+    in_store: InStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def body(pool: Pool) -> None:
+        decider, row = await study(pool)
+        await decider.decide(row.id, ask=1)
+        with monkeypatch.context() as patch:
+            patch.setattr(studies, "update", unreachable)
+            with pytest.raises(StoreUnavailable):
+                await decider.decide(row.id, ask=2)
+        assert (await decider.decide(row.id, ask=1)).created == 1
+        async with pool.connection() as conn:
+            assert {r["no"] for r in await studies.trials(conn, row.id)} == {0, 1}
+
+    in_store(body)
+
+
+async def unreachable(*_: Any, **__: Any) -> None:
+    raise StoreUnavailable("gone")
