@@ -287,4 +287,4 @@ def _acks(endings: Sequence[pb.Ending], verdicts: Sequence[str]) -> list[pb.Ack]
 
 
 def _patience(seconds: float) -> float:
-    return min(max(seconds, 0.0), LONGEST_WAIT_SECONDS)
+    return min(seconds, LONGEST_WAIT_SECONDS) if seconds > 0 else 0.0  # NaN is no time at all

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any
+from typing import Any, Final
 
 import grpc
 import structlog
+from google.protobuf.message import DecodeError
 
 from isoloss.controller.access import ANONYMOUS, PRINCIPAL, Gate, narrow
-from isoloss.errors import IsolossError, NotAllowed
+from isoloss.controller.limits import check_limits
+from isoloss.errors import InvalidSpec, IsolossError, NotAllowed
 from isoloss.wire.errors import to_status
 
 log = structlog.get_logger()
+GARBLED: Final = object()
 Continuation = Callable[[grpc.HandlerCallDetails], Awaitable[Any]]
 
 
@@ -31,11 +34,11 @@ class Guarded(grpc.aio.ServerInterceptor):
             return None
         if handler.unary_unary is not None:
             return grpc.unary_unary_rpc_method_handler(
-                self._unary(handler.unary_unary, method), handler.request_deserializer, handler.response_serializer
+                self._unary(handler.unary_unary, method), _read(handler), handler.response_serializer
             )
         if handler.unary_stream is not None:
             return grpc.unary_stream_rpc_method_handler(
-                self._stream(handler.unary_stream, method), handler.request_deserializer, handler.response_serializer
+                self._stream(handler.unary_stream, method), _read(handler), handler.response_serializer
             )
         return grpc.unary_unary_rpc_method_handler(self._unary(_not_there, method))
 
@@ -64,8 +67,25 @@ class Guarded(grpc.aio.ServerInterceptor):
         if method.startswith(ANONYMOUS):
             return
         principal = await self.gate.admit(method, context.invocation_metadata())
+        if request is GARBLED:
+            raise InvalidSpec(
+                f"The request is no message of {method.rpartition('/')[2]}; accepted are those of isoloss.v1."
+            )
+        check_limits(request)
         narrow(method, request, principal)
         PRINCIPAL.set(principal)
+
+
+def _read(handler: Any) -> Callable[[bytes], Any]:
+    """The request of a handler's bytes; what is none is answered like any other mistake, and not as one of ours."""
+
+    def read(data: bytes) -> Any:
+        try:
+            return handler.request_deserializer(data)
+        except DecodeError:
+            return GARBLED
+
+    return read
 
 
 async def _not_there(request: Any, context: Any) -> Any:  # noqa: ARG001 - the shape of a handler

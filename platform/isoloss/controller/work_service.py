@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 from google.protobuf.json_format import MessageToDict
 
@@ -16,6 +16,7 @@ from isoloss.store.tasks import Lease, Want
 from isoloss.v1 import common_pb2, work_pb2_grpc
 from isoloss.v1 import work_pb2 as pb
 
+MOST_SLOTS: Final = 1024
 Context = Any  # grpc.aio.ServicerContext, generic in its stubs only
 
 
@@ -27,9 +28,9 @@ class WorkerService(work_pb2_grpc.WorkerServiceServicer):
         self.pool = dispatcher.pool
 
     async def Register(self, request: pb.RegisterRequest, context: Context) -> pb.RegisterReply:
-        if not request.worker_id or request.slots < 1:
+        if not request.worker_id or not 1 <= request.slots <= MOST_SLOTS:
             raise InvalidSpec(
-                f"worker {request.worker_id!r} has {request.slots} slots; accepted is a name and at least one slot."
+                f"worker {request.worker_id!r} has {request.slots} slots; accepted is a name and 1 to {MOST_SLOTS} slots."
             )
         allowed = MessageToDict(request.allowed, preserving_proto_field_name=True)
         async with self.pool.connection() as conn:
@@ -41,6 +42,8 @@ class WorkerService(work_pb2_grpc.WorkerServiceServicer):
         return pb.RegisterReply(ttl_seconds=self.dispatcher.ttl.total_seconds())
 
     async def Lease(self, request: pb.LeaseRequest, context: Context) -> pb.LeaseReply:
+        if not 0 <= request.slots <= MOST_SLOTS:
+            raise InvalidSpec(f"slots is {request.slots}; accepted are 0 to {MOST_SLOTS}.")
         want = Want(
             holder=request.worker_id, incarnation=request.incarnation, n=request.slots, holding=tuple(request.holding),
             project=PRINCIPAL.get().project,

@@ -12,12 +12,13 @@ from psycopg.conninfo import conninfo_to_dict
 from psycopg.rows import TupleRow
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
-from isoloss.errors import StoreUnavailable
+from isoloss.errors import Busy, InvalidSpec, StoreUnavailable
 
 Conn = AsyncConnection[TupleRow]
 OPTIONS: Final = (
     "-c lock_timeout=5s -c statement_timeout=30s -c idle_in_transaction_session_timeout=30s -c timezone=UTC"
 )
+WAIT_SECONDS: Final = 3.0  # for a connection; then whoever waits is sent away to come again
 OLDEST: Final = 160000  # the oldest server the SQL is written for
 
 
@@ -27,7 +28,7 @@ class Pool:
     def __init__(self, dsn: str, *, size: int = 8, name: str = "isoloss controller") -> None:
         check_dsn(dsn)
         self._pool = AsyncConnectionPool(
-            dsn, min_size=1, max_size=size, timeout=10, open=False, max_lifetime=3600,
+            dsn, min_size=1, max_size=size, timeout=WAIT_SECONDS, open=False, max_lifetime=3600,
             kwargs={"options": OPTIONS, "application_name": name, "connect_timeout": 5},
         )  # fmt: skip
 
@@ -49,9 +50,17 @@ class Pool:
             async with self._pool.connection() as conn:
                 yield conn
         except PoolTimeout:
-            raise StoreUnavailable("No connection to Postgres was free within 10 s.") from None
+            raise Busy(f"No connection to Postgres was free within {WAIT_SECONDS:g} s.") from None
+        except (
+            psycopg.DataError
+        ) as error:  # what no check before has caught: a number out of range, a text that is none
+            raise InvalidSpec(f"A value does not fit the database ({_first_line(error)}).") from None
         except psycopg.OperationalError as error:  # gone, restarting, or a lock or deadlock that a second try resolves
-            raise StoreUnavailable(f"Postgres does not answer: {str(error).strip().splitlines()[0]}") from None
+            raise StoreUnavailable(f"Postgres does not answer: {_first_line(error)}") from None
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def check_dsn(dsn: str) -> None:
