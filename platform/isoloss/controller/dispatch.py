@@ -73,6 +73,13 @@ class Dispatcher:
         for line in self._waiting():
             line.close()
 
+    def standing(self) -> dict[str, int]:
+        """How many calls stand in each kind of line."""
+        return {
+            "endings": self._endings.waiting, "heartbeats": self._beats.waiting, "points": self._points.waiting,
+            "leases": self._slots.waiting, "asks": sum(line.waiting for line in self._asks.values()),
+        }  # fmt: skip
+
     def _look(self) -> None:
         for line in self._waiting():
             line.look()

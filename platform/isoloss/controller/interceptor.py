@@ -12,8 +12,9 @@ from google.protobuf.message import DecodeError
 
 from isoloss.controller.access import ANONYMOUS, PRINCIPAL, Gate, narrow
 from isoloss.controller.limits import check_limits
+from isoloss.controller.metrics import Metrics
 from isoloss.errors import InvalidSpec, IsolossError, NotAllowed
-from isoloss.wire.errors import to_status
+from isoloss.wire.errors import CODES, to_status
 
 log = structlog.get_logger()
 GARBLED: Final = object()
@@ -23,8 +24,9 @@ Continuation = Callable[[grpc.HandlerCallDetails], Awaitable[Any]]
 class Guarded(grpc.aio.ServerInterceptor):
     """Lets a call in as somebody and holds it to what they may see, and maps errors once; for streams too."""
 
-    def __init__(self, gate: Gate) -> None:
+    def __init__(self, gate: Gate, metrics: Metrics) -> None:
         self.gate = gate
+        self.metrics = metrics
 
     async def intercept_service(self, continuation: Continuation, handler_call_details: grpc.HandlerCallDetails) -> Any:
         """Wrap the handler of the method; its name is what the log says."""
@@ -44,22 +46,24 @@ class Guarded(grpc.aio.ServerInterceptor):
 
     def _unary(self, behaviour: Any, method: str) -> Any:
         async def wrapped(request: Any, context: Any) -> Any:
-            try:
-                await self._enter(request, context, method)
-                return await behaviour(request, context)
-            except Exception as error:  # noqa: BLE001 - every error of a call is answered here
-                await _abort(error, context, method)
+            with self.metrics.call(method) as code:
+                try:
+                    await self._enter(request, context, method)
+                    return await behaviour(request, context)
+                except Exception as error:  # noqa: BLE001 - every error of a call is answered here
+                    await _abort(error, context, method, code)
 
         return wrapped
 
     def _stream(self, behaviour: Any, method: str) -> Any:
         async def wrapped(request: Any, context: Any) -> AsyncIterator[Any]:
-            try:
-                await self._enter(request, context, method)
-                async for reply in behaviour(request, context):
-                    yield reply
-            except Exception as error:  # noqa: BLE001 - every error of a call is answered here
-                await _abort(error, context, method)
+            with self.metrics.call(method) as code:
+                try:
+                    await self._enter(request, context, method)
+                    async for reply in behaviour(request, context):
+                        yield reply
+                except Exception as error:  # noqa: BLE001 - every error of a call is answered here
+                    await _abort(error, context, method, code)
 
         return wrapped
 
@@ -93,7 +97,8 @@ async def _not_there(request: Any, context: Any) -> Any:  # noqa: ARG001 - the s
     raise NotAllowed("There is no such method; accepted are those of isoloss.v1.")
 
 
-async def _abort(error: Exception, context: Any, method: str) -> None:
+async def _abort(error: Exception, context: Any, method: str, code: list[str]) -> None:
+    code[0] = CODES[type(error)].name if isinstance(error, IsolossError) else "INTERNAL"
     if isinstance(error, IsolossError):
         await context.abort_with_status(to_status(error))
     if isinstance(error, grpc.aio.AbortError):

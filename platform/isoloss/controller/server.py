@@ -32,7 +32,9 @@ from isoloss.controller.dispatch import Dispatcher
 from isoloss.controller.duty import Bell, Duty, run
 from isoloss.controller.fitter import Fitter
 from isoloss.controller.interceptor import Guarded
+from isoloss.controller.janitor import Janitor
 from isoloss.controller.limiter import Limiter
+from isoloss.controller.metrics import Metrics
 from isoloss.controller.processes import Processes
 from isoloss.controller.proposer import Proposer
 from isoloss.controller.reaper import Reaper
@@ -71,11 +73,15 @@ async def running(settings: Settings) -> AsyncIterator[Local]:
         dispatcher = Dispatcher(pool, decider, bell, ttl)
         duties: list[Duty] = [
             decider, Proposer(pool, decider, executor), Reaper(pool, bell, ttl), Limiter(pool, decider), fitter,
-            Campaigner(pool, bell, decider, fitter),
+            Campaigner(pool, bell, decider, fitter), Janitor(pool),
         ]  # fmt: skip
-        server = _services(Gate(pool, tokens=settings.authenticated), decider, dispatcher, fitter)
-        address = await stack.enter_async_context(_serving(server, listen, settings))
-        page = await stack.enter_async_context(_page(dash, dsn))
+        metrics = Metrics(pool)
+        metrics.dispatcher = dispatcher
+        guarded = Guarded(Gate(pool, tokens=settings.authenticated), metrics)
+        address = await stack.enter_async_context(
+            _serving(_services(guarded, decider, dispatcher, fitter), listen, settings)
+        )
+        page = await stack.enter_async_context(_page(dash, dsn, metrics))
         group = await stack.enter_async_context(asyncio.TaskGroup())
         loops = [group.create_task(run(duty, bell), name=duty.name) for duty in duties]
         local = Local(address=address, dash=page, pid=os.getpid(), dsn=dsn)
@@ -103,9 +109,9 @@ async def _postgres(settings: Settings) -> AsyncIterator[str]:
         await asyncio.shield(asyncio.to_thread(embedded.stop, keeper))
 
 
-def _services(gate: Gate, decider: Decider, dispatcher: Dispatcher, fitter: Fitter) -> grpc.aio.Server:
-    pool, bell = gate.pool, dispatcher.bell
-    server = grpc.aio.server(interceptors=[Guarded(gate)], options=OPTIONS, maximum_concurrent_rpcs=MOST_CALLS)
+def _services(guarded: Guarded, decider: Decider, dispatcher: Dispatcher, fitter: Fitter) -> grpc.aio.Server:
+    pool, bell = dispatcher.pool, dispatcher.bell
+    server = grpc.aio.server(interceptors=[guarded], options=OPTIONS, maximum_concurrent_rpcs=MOST_CALLS)
     study_pb2_grpc.add_StudyServiceServicer_to_server(StudyService(pool, decider, bell), server)
     work_pb2_grpc.add_WorkerServiceServicer_to_server(WorkerService(dispatcher), server)
     work_pb2_grpc.add_TrialServiceServicer_to_server(TrialService(dispatcher), server)
@@ -134,13 +140,13 @@ async def _serving(server: grpc.aio.Server, listen: socket.socket, settings: Set
 
 
 @contextlib.asynccontextmanager
-async def _page(listen: socket.socket, dsn: str) -> AsyncIterator[str]:
-    """The dashboard, on the controller's own loop."""
+async def _page(listen: socket.socket, dsn: str, metrics: Metrics) -> AsyncIterator[str]:
+    """The dashboard, on the controller's own loop, and what watches the controller beside it."""
     import uvicorn
 
     from isoloss.dash.page import build
 
-    async with build(dsn) as app:
+    async with build(dsn, metrics=metrics.text, ready=metrics.ready) as app:
         config = uvicorn.Config(app, log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=1)
         server = uvicorn.Server(config)
         server.install_signal_handlers = lambda: None  # type: ignore[attr-defined]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Final
 
@@ -37,7 +37,12 @@ HEADERS: Final = {
 
 
 @contextlib.asynccontextmanager
-async def build(dsn: str) -> AsyncIterator[Starlette]:
+async def build(
+    dsn: str,
+    *,
+    metrics: Callable[[], Awaitable[bytes]] | None = None,
+    ready: Callable[[], Awaitable[bool]] | None = None,
+) -> AsyncIterator[Starlette]:
     """The page's application over a database; its loop rests until somebody looks.
 
     ``app.state.close()`` ends the viewers' streams, so that a server that stops need not wait for them.
@@ -46,13 +51,15 @@ async def build(dsn: str) -> AsyncIterator[Starlette]:
         feed = Feed(reader)
         loop = group.create_task(feed.run(), name="dash")
         try:
-            yield app(feed)
+            yield app(feed, metrics, ready)
         finally:
             loop.cancel()
 
 
-def app(feed: Feed) -> Starlette:
-    """The routes over a feed."""
+def app(
+    feed: Feed, metrics: Callable[[], Awaitable[bytes]] | None, ready: Callable[[], Awaitable[bool]] | None
+) -> Starlette:
+    """The routes over a feed; with them what Prometheus reads and whether calls are served, where somebody says."""
 
     async def index(_: Request) -> Response:
         return FileResponse(STATIC / "index.html")
@@ -79,12 +86,22 @@ def app(feed: Feed) -> Starlette:
     async def healthz(_: Request) -> Response:
         return PlainTextResponse("ok\n")
 
+    async def readyz(_: Request) -> Response:
+        served = ready is None or await ready()
+        return PlainTextResponse("ready\n" if served else "not ready\n", status_code=200 if served else 503)
+
+    async def prometheus(_: Request) -> Response:
+        if metrics is None:
+            return PlainTextResponse("nobody counts here\n", status_code=404)
+        return Response(await metrics(), media_type="text/plain; version=0.0.4")
+
     async def favicon(_: Request) -> Response:
         return FileResponse(STATIC / "favicon.svg", media_type="image/svg+xml")
 
     made = Starlette(
         routes=[
             Route("/", index), Route("/boards", boards), Route("/stream", stream), Route("/healthz", healthz),
+            Route("/readyz", readyz), Route("/metrics", prometheus),
             Route("/favicon.ico", favicon), Mount("/static", StaticFiles(directory=STATIC)),
         ],
         middleware=[Middleware(Guard)],

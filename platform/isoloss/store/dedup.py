@@ -30,3 +30,13 @@ async def keep_reply(conn: Conn, method: str, key: str, request: bytes, reply: b
     """Keep the reply, in the transaction of what it reports."""
     given = {"method": method, "key": key, "hash": hashlib.sha256(request).digest(), "reply": reply}
     await conn.execute(KEEP, given)
+
+
+FORGET: Final[LiteralString] = """
+    DELETE FROM dedup WHERE (method, idem_key) IN (
+        SELECT method, idem_key FROM dedup WHERE at < now() - interval '7 days' LIMIT 10000)"""
+
+
+async def forget(conn: Conn) -> int:
+    """Drop the replies of calls older than a week; returns how many."""
+    return (await conn.execute(FORGET)).rowcount

@@ -43,6 +43,14 @@ class Pool:
     async def __aexit__(self, *_: object) -> None:
         await self._pool.close(timeout=5)
 
+    def stats(self) -> dict[str, int]:
+        """Connections: how many there are, are free, and how many callers wait for one."""
+        found = self._pool.get_stats()
+        return {
+            "size": found.get("pool_size", 0), "free": found.get("pool_available", 0),
+            "waiting": found.get("requests_waiting", 0),
+        }  # fmt: skip
+
     @contextlib.asynccontextmanager
     async def connection(self) -> AsyncIterator[Conn]:
         """One transaction: committed at the end of the block, rolled back when it raises."""
@@ -51,9 +59,9 @@ class Pool:
                 yield conn
         except PoolTimeout:
             raise Busy(f"No connection to Postgres was free within {WAIT_SECONDS:g} s.") from None
-        except (
-            psycopg.DataError
-        ) as error:  # what no check before has caught: a number out of range, a text that is none
+        except (psycopg.errors.ReadOnlySqlTransaction, psycopg.errors.InsufficientPrivilege) as error:
+            raise StoreUnavailable(f"Postgres does not let this controller write: {_first_line(error)}.") from None
+        except psycopg.DataError as error:  # a number out of range, a text that is none: no check before has caught it
             raise InvalidSpec(f"A value does not fit the database ({_first_line(error)}).") from None
         except psycopg.OperationalError as error:  # gone, restarting, or a lock or deadlock that a second try resolves
             raise StoreUnavailable(f"Postgres does not answer: {_first_line(error)}") from None
