@@ -71,7 +71,7 @@ def test_a_dump_restored_elsewhere_is_the_same_and_can_be_gone_on_with(
     local, home = house
     tools = Embedded(home=home / "postgres").binaries()
     with isoloss.connect(local.address, start=False) as client:
-        study = client.create_study("saved", **SPEC).optimize(lambda trial: {"loss": trial.params["x"]}, n_trials=9)
+        study = client.create_study("saved", **SPEC).optimize(lambda trial: {"loss": trial.params["x"]}, n_trials=5)
         study.info()  # every result there is has its place in the ledger now
     file, copy = tmp_path / "all.dump", make_conninfo(local.dsn, dbname="restored")
     subprocess.run([tools / "pg_dump", "--format=custom", f"--file={file}", f"--dbname={local.dsn}"], check=True)
@@ -99,7 +99,7 @@ def test_a_dump_restored_elsewhere_is_the_same_and_can_be_gone_on_with(
 
 def test_a_database_that_cannot_be_written_is_said_in_words_and_loses_nothing(house: tuple[Local, Path]) -> None:
     local, _ = house
-    with isoloss.connect(local.address, start=False, patience=0.5) as client:
+    with isoloss.connect(local.address, start=False, patience=3) as client:
         study = client.create_study("refused", **SPEC)
         trial = study.ask()
         set_read_only(local, on=True)
