@@ -33,6 +33,7 @@ from isoloss.controller.duty import Bell, Duty, run
 from isoloss.controller.fitter import Fitter
 from isoloss.controller.interceptor import Guarded
 from isoloss.controller.janitor import Janitor
+from isoloss.controller.keeper import Keeper
 from isoloss.controller.limiter import Limiter
 from isoloss.controller.metrics import Metrics
 from isoloss.controller.processes import Processes
@@ -64,7 +65,8 @@ async def running(settings: Settings) -> AsyncIterator[Local]:
     check_listener(settings)
     listen, dash = _listener(settings.listen, "--listen"), _listener(settings.dash, "--dash")
     async with contextlib.AsyncExitStack() as stack:
-        dsn = settings.dsn or await stack.enter_async_context(_postgres(settings))
+        keeper = None if settings.dsn else await stack.enter_async_context(_postgres(settings))
+        dsn = settings.dsn if keeper is None else keeper.embedded.dsn
         pool = await stack.enter_async_context(Pool(dsn))
         await migrate(pool)
         executor = stack.enter_context(Processes())
@@ -73,7 +75,7 @@ async def running(settings: Settings) -> AsyncIterator[Local]:
         dispatcher = Dispatcher(pool, decider, bell, ttl)
         duties: list[Duty] = [
             decider, Proposer(pool, decider, executor), Reaper(pool, bell, ttl), Limiter(pool, decider), fitter,
-            Campaigner(pool, bell, decider, fitter), Janitor(pool),
+            Campaigner(pool, bell, decider, fitter), Janitor(pool), *([keeper] if keeper else []),
         ]  # fmt: skip
         metrics = Metrics(pool)
         metrics.dispatcher = dispatcher
@@ -100,13 +102,13 @@ async def running(settings: Settings) -> AsyncIterator[Local]:
 
 
 @contextlib.asynccontextmanager
-async def _postgres(settings: Settings) -> AsyncIterator[str]:
+async def _postgres(settings: Settings) -> AsyncIterator[Keeper]:
     embedded = Embedded(home=Path(settings.home) / "postgres", major=settings.pg_major, fsync=settings.fsync)
-    keeper = await asyncio.to_thread(embedded.start)
+    keeper = await asyncio.to_thread(Keeper, embedded)
     try:
-        yield embedded.dsn
+        yield keeper
     finally:
-        await asyncio.shield(asyncio.to_thread(embedded.stop, keeper))
+        await asyncio.shield(asyncio.to_thread(keeper.stop))
 
 
 def _services(guarded: Guarded, decider: Decider, dispatcher: Dispatcher, fitter: Fitter) -> grpc.aio.Server:

@@ -59,8 +59,11 @@ class WorkerProcess:
 class Cluster:
     """A controller at a fixed address, which may be killed and started again, and its workers."""
 
-    def __init__(self, *, lease_seconds: float = 30.0, environment: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, *, lease_seconds: float = 30.0, environment: Mapping[str, str] | None = None, fsync: bool = False
+    ) -> None:
         self.lease_seconds = lease_seconds
+        self.fsync = fsync
         self.home = Path()
         self.address = f"127.0.0.1:{_free_port()}"
         self.workers: list[WorkerProcess] = []
@@ -92,7 +95,7 @@ class Cluster:
     @property
     def environment(self) -> dict[str, str]:
         """What its processes run with; for a process of the test's own that shall belong to it."""
-        own = {"ISOLOSS_HOME": str(self.home), "ISOLOSS_FSYNC": "false", "ISOLOSS_ADDRESS": self.address}
+        own = {"ISOLOSS_HOME": str(self.home), "ISOLOSS_FSYNC": str(self.fsync), "ISOLOSS_ADDRESS": self.address}
         return {**os.environ, **own, **self._environment}
 
     def client(self, *, patience: float = 30.0) -> Client:
@@ -123,6 +126,15 @@ class Cluster:
             )  # fmt: skip
         if not wait_until_serving(self.address, START_SECONDS):
             raise AssertionError(f"The controller did not start:\n{log.read_text(errors='replace')[-4000:]}")
+
+    def signal_controller(self, number: signal.Signals) -> None:
+        """Send the controller a signal, such as SIGSTOP."""
+        assert self._controller is not None, "no controller runs"  # noqa: S101
+        self._controller.send_signal(number)
+
+    def postgres_pid(self) -> int:
+        """The postmaster's pid."""
+        return int((self.home / "postgres" / "data" / "postmaster.pid").read_text().splitlines()[0])
 
     def stop_controller(self) -> None:
         """End the controller cleanly, and its Postgres with it."""
