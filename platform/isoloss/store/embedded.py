@@ -89,11 +89,9 @@ class Embedded:
             last = self._connect()
             if last is None:
                 return True
-            others = last.execute(
-                "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()"
-            ).fetchone()
+            used = _used_by_others(last)
             last.close()
-            if others and others[0]:
+            if used:
                 return False
             self._tool("pg_ctl", "-D", str(self.data), "-m", "fast", "-w", "stop")
             return True
@@ -247,6 +245,18 @@ class Embedded:
             lines = (self.home / "postgres.log").read_text(errors="replace").splitlines()[-20:]
             return "postgres.log ends: " + " | ".join(lines)
         return ""
+
+
+def _used_by_others(conn: psycopg.Connection) -> bool:
+    """Whether another client is connected; one that has just closed its connection is given a moment to be gone."""
+    for _ in range(10):
+        row = conn.execute(
+            "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()"
+        ).fetchone()
+        if row is None or not row[0]:
+            return False
+        time.sleep(0.05)
+    return True
 
 
 @contextlib.contextmanager

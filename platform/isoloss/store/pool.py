@@ -58,6 +58,8 @@ class Pool:
             async with self._pool.connection() as conn:
                 yield conn
         except PoolTimeout:
+            if self._pool.get_stats().get("pool_size", 0) < self._pool.max_size:
+                raise StoreUnavailable(f"No connection to Postgres could be made within {WAIT_SECONDS:g} s.") from None
             raise Busy(f"No connection to Postgres was free within {WAIT_SECONDS:g} s.") from None
         except (psycopg.errors.ReadOnlySqlTransaction, psycopg.errors.InsufficientPrivilege) as error:
             raise StoreUnavailable(f"Postgres does not let this controller write: {_first_line(error)}.") from None

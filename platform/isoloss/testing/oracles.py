@@ -45,7 +45,8 @@ ORACLES: Final[dict[str, LiteralString]] = {
         HAVING abs(study.reserved - coalesce(sum(task.budget_to - task.budget_from)
                    FILTER (WHERE result.decided_seq IS NULL), 0)) > 1e-6""",
     "I12: steps strictly increase within a chunk": """
-        SELECT task_id FROM metric_chunk WHERE steps <> (SELECT array_agg(DISTINCT s ORDER BY s) FROM unnest(steps) AS s)""",
+        SELECT task_id FROM metric_chunk WHERE steps <> (SELECT array_agg(DISTINCT s ORDER BY s) FROM unnest(steps) AS s)
+           OR (stride < 1 AND cardinality("values") > 1)""",
     "I13: a score is finite and of a result that is ok": """
         SELECT task_id FROM result WHERE score IS NOT NULL AND (status <> 'ok' OR score IN ('NaN', 'Infinity', '-Infinity'))""",
     "I19: a decided result has exactly one event, which says it": """
