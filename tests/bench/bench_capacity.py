@@ -47,24 +47,23 @@ def raw_client(number: int, address: str) -> Cycle:
 
 
 def curve_client(number: int, address: str, name: str) -> Cycle:
-    """A trial that reports a hundred points of two metrics again and again."""
+    """An agent of four slots that reports a hundred points of two metrics of each, again and again."""
     import isoloss
     from isoloss.v1 import common_pb2, work_pb2
-    from isoloss.wire.values import to_key
+    from isoloss.wire.values import to_key, to_series
 
     client = isoloss.connect(address, start=False)
-    trial = client.study(name).ask(wait_seconds=10)
+    trials = [client.study(name).ask(wait_seconds=10) for _ in range(4)]
     step = [0]
 
     def cycle(latencies: Latencies) -> int:
-        points = [
-            common_pb2.Point(step=step[0] + k, values={"loss": 2.0 + random.random(), "grad": random.random()})
-            for k in range(1, 101)
-        ]
+        points = [(step[0] + k, {"loss": 2.0 + random.random(), "grad": random.random()}) for k in range(1, 101)]
         step[0] += 100
-        request = work_pb2.ReportRequest(batches=[common_pb2.PointBatch(key=to_key(trial.key), points=points)])
+        request = work_pb2.ReportRequest(
+            batches=[common_pb2.SeriesBatch(key=to_key(trial.key), series=to_series(points)) for trial in trials]
+        )
         timed(latencies, "report", client.transport.call, client.transport.trials.Report, request)
-        return 200
+        return 800
 
     return cycle
 
@@ -120,7 +119,7 @@ def curves(home: Any, dsn: str, postmaster: int, seconds: float) -> None:
         found = closed_loop(
             curve_client, (address, name), clients=4, seconds=seconds, watch={"server": pid, "postgres": postmaster}
         )
-        said("points of curves, 200 a call, 4 clients", found, "points/s", "report")
+        said("points of curves, 800 a call, 4 clients", found, "points/s", "report")
         with psycopg.connect(dsn, autocommit=True) as conn:
             conn.execute("VACUUM ANALYZE metric_chunk")
             size, points = conn.execute(

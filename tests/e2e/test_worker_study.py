@@ -206,7 +206,7 @@ def test_a_controller_killed_and_started_again_under_a_worker_loses_nothing(clus
     cluster.start_controller()
     idle(study)
     assert attempts(cluster, "outage") == ["ok"] * 4
-    curve = """SELECT count(*) FROM metric_chunk, unnest(steps) AS step, task, study
+    curve = """SELECT count(*) FROM metric_chunk, unnest("values") AS point, task, study
                WHERE metric_chunk.task_id = task.id AND study.id = task.study_id AND study.name = %s"""
     assert cluster.rows(curve, "outage") == [(24,)], "every point of every curve"
 

@@ -58,7 +58,7 @@ class Controller:
 
     def _lines(self) -> list[Any]:
         d = self.dispatcher
-        return [d._endings, d._beats, d._points, d._slots, *d._asks.values()]
+        return [d._endings, d._beats, d._curves, d._slots, *d._asks.values()]
 
 
 async def work(name: int, house: list[Controller], rng: random.Random, acks: list[tuple[int, float]]) -> None:

@@ -13,10 +13,11 @@ import pytest
 from isoloss.controller import decider as deciding
 from isoloss.controller.decider import Decider
 from isoloss.controller.duty import Bell
+from isoloss.domain.curve import Series, series_of
 from isoloss.domain.lease import Checkpoint, Ending, LeaseKey
 from isoloss.domain.spec import decode_study, encode
 from isoloss.domain.task import NEXT, TERMINAL, TaskState
-from isoloss.errors import StoreUnavailable, WrongState
+from isoloss.errors import InvalidSpec, StoreUnavailable, WrongState
 from isoloss.search.events import Deepened, Stopped, TrialAdded
 from isoloss.store import curves, ledger, studies, tasks
 from isoloss.store.pool import Pool
@@ -105,7 +106,7 @@ def test_a_stale_epoch_or_a_wrong_secret_changes_no_row_and_is_told_so(in_store:
             assert await finish(pool, forged, done(0.1)) == "stale"
             async with pool.connection() as conn:
                 assert await tasks.heartbeat(conn, [forged], ttl=TTL) == {}
-                await curves.add_points(conn, [(forged, [(1, {"loss": 1.0})])])
+                await curves.add(conn, [(forged, series_of([(1, {"loss": 1.0})]))])
                 await tasks.add_checkpoint(conn, forged, Checkpoint(step=1, path="/x"))
         assert await fingerprint(pool) == before
         assert await finish(pool, key(new), done(0.2)) == "accepted"
@@ -235,7 +236,7 @@ def test_points_delivered_twice_and_out_of_order_give_the_same_curve(in_store: I
         batches = [[(1, {"loss": 3.0}), (2, {"loss": 2.0})], [(3, {"loss": 1.0})]]
         async with pool.connection() as conn:
             for points in (batches[1], batches[0], batches[1], batches[0]):
-                await curves.add_points(conn, [(key(found), points)])
+                await curves.add(conn, [(key(found), series_of(points))])
             assert await curves.curve(conn, row.id, 0, "loss") == [(1, 3.0), (2, 2.0), (3, 1.0)]
 
     in_store(body)
@@ -336,7 +337,7 @@ def test_a_longer_repetition_of_a_batch_brings_its_new_points(in_store: InStore)
         points = [(step, {"loss": float(step)}) for step in range(1, 6)]
         async with pool.connection() as conn:
             for batch in (points[:3], points, points[:3]):  # the first reply was lost, more had come in between
-                await curves.add_points(conn, [(key(found), batch)])
+                await curves.add(conn, [(key(found), series_of(batch))])
             assert await curves.curve(conn, row.id, 0, "loss") == [(s, float(s)) for s in range(1, 6)]
 
     in_store(body)
@@ -400,3 +401,24 @@ def test_what_a_transaction_that_failed_had_decided_is_forgotten(
 
 async def unreachable(*_: Any, **__: Any) -> None:
     raise StoreUnavailable("gone")
+
+
+def test_a_curve_keeps_its_steps_even_or_not_and_what_was_said_last_of_a_step(in_store: InStore) -> None:
+    async def body(pool: Pool) -> None:
+        decider, row = await study(pool)
+        await decider.decide(row.id, ask=1)
+        (found,) = await lease(pool, row.id)
+        said = [(s, {"loss": float(s)}) for s in (10, 20, 30)] + [(35, {"loss": 1e300, "lr": 0.5}), (35, {"loss": 2.0})]
+        async with pool.connection() as conn:
+            await curves.add(conn, [(key(found), series_of(said)), (key(found), series_of([(40, {"loss": 1e300})]))])
+            points = await curves.curve(conn, row.id, 0, "loss")
+            assert points == [(10, 10.0), (20, 20.0), (30, 30.0), (35, 2.0), (40, float("inf"))]
+            assert await curves.curve(conn, row.id, 0, "lr") == [(35, 0.5)]
+            kept = await (await conn.execute("SELECT steps FROM metric_chunk ORDER BY metric, step0")).fetchall()
+        assert kept == [([10, 20, 30, 35],), (None,), (None,)]
+
+    in_store(body)
+    for wrong in (Series("m", 1, 0, (), ()), Series("m", 1, 0, (), (1.0, 2.0)), Series("m", 1, 0, (1, 1), (1.0, 2.0)),
+                  Series("m", 1, 0, (1,), (1.0, 2.0)), Series("m", -1, 1, (), (1.0, 2.0))):  # fmt: skip
+        with pytest.raises(InvalidSpec, match="series of 'm'"):
+            wrong.checked()

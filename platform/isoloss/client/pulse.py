@@ -19,7 +19,7 @@ from isoloss.client.credentials import found
 from isoloss.domain.lease import Checkpoint, LeaseKey
 from isoloss.v1 import common_pb2 as pb
 from isoloss.v1 import work_pb2, work_pb2_grpc
-from isoloss.wire.values import to_checkpoint, to_key
+from isoloss.wire.values import to_checkpoint, to_key, to_series
 
 log = structlog.get_logger()
 BEATS: Final = 5  # per lease: four may be lost
@@ -175,12 +175,7 @@ class Pulse:
 
     def _send(self, taken: list[Taken]) -> bool:
         request = work_pb2.ReportRequest(
-            batches=[
-                pb.PointBatch(
-                    key=to_key(held.key), points=[pb.Point(step=step, values=values) for step, values in points]
-                )
-                for held, points, _ in taken
-            ],
+            batches=[pb.SeriesBatch(key=to_key(held.key), series=to_series(points)) for held, points, _ in taken],
             checkpoints=[
                 work_pb2.HeldCheckpoint(key=to_key(held.key), checkpoint=to_checkpoint(checkpoint))
                 for held, _, checkpoints in taken

@@ -31,12 +31,11 @@ from isoloss.store.tasks import Lease, Want
 from isoloss.v1 import common_pb2 as pb
 from isoloss.v1 import work_pb2
 from isoloss.wire.states import VERDICTS
-from isoloss.wire.values import from_checkpoint, from_ending, from_key, to_key, to_values
+from isoloss.wire.values import from_checkpoint, from_ending, from_key, from_series, to_key, to_values
 
 LONGEST_WAIT_SECONDS: Final = 30.0
 Answer = Lease | StudyState
 Beat = tuple[str, Sequence[LeaseKey]]  # a worker, or nobody in particular, and what it holds
-Points = tuple[LeaseKey, Sequence[tuple[int, dict[str, float]]]]
 
 
 @dataclass(slots=True)
@@ -62,7 +61,7 @@ class Dispatcher:
         self._ids: dict[tuple[str, str], StudyId] = {}
         self._endings = Line[Sequence[tasks.Said], list[str]](self._finish)
         self._beats = Line[Beat, tuple[bool, dict[LeaseKey, TaskState]]](self._beat)
-        self._points = Line[Sequence[Points], bool](self._store)
+        self._curves = Line[Sequence[curves.Batch], dict[LeaseKey, TaskState]](self._store)
         self._slots = Line[Want, work_pb2.LeaseReply](self._fill)
         self._asks: dict[StudyId, Line[_Asking, Answer]] = {}
         bell.listen(self._look)
@@ -76,7 +75,7 @@ class Dispatcher:
     def standing(self) -> dict[str, int]:
         """How many calls stand in each kind of line."""
         return {
-            "endings": self._endings.waiting, "heartbeats": self._beats.waiting, "points": self._points.waiting,
+            "endings": self._endings.waiting, "heartbeats": self._beats.waiting, "curves": self._curves.waiting,
             "leases": self._slots.waiting, "asks": sum(line.waiting for line in self._asks.values()),
         }  # fmt: skip
 
@@ -192,9 +191,7 @@ class Dispatcher:
         """Renew leases: whether the worker is to leave, and an answer to each key; what is not held is told so."""
         keys = [shown(message) for message in messages]
         drain, held = await self._beats.stand((worker_id, keys)) or (False, {})
-        said = {TaskState.LEASED: "accepted", TaskState.CANCELLING: "cancelling"}
-        verdicts = [said.get(held.get(key, TaskState.CANCELLED), "stale") for key in keys]
-        return drain, [pb.Ack(key=m, verdict=VERDICTS[v]) for m, v in zip(messages, verdicts, strict=True)]
+        return drain, _heard(messages, held)
 
     async def _beat(self, beats: Sequence[Beat]) -> list[tuple[bool, dict[LeaseKey, TaskState]] | NotFound]:
         async with self.pool.connection() as conn:
@@ -209,20 +206,25 @@ class Dispatcher:
 
     async def report(self, request: work_pb2.ReportRequest) -> list[pb.Ack]:
         """Store points and checkpoints, and renew the leases they came under."""
+        held: dict[LeaseKey, TaskState] = {}
         if request.batches:
-            await self._points.stand([points_of(batch) for batch in request.batches])
-        for held in request.checkpoints:  # a transaction of their own: a checkpoint is acknowledged durably
+            held = await self._curves.stand([series_of(batch) for batch in request.batches]) or {}
+        for saved in request.checkpoints:  # a transaction of their own: a checkpoint is acknowledged durably
             async with self.pool.connection() as conn:
-                if (checkpoint := from_checkpoint(held.checkpoint)) is not None:
-                    await tasks.add_checkpoint(conn, shown(held.key), checkpoint)
-        keys = [*(batch.key for batch in request.batches), *(held.key for held in request.checkpoints)]
-        return (await self.heartbeat(list({key.task_id: key for key in keys}.values())))[1]
+                if (checkpoint := from_checkpoint(saved.checkpoint)) is not None:
+                    await tasks.add_checkpoint(conn, shown(saved.key), checkpoint)
+        if request.checkpoints:
+            keys = [*(batch.key for batch in request.batches), *(saved.key for saved in request.checkpoints)]
+            return (await self.heartbeat(keys))[1]
+        return _heard([batch.key for batch in request.batches], held)
 
-    async def _store(self, reports: Sequence[Sequence[Points]]) -> list[bool]:
+    async def _store(self, reports: Sequence[Sequence[curves.Batch]]) -> list[dict[LeaseKey, TaskState]]:
         async with self.pool.connection() as conn:
-            await conn.execute("SET LOCAL synchronous_commit = off")
-            await curves.add_points(conn, [batch for report in reports for batch in report])
-        return [True] * len(reports)
+            await curves.add(conn, [batch for report in reports for batch in report])
+            held = await tasks.heartbeat(
+                conn, list({key: None for report in reports for key, _ in report}), ttl=self.ttl
+            )
+        return [{key: held[key] for key, _ in report if key in held} for report in reports]
 
     async def finish(self, endings: Sequence[pb.Ending]) -> list[pb.Ack]:
         """End attempts; what the studies decide of it follows in another transaction."""
@@ -233,8 +235,8 @@ class Dispatcher:
     async def _heard(self, endings: Sequence[pb.Ending]) -> list[tasks.Said]:
         """What was said, with the last points of its curves stored: they are durable with the ending."""
         said = [(shown(ending.key), from_ending(ending)) for ending in endings]
-        if points := [points_of(ending) for ending in endings if ending.points]:
-            await self._points.stand(points)
+        if batches := [series_of(ending) for ending in endings if ending.series]:
+            await self._curves.stand(batches)
         return said
 
     async def _finish(self, said: Sequence[Sequence[tasks.Said]]) -> list[list[str]]:
@@ -278,15 +280,22 @@ def deal(
     return dealt
 
 
-def points_of(message: Any) -> Points:
-    """The points of a batch, or of an ending."""
-    return shown(message.key), [(point.step, dict(point.values)) for point in message.points]
+def series_of(message: pb.SeriesBatch | pb.Ending) -> curves.Batch:
+    """The curves of a batch, or of an ending."""
+    return shown(message.key), from_series(message.series)
 
 
 def shown(message: pb.LeaseKey) -> LeaseKey:
     """The key that a caller shows, bound to the project it is held to: a stolen one is worth nothing to another's."""
     key = from_key(message)
     return replace(key, secret=key.secret + PRINCIPAL.get().project)
+
+
+def _heard(messages: Sequence[pb.LeaseKey], held: Mapping[LeaseKey, TaskState]) -> list[pb.Ack]:
+    """An answer to each key shown; what is not held any more is told so."""
+    said = {TaskState.LEASED: "accepted", TaskState.CANCELLING: "cancelling"}
+    verdicts = [said.get(held.get(shown(message), TaskState.CANCELLED), "stale") for message in messages]
+    return [pb.Ack(key=m, verdict=VERDICTS[v]) for m, v in zip(messages, verdicts, strict=True)]
 
 
 def _acks(endings: Sequence[pb.Ending], verdicts: Sequence[str]) -> list[pb.Ack]:

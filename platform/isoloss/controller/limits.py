@@ -21,7 +21,7 @@ TEXT: Final = {  # bytes of a text, by field; of any other NAME
 NAME: Final = 200
 COUNT: Final = {  # entries of a list, by field; of any other FEW
     "observations_json": 100_000, "keys": 10_000, "holding": 10_000, "removed": 10_000, "trials": 10_000,
-    "endings": 1000, "batches": 1000, "points": 1000, "checkpoints": 1000, "configurations": 1000, "functions": 1000,
+    "endings": 1000, "batches": 1000, "samples": 1000, "steps": 1000, "checkpoints": 1000, "configurations": 1000, "functions": 1000,
     "command_prefixes": 1000, "values": 64,
 }  # fmt: skip
 FEW: Final = 256

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from itertools import pairwise
-from typing import Any, Final, LiteralString
+from typing import Final, LiteralString
 
+from isoloss.domain.curve import Series
 from isoloss.domain.lease import LeaseKey
 from isoloss.store.pool import Conn
 
@@ -26,30 +26,30 @@ CURVE: Final[LiteralString] = """
     ORDER BY step, task.level DESC, metric_chunk.epoch DESC"""
 
 
-REAL: Final = 3.4e38  # beyond it a 32-bit number is infinite
-Batch = tuple[LeaseKey, Sequence[tuple[int, dict[str, float]]]]  # the points of a lease: (step, values by metric)
+REAL: Final = 3.4e38  # a 32-bit number holds no larger one
+Batch = tuple[LeaseKey, Sequence[Series]]
 
 
-async def add_points(conn: Conn, batches: Sequence[Batch]) -> None:
-    """Store points under current leases; those of a stale one are not stored."""
+async def add(conn: Conn, batches: Sequence[Batch]) -> None:
+    """Store curves under current leases; those of a stale one are not stored. Durable with the next thing that is."""
+    await conn.execute("SET LOCAL synchronous_commit = off")
     chunks = [
-        {"task_id": key.task_id, "epoch": key.epoch, "secret": key.secret, "metric": metric} | _chunk(series)
-        for key, points in sorted(batches, key=lambda batch: batch[0].task_id)
-        for metric in sorted({name for _, values in points for name in values})
-        if (series := [(step, values[metric]) for step, values in points if metric in values])
+        {
+            "task_id": key.task_id, "epoch": key.epoch, "secret": key.secret, "metric": one.metric, "step0": one.first,
+            "stride": None if one.steps else one.stride, "steps": one.steps or None, "values": _fitting(one.values),
+        }
+        for key, series in sorted(batches, key=lambda batch: batch[0].task_id)
+        for one in series
     ]  # fmt: skip
     async with conn.cursor() as cursor:
         await cursor.executemany(ADD_CHUNK, chunks)
 
 
-def _chunk(series: Sequence[tuple[int, float]]) -> dict[str, Any]:
-    """The columns of a chunk: its steps as first and stride where they are even."""
-    steps = [step for step, _ in series]
-    stride = steps[1] - steps[0] if len(steps) > 1 else 0
-    even = all(later - earlier == stride for earlier, later in pairwise(steps))
-    # what is infinite, or would become it, is told apart from NaN and from what is large
-    values = [value if abs(value) <= REAL or value != value else math.copysign(math.inf, value) for _, value in series]  # noqa: PLR0124
-    return {"step0": steps[0], "stride": stride if even else None, "steps": None if even else steps, "values": values}
+def _fitting(values: Sequence[float]) -> Sequence[float]:
+    """What is too large for 32 bits is infinite."""
+    if all(-REAL <= value <= REAL for value in values):
+        return values
+    return [math.copysign(math.inf, value) if abs(value) > REAL else value for value in values]
 
 
 async def curve(conn: Conn, study_id: int, trial_no: int, metric: str) -> list[tuple[int, float]]:

@@ -22,6 +22,7 @@ from isoloss.controller.decider import Decider
 from isoloss.controller.duty import Bell
 from isoloss.controller.fitter import Fitter
 from isoloss.domain.campaign import campaign_mapping, decode_campaign, study_of
+from isoloss.domain.curve import series_of
 from isoloss.domain.ids import StudyId
 from isoloss.domain.lease import Ending, LeaseKey
 from isoloss.domain.spec import decode_study, encode
@@ -147,7 +148,9 @@ class Showcase:
             falling = (lease.budget_to / ends) ** 0.08 * np.exp(0.004 * self.rng.standard_normal(len(ends)))
             if math.isfinite(last):
                 points = {int(step): float(last * part) for step, part in zip(ends, falling, strict=True) if step >= 1}
-                await curves.add_points(conn, [(_key(lease), [(step, {"val_loss": y}) for step, y in points.items()])])
+                await curves.add(
+                    conn, [(_key(lease), series_of([(step, {"val_loss": y}) for step, y in points.items()]))]
+                )
         return last
 
     async def workers(self) -> None:

@@ -221,73 +221,63 @@ class Lease(_message.Message):
 Global___Lease: _TypeAlias = Lease  # noqa: Y015
 
 @_typing.final
-class Point(_message.Message):
-    """Metrics at one step of a leased task."""
+class Series(_message.Message):
+    """Values of one metric at strictly increasing steps: first, first + stride, …, or those in steps."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
-    @_typing.final
-    class ValuesEntry(_message.Message):
-        DESCRIPTOR: _descriptor.Descriptor
-
-        KEY_FIELD_NUMBER: _builtins.int
-        VALUE_FIELD_NUMBER: _builtins.int
-        key: _builtins.str
-        value: _builtins.float
-        def __init__(
-            self,
-            *,
-            key: _builtins.str = ...,
-            value: _builtins.float = ...,
-        ) -> None: ...
-        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
-        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-        def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-    STEP_FIELD_NUMBER: _builtins.int
-    VALUES_FIELD_NUMBER: _builtins.int
-    step: _builtins.int
+    METRIC_FIELD_NUMBER: _builtins.int
+    FIRST_FIELD_NUMBER: _builtins.int
+    STRIDE_FIELD_NUMBER: _builtins.int
+    STEPS_FIELD_NUMBER: _builtins.int
+    SAMPLES_FIELD_NUMBER: _builtins.int
+    metric: _builtins.str
+    first: _builtins.int
+    stride: _builtins.int
     @_builtins.property
-    def values(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]: ...
+    def steps(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
+    @_builtins.property
+    def samples(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]: ...
     def __init__(
         self,
         *,
-        step: _builtins.int = ...,
-        values: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
+        metric: _builtins.str = ...,
+        first: _builtins.int = ...,
+        stride: _builtins.int = ...,
+        steps: _abc.Iterable[_builtins.int] | None = ...,
+        samples: _abc.Iterable[_builtins.float] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["step", b"step", "values", b"values"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["first", b"first", "metric", b"metric", "samples", b"samples", "steps", b"steps", "stride", b"stride"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___Point: _TypeAlias = Point  # noqa: Y015
+Global___Series: _TypeAlias = Series  # noqa: Y015
 
 @_typing.final
-class PointBatch(_message.Message):
+class SeriesBatch(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     KEY_FIELD_NUMBER: _builtins.int
-    POINTS_FIELD_NUMBER: _builtins.int
+    SERIES_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def key(self) -> Global___LeaseKey: ...
     @_builtins.property
-    def points(self) -> _containers.RepeatedCompositeFieldContainer[Global___Point]: ...
+    def series(self) -> _containers.RepeatedCompositeFieldContainer[Global___Series]: ...
     def __init__(
         self,
         *,
         key: Global___LeaseKey | None = ...,
-        points: _abc.Iterable[Global___Point] | None = ...,
+        series: _abc.Iterable[Global___Series] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["key", b"key"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "points", b"points"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "series", b"series"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___PointBatch: _TypeAlias = PointBatch  # noqa: Y015
+Global___SeriesBatch: _TypeAlias = SeriesBatch  # noqa: Y015
 
 @_typing.final
 class Checkpoint(_message.Message):
@@ -453,7 +443,7 @@ class Ending(_message.Message):
     DIVERGE_FIELD_NUMBER: _builtins.int
     FAIL_FIELD_NUMBER: _builtins.int
     RELEASE_FIELD_NUMBER: _builtins.int
-    POINTS_FIELD_NUMBER: _builtins.int
+    SERIES_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def key(self) -> Global___LeaseKey: ...
     @_builtins.property
@@ -465,7 +455,7 @@ class Ending(_message.Message):
     @_builtins.property
     def release(self) -> Global___Ending.Release: ...
     @_builtins.property
-    def points(self) -> _containers.RepeatedCompositeFieldContainer[Global___Point]:
+    def series(self) -> _containers.RepeatedCompositeFieldContainer[Global___Series]:
         """What is left to report of it: durable with the ending."""
 
     def __init__(
@@ -476,11 +466,11 @@ class Ending(_message.Message):
         diverge: Global___Ending.Diverge | None = ...,
         fail: Global___Ending.Fail | None = ...,
         release: Global___Ending.Release | None = ...,
-        points: _abc.Iterable[Global___Point] | None = ...,
+        series: _abc.Iterable[Global___Series] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["complete", b"complete", "diverge", b"diverge", "fail", b"fail", "key", b"key", "outcome", b"outcome", "release", b"release"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["complete", b"complete", "diverge", b"diverge", "fail", b"fail", "key", b"key", "outcome", b"outcome", "points", b"points", "release", b"release"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["complete", b"complete", "diverge", b"diverge", "fail", b"fail", "key", b"key", "outcome", b"outcome", "release", b"release", "series", b"series"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_outcome: _TypeAlias = _typing.Literal["complete", "diverge", "fail", "release"]  # noqa: Y015
     _WhichOneofArgType_outcome: _TypeAlias = _typing.Literal["outcome", b"outcome"]  # noqa: Y015

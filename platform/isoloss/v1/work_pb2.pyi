@@ -345,13 +345,13 @@ class ReportRequest(_message.Message):
     BATCHES_FIELD_NUMBER: _builtins.int
     CHECKPOINTS_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def batches(self) -> _containers.RepeatedCompositeFieldContainer[_common_pb2.PointBatch]: ...
+    def batches(self) -> _containers.RepeatedCompositeFieldContainer[_common_pb2.SeriesBatch]: ...
     @_builtins.property
     def checkpoints(self) -> _containers.RepeatedCompositeFieldContainer[Global___HeldCheckpoint]: ...
     def __init__(
         self,
         *,
-        batches: _abc.Iterable[_common_pb2.PointBatch] | None = ...,
+        batches: _abc.Iterable[_common_pb2.SeriesBatch] | None = ...,
         checkpoints: _abc.Iterable[Global___HeldCheckpoint] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, Literal
 
 import msgspec
 
+from isoloss.domain.curve import Series, series_of
 from isoloss.domain.ids import TaskId
 from isoloss.domain.lease import Checkpoint, Ending, LeaseKey
 from isoloss.domain.space import Scalar
 from isoloss.errors import InvalidSpec
 from isoloss.v1 import common_pb2 as pb
 
+Point = tuple[int, Mapping[str, float]]
 NUL: Final = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")  # escaped in JSON: no text of Postgres holds it
 
 
@@ -57,6 +59,19 @@ def from_key(message: pb.LeaseKey) -> LeaseKey:
     return LeaseKey(task_id=TaskId(message.task_id), epoch=message.epoch, secret=message.secret)
 
 
+def to_series(points: Sequence[Point]) -> list[pb.Series]:
+    """Points of curves as messages, one a metric."""
+    return [
+        pb.Series(metric=one.metric, first=one.first, stride=one.stride, steps=one.steps, samples=one.values)
+        for one in series_of(points)
+    ]
+
+
+def from_series(messages: Iterable[pb.Series]) -> list[Series]:
+    """The series of messages; ``InvalidSpec`` for what is no part of a curve."""
+    return [Series(m.metric, m.first, m.stride, list(m.steps), list(m.samples)).checked() for m in messages]
+
+
 def to_checkpoint(checkpoint: Checkpoint) -> pb.Checkpoint:
     """A checkpoint as a message."""
     manifest = msgspec.json.encode(dict(checkpoint.manifest)).decode()
@@ -76,9 +91,9 @@ def from_checkpoint(message: pb.Checkpoint) -> Checkpoint | None:
     return Checkpoint(step=message.step, path=message.path, manifest=manifest)
 
 
-def to_ending(key: LeaseKey, ending: Ending, points: Sequence[tuple[int, Mapping[str, float]]] = ()) -> pb.Ending:
+def to_ending(key: LeaseKey, ending: Ending, points: Sequence[Point] = ()) -> pb.Ending:
     """An ending as a message, with the last points of its curves; ``expire`` is the reaper's alone and never crosses."""
-    message = pb.Ending(key=to_key(key), points=[pb.Point(step=step, values=values) for step, values in points])
+    message = pb.Ending(key=to_key(key), series=to_series(points))
     checkpoint = to_checkpoint(ending.checkpoint) if ending.checkpoint else None
     match ending.kind:
         case "complete":
