@@ -422,3 +422,19 @@ def test_a_curve_keeps_its_steps_even_or_not_and_what_was_said_last_of_a_step(in
                   Series("m", 1, 0, (1,), (1.0, 2.0)), Series("m", -1, 1, (), (1.0, 2.0))):  # fmt: skip
         with pytest.raises(InvalidSpec, match="series of 'm'"):
             wrong.checked()
+
+
+def test_who_stands_beside_a_forged_key_in_one_transaction_is_heard_and_the_forger_is_not(in_store: InStore) -> None:
+    async def body(pool: Pool) -> None:
+        decider, row = await study(pool)
+        await decider.decide(row.id, ask=1)
+        (found,) = await lease(pool, row.id)
+        forged = key(found, secret="guess")
+        async with pool.connection() as conn:
+            assert set(await tasks.heartbeat(conn, [forged, key(found)], ttl=TTL)) == {key(found)}
+            verdicts, _ = await tasks.finish(conn, [(forged, done(0.1)), (key(found), done(0.2))], owed)
+        assert verdicts == ["already_done", "accepted"], "the forger is told that another result stands"
+        async with pool.connection() as conn:
+            assert await (await conn.execute('SELECT "values" FROM result')).fetchall() == [({"loss": 0.2},)]
+
+    in_store(body)
