@@ -53,6 +53,7 @@ TRAINERS = """
         trial.report(1, val_loss=1.0)
         time.sleep(60)
     def environment(trial): return {"val_loss": float(os.environ["OWN"])}
+    def credentials(trial): return {"val_loss": float(sum(name in os.environ for name in ("ISOLOSS_TOKEN", "ISOLOSS_KEY")))}
 """
 Listen = Callable[[Measured | Saved], None]
 
@@ -278,3 +279,10 @@ def test_a_run_that_is_drained_before_it_begins_is_given_back(folder: Path) -> N
     begun = time.monotonic()
     assert in_slot(body) == Ended(kind="release")
     assert time.monotonic() - begun < 3
+
+
+def test_a_trainer_does_not_see_the_workers_own_credentials(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ISOLOSS_TOKEN", "id.secret")
+    monkeypatch.setenv("ISOLOSS_KEY", "/keys/gpu-1.key")
+    (ended,) = run_all(job(folder, "credentials"))
+    assert ended.values == {"val_loss": 0.0}

@@ -14,7 +14,7 @@ import sys
 import time
 from asyncio.subprocess import PIPE, Process
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -31,6 +31,7 @@ LINE_LIMIT: Final = 4 << 20
 GRACE_SECONDS: Final = 5.0
 LAST_WORDS_SECONDS: Final = 1.0
 LOOK_SECONDS: Final = 0.5
+CREDENTIALS: Final = frozenset(("ISOLOSS_TOKEN", "ISOLOSS_TOKEN_FILE", "ISOLOSS_KEY", "ISOLOSS_DSN"))
 FRESH: Final = ""  # a child that has run nothing yet serves any task without an environment of its own
 
 
@@ -121,7 +122,7 @@ class Slot:
         own = {"CUDA_VISIBLE_DEVICES": ",".join(map(str, self.gpu_ids))} if self.gpu_ids else {}
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "isoloss_worker.child", stdin=PIPE, stdout=PIPE, stderr=PIPE,
-            env={**os.environ, **own, **environment}, limit=LINE_LIMIT, start_new_session=True,
+            env={**inherited(os.environ), **own, **environment}, limit=LINE_LIMIT, start_new_session=True,
         )  # fmt: skip
         child = Child(process=process, warm_for=warm_for)
         child.reader = asyncio.create_task(_read_stderr(child), name=f"stderr of slot {self.number}")
@@ -185,6 +186,11 @@ def warmth(job: Job) -> str:
     if run.get("function") is not None:
         return f"{job.study} {run['function']} {run.get('cwd')} {run.get('env')}"
     return f"gpt {run.get('env')}" if run.get("gpt") is not None else "command"
+
+
+def inherited(environment: Mapping[str, str]) -> dict[str, str]:
+    """What a child may see of the worker's environment: all but the worker's own credentials."""
+    return {name: value for name, value in environment.items() if name not in CREDENTIALS}
 
 
 def own_environment(job: Job) -> dict[str, str]:
