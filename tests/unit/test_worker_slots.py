@@ -285,4 +285,4 @@ def test_a_trainer_does_not_see_the_workers_own_credentials(folder: Path, monkey
     monkeypatch.setenv("ISOLOSS_TOKEN", "id.secret")
     monkeypatch.setenv("ISOLOSS_KEY", "/keys/gpu-1.key")
     (ended,) = run_all(job(folder, "credentials"))
-    assert ended.values == {"val_loss": 0.0}
+    assert isinstance(ended, Ended) and ended.values == {"val_loss": 0.0}
