@@ -236,3 +236,14 @@ def test_a_task_that_needs_more_gpus_than_a_slot_has_waits_with_a_reason_and_hol
     wait_until(lambda: narrow.info().state == "idle", 30)
     assert not any(level.state != "ready" for trial in wide.trials() for level in trial.levels), "nobody took it"
     assert any("run.gpus is 8 and no worker has more than 0 GPUs a slot" in reason for reason in wide.why())
+
+
+def test_of_two_workers_of_one_name_the_later_one_stays_and_the_other_says_why(
+    cluster: Cluster, client: Client
+) -> None:
+    first = cluster.worker("twin", everything=True)
+    wait_until(lambda: any(worker["worker_id"] == "twin" for worker in client.workers()), 20)
+    second = cluster.worker("twin", everything=True)
+    assert first.process.wait(40) == 4
+    assert "registered by another process since; accepted is one process a name" in first.said
+    assert second.process.poll() is None

@@ -22,7 +22,7 @@ import structlog
 from isoloss.client.pulse import Pulse
 from isoloss.client.transport import AsyncTransport
 from isoloss.domain.lease import Ending, LeaseKey
-from isoloss.errors import IsolossError, NotFound, Unreachable
+from isoloss.errors import IsolossError, NotFound, Unreachable, WrongState
 from isoloss.v1 import common_pb2 as pb
 from isoloss.v1 import work_pb2
 from isoloss.wire.values import from_key, to_ending
@@ -61,7 +61,7 @@ class Agent:
         self._freed = asyncio.Event()  # a slot is free, or the worker is to leave
         self._left = asyncio.Event()
         self._leaving = ""  # "" | "finish" what is held | "release" it
-        self._gave_up: Unreachable | None = None
+        self._gave_up: Unreachable | WrongState | None = None
 
     async def run(self) -> None:
         """Work until told to leave; raises ``Unreachable`` after long without a controller and without work."""
@@ -173,6 +173,10 @@ class Agent:
                 if not self._holding and time.monotonic() - begun > PATIENCE_SECONDS:
                     self._gave_up = error
                     self.leave("finish")
+            except WrongState as error:  # another process has this worker's name now
+                log.warning("worker.replaced", error=str(error))
+                self._gave_up = error
+                self.leave("release")
             except IsolossError as error:  # no answer ends a worker: the next controller may know better
                 log.warning("lease.refused", error=str(error))
                 await asyncio.sleep(BREATH_SECONDS)

@@ -23,7 +23,7 @@ from isoloss.domain.ids import StudyId
 from isoloss.domain.lease import LeaseKey
 from isoloss.domain.study import StudyState
 from isoloss.domain.task import TaskState
-from isoloss.errors import NotFound
+from isoloss.errors import IsolossError, NotFound
 from isoloss.store import curves, studies, tasks, workers
 from isoloss.store.pool import Pool
 from isoloss.store.studies import Hungry
@@ -124,7 +124,7 @@ class Dispatcher:
         """Tasks for a worker's free slots, as soon as there are any; empty after so many seconds."""
         return await self._slots.stand(want, seconds=_patience(seconds)) or work_pb2.LeaseReply()
 
-    async def _fill(self, wants: Sequence[Want]) -> list[work_pb2.LeaseReply | NotFound | None]:
+    async def _fill(self, wants: Sequence[Want]) -> list[work_pb2.LeaseReply | IsolossError | None]:
         """Serve every worker that stands here: its lost leases again, then what is dealt to its slots.
 
         One that stands here twice has given its earlier call up.
@@ -139,19 +139,21 @@ class Dispatcher:
         for task_id, _, holder in again:
             granted[holder].append(found[task_id])
         if not self.draining:
-            free = [want for want in latest.values() if want.holder in known and not known[want.holder][0]]
-            await self._deal(free, {holder: allowed for holder, (_, allowed) in known.items()}, hungry, granted)
+            free = [want for want in latest.values() if _is_current(want, known) and not known[want.holder].draining]
+            await self._deal(free, {holder: one.allowed for holder, one in known.items()}, hungry, granted)
         return [
             self._answer(want, known, granted) if want is latest[want.holder] else work_pb2.LeaseReply()
             for want in wants
         ]
 
     def _answer(
-        self, want: Want, known: Mapping[str, tuple[bool, Any]], granted: Mapping[str, Sequence[Lease]]
-    ) -> work_pb2.LeaseReply | NotFound | None:
+        self, want: Want, known: Mapping[str, workers.Known], granted: Mapping[str, Sequence[Lease]]
+    ) -> work_pb2.LeaseReply | IsolossError | None:
         if want.holder not in known:
             return workers.unknown(want.holder)
-        leases, drain = granted.get(want.holder, ()), known[want.holder][0]
+        if not _is_current(want, known):
+            return workers.replaced(want.holder)
+        leases, drain = granted.get(want.holder, ()), known[want.holder].draining
         if not leases and not drain:
             return None
         return work_pb2.LeaseReply(leases=[self.to_lease(lease) for lease in leases], drain=drain)
@@ -200,7 +202,7 @@ class Dispatcher:
             held = await tasks.heartbeat(conn, [key for _, keys in beats for key in keys], ttl=self.ttl)
         return [
             workers.unknown(worker_id) if worker_id and worker_id not in known
-            else (bool(worker_id) and known[worker_id][0], {key: held[key] for key in keys if key in held})
+            else (bool(worker_id) and known[worker_id].draining, {key: held[key] for key in keys if key in held})
             for worker_id, keys in beats
         ]  # fmt: skip
 
@@ -278,6 +280,10 @@ def deal(
             slots = dealt.setdefault(study_id, {})
             slots[holder] = slots.get(holder, 0) + 1
     return dealt
+
+
+def _is_current(want: Want, known: Mapping[str, workers.Known]) -> bool:
+    return want.holder in known and known[want.holder].incarnation == want.incarnation
 
 
 def series_of(message: pb.SeriesBatch | pb.Ending) -> curves.Batch:

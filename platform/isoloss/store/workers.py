@@ -9,7 +9,7 @@ from typing import Any, Final, LiteralString
 from psycopg.rows import class_row
 from psycopg.types.json import Jsonb
 
-from isoloss.errors import NotFound
+from isoloss.errors import NotFound, WrongState
 from isoloss.store.pool import Conn
 
 
@@ -49,13 +49,30 @@ async def register(
 SEEN: Final[LiteralString] = """
     WITH called AS MATERIALIZED (SELECT id FROM worker WHERE id = ANY(%(ids)s) ORDER BY id FOR NO KEY UPDATE)
     UPDATE worker SET seen_at = now() FROM called WHERE worker.id = called.id
-    RETURNING worker.id, draining, allowed"""
+    RETURNING worker.id, incarnation, draining, allowed"""
 
 
-async def seen(conn: Conn, worker_ids: Sequence[str]) -> dict[str, tuple[bool, dict[str, Any]]]:
-    """Workers called: whether each is asked to drain, and what it may run; one that is missing has to register."""
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What is known of a worker that calls."""
+
+    incarnation: str
+    draining: bool
+    allowed: dict[str, Any]
+
+
+async def seen(conn: Conn, worker_ids: Sequence[str]) -> dict[str, Known]:
+    """Workers called; one that is missing has to register."""
     rows = await (await conn.execute(SEEN, {"ids": list(worker_ids)})).fetchall()
-    return {row[0]: (row[1], row[2]) for row in rows}
+    return {row[0]: Known(*row[1:]) for row in rows}
+
+
+def replaced(worker_id: str) -> WrongState:
+    """What a worker hears whose name another process has registered since."""
+    return WrongState(
+        f"Worker {worker_id!r} was registered by another process since; accepted is one process a name.",
+        hint="Give each its own --name.",
+    )
 
 
 def unknown(worker_id: str) -> NotFound:
