@@ -6,7 +6,11 @@ DROP VIEW dash_curve, dash_metric, dash_lease;
 ALTER TABLE metric_chunk DROP CONSTRAINT metric_chunk_check;
 ALTER TABLE metric_chunk ALTER COLUMN steps DROP NOT NULL;
 ALTER TABLE metric_chunk ADD COLUMN stride bigint;
-ALTER TABLE metric_chunk ALTER COLUMN "values" TYPE real[] USING "values"::real[];
+CREATE FUNCTION pg_temp.nearest(given double precision[]) RETURNS real[] LANGUAGE sql IMMUTABLE AS $$
+    SELECT array_agg(CASE WHEN abs(v) > 3.4e38 AND v <> 'NaN' THEN sign(v) * 'Infinity'::float8
+                          WHEN abs(v) < 1.5e-45 THEN 0 ELSE v END::real ORDER BY place)
+    FROM unnest(given) WITH ORDINALITY AS g(v, place) $$;
+ALTER TABLE metric_chunk ALTER COLUMN "values" TYPE real[] USING pg_temp.nearest("values");
 UPDATE metric_chunk SET stride = coalesce(steps[2] - steps[1], 0), steps = NULL
 WHERE cardinality(steps) < 3 OR steps = ARRAY(
     SELECT generate_series(steps[1], steps[cardinality(steps)], greatest(1, steps[2] - steps[1])));

@@ -17,8 +17,10 @@ from psycopg.conninfo import make_conninfo
 import isoloss
 from isoloss import errors
 from isoloss.client.locate import Local
+from isoloss.controller.dispatch import deal
 from isoloss.controller.janitor import Janitor
 from isoloss.controller.line import Line
+from isoloss.domain.ids import StudyId
 from isoloss.store.embedded import Embedded
 from isoloss.store.pool import Pool
 from isoloss.testing.controller import controller, temporary_home
@@ -162,3 +164,15 @@ def test_a_line_serves_together_who_comes_together_and_an_error_finds_whom_it_is
         assert await line.stand(99, seconds=60) == 198
 
     asyncio.run(body())
+
+
+def test_slots_are_dealt_to_the_studies_with_the_fewest_leases_that_they_may_run() -> None:
+    a, b, c = StudyId(1), StudyId(2), StudyId(3)
+    assert deal({"w": 4}, {"w": [a, b]}, {a: 0, b: 0}) == {a: {"w": 2}, b: {"w": 2}}
+    assert deal({"w": 3}, {"w": [a, b]}, {a: 5, b: 3}) == {b: {"w": 2}, a: {"w": 1}}
+    assert deal({"v": 2, "w": 2}, {"v": [a, b], "w": [c]}, {a: 0, b: 0, c: 9}) == {
+        a: {"v": 1},
+        b: {"v": 1},
+        c: {"w": 2},
+    }
+    assert deal({"w": 3}, {"w": []}, {}) == deal({}, {}, {a: 0}) == {}

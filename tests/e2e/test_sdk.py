@@ -85,6 +85,23 @@ def test_ask_and_tell_hold_a_lease_and_a_nan_is_a_result(client: isoloss.Client)
     assert study.best_trial.number == 0
 
 
+def test_telling_and_asking_is_one_call_that_gives_the_next_trial_and_refuses_a_lost_one(
+    client: isoloss.Client,
+) -> None:
+    study = client.create_study(
+        "both", space=SPACE, objective=LOSS, method=isoloss.Fixed(budget=1), limits={"trials": 2}
+    )
+    first = study.ask()
+    first.report(1, val_loss=0.5)
+    second = study.tell_and_ask(first)
+    assert second is not None and second.number == 1
+    assert study.best_value == 0.5
+    with pytest.raises(errors.LeaseLost):
+        study.tell_and_ask(first, val_loss=0.1)
+    assert study.tell_and_ask(second, val_loss=0.7) is None
+    assert study.info().state == "idle" and [t.levels[0].state for t in study.trials()] == ["ok", "ok"]
+
+
 def test_an_exception_is_retried_and_then_named_in_the_logs(client: isoloss.Client) -> None:
     study = client.create_study(
         "fails", space=SPACE, objective=LOSS, method=isoloss.Fixed(budget=1), limits={"trials": 1}

@@ -419,7 +419,8 @@ def test_a_curve_keeps_its_steps_even_or_not_and_what_was_said_last_of_a_step(in
 
     in_store(body)
     for wrong in (Series("m", 1, 0, (), ()), Series("m", 1, 0, (), (1.0, 2.0)), Series("m", 1, 0, (1, 1), (1.0, 2.0)),
-                  Series("m", 1, 0, (1,), (1.0, 2.0)), Series("m", -1, 1, (), (1.0, 2.0))):  # fmt: skip
+                  Series("m", 1, 0, (1,), (1.0, 2.0)), Series("m", -1, 1, (), (1.0, 2.0)),
+                  Series("m", 1, 0, (5,), (1.0,)), Series("m", 1, 2**63 - 1, (), (1.0, 2.0))):  # fmt: skip
         with pytest.raises(InvalidSpec, match="series of 'm'"):
             wrong.checked()
 
@@ -436,5 +437,31 @@ def test_who_stands_beside_a_forged_key_in_one_transaction_is_heard_and_the_forg
         assert verdicts == ["already_done", "accepted"], "the forger is told that another result stands"
         async with pool.connection() as conn:
             assert await (await conn.execute('SELECT "values" FROM result')).fetchall() == [({"loss": 0.2},)]
+
+    in_store(body)
+
+
+def test_who_asks_again_for_a_lost_reply_gets_that_lease_and_no_second_one(in_store: InStore) -> None:
+    async def body(pool: Pool) -> None:
+        decider, row = await study(pool)
+        await decider.decide(row.id, ask=3)  # three wait
+        asking = Want(holder="lost", again=True)
+        ((_, first),) = (await decider.decide(row.id, wants=[asking])).leases
+        ((_, again),) = (await decider.decide(row.id, wants=[asking])).leases
+        assert (again.task_id, again.epoch) == (first.task_id, first.epoch) and again.secret != first.secret
+
+    in_store(body)
+
+
+def test_values_that_32_bits_do_not_hold_are_kept_as_what_is_nearest(in_store: InStore) -> None:
+    async def body(pool: Pool) -> None:
+        decider, row = await study(pool)
+        await decider.decide(row.id, ask=1)
+        (found,) = await lease(pool, row.id)
+        points = [(1, {"m": 1e-300}), (2, {"m": -1e300}), (3, {"m": float("nan")}), (4, {"m": 0.5})]
+        async with pool.connection() as conn:
+            await curves.add(conn, [(key(found), series_of(points))])
+            kept = dict(await curves.curve(conn, row.id, 0, "m"))
+        assert (kept[1], kept[2], kept[4]) == (0.0, float("-inf"), 0.5) and kept[3] != kept[3]
 
     in_store(body)

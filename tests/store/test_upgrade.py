@@ -29,7 +29,7 @@ SPEC = {
 
 
 def fill(dsn: str) -> None:
-    """A study with one finished task, its curve in two chunks, and one task that waits, as the first release wrote them."""
+    """A study with one finished task, its curve in chunks, and one task that waits, as the first release wrote them."""
     spec = decode_study(SPEC)
     search = Search(spec)
     happened: list[ev.Event] = [ev.Asked(n=2), ev.TaskDone(trial=0, level=0, score=0.5)]
@@ -66,6 +66,7 @@ def fill(dsn: str) -> None:
             (1, [1, 2, 3], [3.0, 2.0, 1.5]),
             (7, [7, 8, 11], [1.0, 0.75, 0.5]),
             (20, [20], [0.25]),
+            (30, [30, 31], [1e300, 1e-300]),
         ):
             conn.execute(
                 'INSERT INTO metric_chunk (task_id, epoch, metric, step0, steps, "values") VALUES (1, 1, %s, %s, %s, %s)',
@@ -92,6 +93,16 @@ def test_a_database_of_an_earlier_schema_goes_on_with_everything_it_had(cluster:
 
     applied, curve, created = asyncio.run(body())
     assert applied == [migration.name for migration in load()[known:]] and created == 1
-    assert curve == [(1, 3.0), (2, 2.0), (3, 1.5), (7, 1.0), (8, 0.75), (11, 0.5), (20, 0.25)]
+    assert curve == [
+        (1, 3.0),
+        (2, 2.0),
+        (3, 1.5),
+        (7, 1.0),
+        (8, 0.75),
+        (11, 0.5),
+        (20, 0.25),
+        (30, float("inf")),
+        (31, 0.0),
+    ]
     with psycopg.connect(dsn) as conn:
         assert violations(conn) == []

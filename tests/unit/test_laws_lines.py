@@ -131,3 +131,6 @@ def test_what_a_bootstrap_draws_is_the_users_choice_where_the_form_has_one() -> 
         fit("chinchilla", seen, resample="columns")
     with pytest.raises(InvalidSpec, match="steplaw draws cells"):
         fit("steplaw", seen, resample="rows")
+    for form in ("frontier", "isoflop", "lr-batch", "batch-line"):
+        with pytest.raises(InvalidSpec, match=f"{form} draws points of its own"):
+            fit(form, seen, resample="cells")

@@ -198,6 +198,12 @@ class Decider:
         return search
 
 
+def _lacking(wants: Sequence[Want], granted: tasks.Granted) -> list[Want]:
+    """Who lacks a task after what was granted, once for each task."""
+    held = Counter(holder for _, _, holder in granted)
+    return [replace(want, n=1) for want in wants for _ in range(want.n - held[want.holder])]
+
+
 class _Book:
     """One decision transaction: the ledger's next pages, and the budget."""
 
@@ -264,10 +270,11 @@ class _Book:
         if self.opened.again:
             again = [want for want in wants if want.again]
             granted += await tasks.reclaim(self.conn, [self.row.id], again, self.ttl)
-        if self.opened.ready:
-            granted += await tasks.lease_next(self.conn, [self.row.id], wants, self.ttl)
-        held = Counter(holder for _, _, holder in granted)
-        return granted, [want for want in wants for _ in range(want.n - held[want.holder])]
+        lacking = _lacking(wants, granted)
+        if self.opened.ready and lacking:
+            granted += await tasks.lease_next(self.conn, [self.row.id], lacking, self.ttl)
+            lacking = _lacking(wants, granted)
+        return granted, lacking
 
     async def _hand_out(self, granted: tasks.Granted, lacking: Sequence[Want]) -> tuple[tuple[str, Lease], ...]:
         """Write the page, its new tasks leased to those who lack one, and describe all that was granted."""

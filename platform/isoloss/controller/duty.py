@@ -58,7 +58,7 @@ class Duty(Protocol):
 
     @property
     def pause(self) -> float:
-        """How long it rests after a ring before it looks: what comes meanwhile is done in the same pass."""
+        """How long it rests after every pass and every ring: what comes meanwhile is done in the same pass."""
         ...
 
     async def once(self) -> int:

@@ -13,7 +13,8 @@ from google.protobuf.message import DecodeError
 from isoloss.controller.access import ANONYMOUS, PRINCIPAL, Gate, narrow
 from isoloss.controller.limits import check_limits
 from isoloss.controller.metrics import Metrics
-from isoloss.errors import InvalidSpec, IsolossError, NotAllowed
+from isoloss.domain.access import LOCAL
+from isoloss.errors import InvalidSpec, IsolossError
 from isoloss.wire.errors import CODES, to_status
 
 log = structlog.get_logger()
@@ -32,17 +33,15 @@ class Guarded(grpc.aio.ServerInterceptor):
         """Wrap the handler of the method; its name is what the log says."""
         handler = await continuation(handler_call_details)
         method = handler_call_details.method
-        if handler is None:
+        if handler is None or handler.request_streaming:  # no service here takes a stream
             return None
         if handler.unary_unary is not None:
             return grpc.unary_unary_rpc_method_handler(
                 self._unary(handler.unary_unary, method), _read(handler), handler.response_serializer
             )
-        if handler.unary_stream is not None:
-            return grpc.unary_stream_rpc_method_handler(
-                self._stream(handler.unary_stream, method), _read(handler), handler.response_serializer
-            )
-        return grpc.unary_unary_rpc_method_handler(self._unary(_not_there, method))
+        return grpc.unary_stream_rpc_method_handler(
+            self._stream(handler.unary_stream, method), _read(handler), handler.response_serializer
+        )
 
     def _unary(self, behaviour: Any, method: str) -> Any:
         async def wrapped(request: Any, context: Any) -> Any:
@@ -68,13 +67,11 @@ class Guarded(grpc.aio.ServerInterceptor):
         return wrapped
 
     async def _enter(self, request: Any, context: Any, method: str) -> None:
-        if method.startswith(ANONYMOUS):
-            return
-        principal = await self.gate.admit(method, context.invocation_metadata())
+        principal = LOCAL
+        if not method.startswith(ANONYMOUS):
+            principal = await self.gate.admit(method, context.invocation_metadata())
         if request is GARBLED:
-            raise InvalidSpec(
-                f"The request is no message of {method.rpartition('/')[2]}; accepted are those of isoloss.v1."
-            )
+            raise InvalidSpec(f"The request is no message of {method.rpartition('/')[2]}; accepted is one.")
         check_limits(request)
         narrow(method, request, principal)
         PRINCIPAL.set(principal)
@@ -90,11 +87,6 @@ def _read(handler: Any) -> Callable[[bytes], Any]:
             return GARBLED
 
     return read
-
-
-async def _not_there(request: Any, context: Any) -> Any:  # noqa: ARG001 - the shape of a handler
-    """A method of a shape that no service here has."""
-    raise NotAllowed("There is no such method; accepted are those of isoloss.v1.")
 
 
 async def _abort(error: Exception, context: Any, method: str, code: list[str]) -> None:

@@ -17,8 +17,8 @@ class Keeper:
     """Holds the connection by which a server is known to be in use, and looks whether it still answers."""
 
     name: Final = "keeper"
-    seconds: Final = 1.0
-    pause: Final = 0.5
+    seconds: Final = 0.0
+    pause: Final = 1.0  # a clock's work: no ring makes it due
 
     def __init__(self, embedded: Embedded) -> None:
         self.embedded = embedded

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, Generic, TypeVar
 
-from isoloss.errors import IsolossError, StoreUnavailable
+from isoloss.errors import IsolossError, Unreachable
 
 W = TypeVar("W")
 A = TypeVar("A")
@@ -32,7 +32,8 @@ class _Standing(Generic[W, A]):
 class Line(Generic[W, A]):
     """``serve`` answers each of many wants, in their order; ``None`` lets one stand on, if it has the patience.
 
-    It answers an error where one call is wrong. An error it raises for many is found again for whom it is meant: they are then served one by one.
+    It answers an error where one call is wrong. An error it raises for many is found again for whom it is meant: they are
+    then served one by one, unless nobody can be served now (``Unreachable``).
     """
 
     def __init__(self, serve: Callable[[Sequence[W]], Awaitable[Sequence[A | IsolossError | None]]]) -> None:
@@ -96,7 +97,7 @@ class Line(Generic[W, A]):
         try:
             answers = await self._serve([one.want for one in served])
         except Exception as error:  # noqa: BLE001 - it is the callers' to hear
-            if len(served) > 1 and not isinstance(error, StoreUnavailable):
+            if len(served) > 1 and not isinstance(error, Unreachable):
                 for one in served:
                     await self._pass([one])
                 return

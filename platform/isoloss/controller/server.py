@@ -77,8 +77,7 @@ async def running(settings: Settings) -> AsyncIterator[Local]:
             decider, Proposer(pool, decider, executor), Reaper(pool, bell, ttl), Limiter(pool, decider), fitter,
             Campaigner(pool, bell, decider, fitter), Janitor(pool), *([keeper] if keeper else []),
         ]  # fmt: skip
-        metrics = Metrics(pool)
-        metrics.dispatcher = dispatcher
+        metrics = Metrics(dispatcher)
         guarded = Guarded(Gate(pool, tokens=settings.authenticated), metrics)
         address = await stack.enter_async_context(
             _serving(_services(guarded, decider, dispatcher, fitter), listen, settings)

@@ -8,6 +8,8 @@ from itertools import pairwise
 
 from isoloss.errors import InvalidSpec
 
+LARGEST = 2**63  # what Postgres and the wire count to
+
 
 @dataclass(frozen=True, slots=True)
 class Series:
@@ -26,9 +28,16 @@ class Series:
                 f"series of {self.metric!r} has {len(self.values)} values at {len(self.steps)} steps; accepted is a value "
                 "a step, and at least one."
             )
-        rising = all(a < b for a, b in pairwise(self.steps)) if self.steps else self.stride > 0 or len(self.values) == 1
-        if not rising or self.first < 0:
-            raise InvalidSpec(f"series of {self.metric!r} has steps that do not increase from 0 on; accepted are such.")
+        if self.steps:
+            rising = self.steps[0] == self.first and all(a < b for a, b in pairwise(self.steps))
+            last = self.steps[-1]
+        else:
+            rising, last = self.stride > 0 or len(self.values) == 1, self.first + self.stride * (len(self.values) - 1)
+        if not rising or not 0 <= self.first <= last < LARGEST:
+            raise InvalidSpec(
+                f"series of {self.metric!r} has steps that do not increase from {self.first}; accepted are steps from 0 to "
+                "2^63 that do."
+            )
         return self
 
 

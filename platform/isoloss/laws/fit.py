@@ -14,7 +14,7 @@ from isoloss.laws import isoflop, mixture, steplaw, surface
 from isoloss.laws.caveats import with_caveats
 from isoloss.laws.evidence import Backtest, Estimate, Fit
 from isoloss.laws.frontier import mixed_frontier
-from isoloss.laws.inference import check_resample
+from isoloss.laws.inference import RESAMPLE, check_resample
 from isoloss.laws.lines import LINES
 from isoloss.laws.lossforms import FAMILY, LOSS_FORMS
 from isoloss.laws.losslaw import Settings, fit_loss_law, held_out_error, profile_law, report
@@ -121,7 +121,8 @@ def fit(
         raise InvalidSpec(f"form is {form!r}; accepted is one of {', '.join(CATALOGUE)}.")
     if near is not None and not 0 < near < 1:
         raise InvalidSpec(f"near is {near!r}; accepted is a fraction between 0 and 1, such as 0.0025.")
-    check_resample(resample, form, loss_law=form in LOSS_FORMS or form in ("auto", "frontier"))
+    drawn = RESAMPLE if form in LOSS_FORMS or form == "auto" else ("cells",) if form == "steplaw" else ()
+    check_resample(resample, form, drawn)
     settings = replace(_settings(loss, bootstrap, seed, level), resample=resample)
     observations.one_recipe(pool=pool)
     fitters: dict[str, Callable[[], Fit]] = {

@@ -6,6 +6,7 @@ draw starts at the optimum, and they are solved together.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
@@ -55,13 +56,13 @@ def rerun_noise(observations: Observations) -> tuple[float, int]:
 RESAMPLE: Final = ("", "rows", "runs", "cells")
 
 
-def check_resample(by: str, form: str, *, loss_law: bool) -> None:
-    """Raise ``InvalidSpec`` for a way of resampling that is none, or that the form's points do not allow."""
-    own = {"steplaw": "cells", "lr-batch": "a posterior, no bootstrap"}.get(form, "its own points")
+def check_resample(by: str, form: str, allowed: Sequence[str]) -> None:
+    """Raise ``InvalidSpec`` for a way of resampling that is none, or is not the form's."""
     if by not in RESAMPLE:
         raise InvalidSpec(f"resample is {by!r}; accepted is one of rows, runs, cells.")
-    if by and not loss_law and by != own:
-        raise InvalidSpec(f"resample is {by!r} and {form} draws {own}; accepted is it for laws of the loss.")
+    if by and by not in allowed:
+        said = f"{form} draws {allowed[0]}" if allowed else f"{form} draws points of its own"
+        raise InvalidSpec(f"resample is {by!r} and {said}; accepted is it for laws of the loss.")
 
 
 def groups_of(observations: Observations, by: str) -> NDArray[np.int64]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+from array import array
 from collections.abc import Sequence
 from typing import Final, LiteralString
 
@@ -26,7 +26,6 @@ CURVE: Final[LiteralString] = """
     ORDER BY step, task.level DESC, metric_chunk.epoch DESC"""
 
 
-REAL: Final = 3.4e38  # a 32-bit number holds no larger one
 Batch = tuple[LeaseKey, Sequence[Series]]
 
 
@@ -36,20 +35,13 @@ async def add(conn: Conn, batches: Sequence[Batch]) -> None:
     chunks = [
         {
             "task_id": key.task_id, "epoch": key.epoch, "secret": key.secret, "metric": one.metric, "step0": one.first,
-            "stride": None if one.steps else one.stride, "steps": one.steps or None, "values": _fitting(one.values),
+            "stride": None if one.steps else one.stride, "steps": one.steps or None, "values": array("f", one.values).tolist(),  # what 32 bits do not hold is infinite or 0, and not refused
         }
         for key, series in sorted(batches, key=lambda batch: batch[0].task_id)
         for one in series
     ]  # fmt: skip
     async with conn.cursor() as cursor:
         await cursor.executemany(ADD_CHUNK, chunks)
-
-
-def _fitting(values: Sequence[float]) -> Sequence[float]:
-    """What is too large for 32 bits is infinite."""
-    if all(-REAL <= value <= REAL for value in values):
-        return values
-    return [math.copysign(math.inf, value) if abs(value) > REAL else value for value in values]
 
 
 async def curve(conn: Conn, study_id: int, trial_no: int, metric: str) -> list[tuple[int, float]]:
