@@ -2,13 +2,17 @@
 
 rsm: the response surfaces of Myers & Montgomery's chemical reaction (Kuhn 2016). vehicle, carside: crash-worthiness and
 side impact as in Tanabe & Ishibuchi (2020). dtlz2: Deb et al. (2005), three objectives. ``best`` is the D of the optimum,
-by differential evolution on the true functions.
+by differential evolution on the true functions. rf, svm: real models of scikit-learn's digits, 1,200 to learn from and 597 to
+validate, whose loss is weighed against their size and the work of a prediction; ``best`` is the best that any search saw,
+and without scikit-learn they are left out.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -102,6 +106,54 @@ def _dtlz2(u: Array) -> Array:
     return np.stack([g * np.cos(a) * np.cos(b), g * np.cos(a) * np.sin(b), g * np.sin(a)], axis=1)
 
 
+@lru_cache
+def _digits() -> tuple[Any, ...]:
+    """Training points, their labels, validation points, theirs; scaled to [0, 1]."""
+    from sklearn.datasets import load_digits
+
+    x, y = load_digits(return_X_y=True)
+    order = np.random.default_rng(0).permutation(len(x))
+    return x[order[:1200]] / 16, y[order[:1200]], x[order[1200:]] / 16, y[order[1200:]]
+
+
+@lru_cache
+def _components() -> tuple[Array, Array]:
+    """Both sets' principal components."""
+    from sklearn.decomposition import PCA
+
+    x, _, held_out, _ = _digits()
+    pca = PCA(48, random_state=0).fit(x)
+    return pca.transform(x), pca.transform(held_out)
+
+
+def _forest(u: Array) -> Array:
+    """Validation loss, nodes of all trees, and the mean length of a prediction's paths; (trees, depth, features, leaf, bag, pruning)."""
+    from sklearn.ensemble import RandomForestClassifier
+
+    x, y, held_out, labels = _digits()
+    trees, pruning = round(4 * 40 ** u[0, 0]), 10 ** (-5 + 2.5 * u[0, 5])
+    forest = RandomForestClassifier(
+        trees, max_depth=round(2 + 14 * u[0, 1]), max_features=0.02 + 0.9 * u[0, 2],
+        min_samples_leaf=round(1 + 19 * u[0, 3]), max_samples=0.1 + 0.9 * u[0, 4], ccp_alpha=pruning, random_state=0,
+    ).fit(x, y)  # fmt: skip
+    chance = np.clip(forest.predict_proba(held_out)[np.arange(len(labels)), labels], 1e-15, 1)
+    nodes = sum(tree.tree_.node_count for tree in forest.estimators_)
+    lengths = sum(tree.decision_path(held_out.astype(np.float32)).sum() / len(labels) for tree in forest.estimators_)
+    return np.array([[-np.log(chance).mean(), nodes, lengths]])
+
+
+def _machine(u: Array) -> Array:
+    """Validation error, support vectors times dimensions, and millions of kernel terms; (C, γ, examples, dimensions, tolerance)."""
+    from sklearn.svm import SVC
+
+    (x, held_out), (_, y, _, labels) = _components(), _digits()
+    examples, dimensions = round(100 + 1100 * u[0, 2]), round(3 + 45 * u[0, 3])
+    machine = SVC(C=10 ** (-2 + 5 * u[0, 0]), gamma=10 ** (-3 + 3.5 * u[0, 1]), tol=10 ** (-4 + 3.5 * u[0, 4]))
+    machine.fit(x[:examples, :dimensions], y[:examples])
+    error = 1 - machine.score(held_out[:, :dimensions], labels)
+    return np.array([[error, machine.n_support_.sum() * dimensions, examples**2 * dimensions / 1e6]])
+
+
 def smaller(target: float, limit: float, **more: Any) -> dict[str, Any]:
     """A desirability that wants less."""
     return {"shape": "smaller", "target": target, "limit": limit, **more}
@@ -137,5 +189,14 @@ PROBLEMS = {
                 "f3": smaller(0.2, 1, scale=2),
             },
         ),
+        Problem(
+            name="rf", dimensions=6, outcomes=_forest, best=0.7944,
+            desirability={"loss": smaller(0.15, 0.6), "nodes": smaller(300, 3000), "path": smaller(40, 250)},
+        ),
+        Problem(
+            name="svm", dimensions=5, outcomes=_machine, best=0.9567,
+            desirability={"error": smaller(0.02, 0.1), "size": smaller(1000, 6000), "work": smaller(0.5, 6)},
+        ),
     )
+    if find_spec("sklearn") or problem.name not in ("rf", "svm")
 }  # fmt: skip

@@ -248,6 +248,35 @@ def test_another_preference_scores_the_history_anew_and_trains_nothing(client: i
         client.create_study("single", space=SPACE, objective=LOSS, method=method).prefer(fast)
 
 
+def test_finalists_run_again_with_other_seeds_until_one_is_separated(client: isoloss.Client) -> None:
+    wishes = {"val_loss": isoloss.Smaller(target=0, limit=9)}
+    method = isoloss.IDHB(min_budget=1, max_budget=3, sampler="random")
+    study = client.create_study(
+        "confirmed", space=SPACE, desirability=wishes, method=method, seed=5, confirm={"finalists": 2, "runs": 12}
+    )
+    seeds: dict[int, set[int]] = {}
+
+    def run(trial: isoloss.Trial) -> dict[str, float]:
+        seeds.setdefault(trial.number, set()).add(trial.seed)
+        noise = math.sin(trial.seed * 7 + trial.params["lr"] * 1e4) / 1e4
+        return {"val_loss": loss(trial.params["lr"], trial.budget_to) + noise}
+
+    study.optimize(run)
+    best, again = study.best_trial, {t.number: t.repeat for t in study.trials() if t.repeat}
+    assert best.confirmation is not None and best.confirmation["separated"]
+    assert len(again) >= 4 and all(seeds[number] == {5 + repeat} for number, repeat in again.items())
+    assert all(seeds[t.number] == {5} for t in study.trials() if not t.repeat)
+    assert (
+        best.number == best.confirmation["finalists"][0]["trial"] and "confidence 0.95" in best.confirmation["sentence"]
+    )
+    assert study.info().state == "idle" and {r["code"] for r in study.reasons()} >= {"confirm", "at_top"}
+    before = len(study.trials())
+    study.confirm(finalists=3, runs=9).optimize(run)
+    assert len(study.trials()) > before and len(study.best_trial.confirmation["finalists"]) == 3  # type: ignore[index]
+    with pytest.raises(errors.InvalidSpec, match=r"confirm\.runs is 2"):
+        study.confirm(runs=2)
+
+
 def test_what_a_formula_vetoes_is_never_leased(client: isoloss.Client) -> None:
     wishes = {
         "val_loss": isoloss.Smaller(target=0, limit=9),

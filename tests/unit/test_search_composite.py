@@ -17,8 +17,12 @@ from isoloss.search.composite import CompositeProposer, _unwarped, _warped
 from isoloss.search.desirability import overall
 from isoloss.search.driver import Driver
 from isoloss.search.encoding import Encoding
+from isoloss.search.events import Asked, Proposed, TaskDone
 from isoloss.search.gp import GaussianProcess, _distances, _minus_log_posterior
 from isoloss.search.proposals import check_sampler
+from isoloss.search.scoring import score
+from isoloss.search.search import Search
+from isoloss.search.worth import believing, ranking
 
 SQUARE: dict[str, Any] = {"a": {"type": "float", "low": 0, "high": 1}, "b": {"type": "float", "low": 0, "high": 1}}
 MIXED: dict[str, Any] = {
@@ -192,3 +196,37 @@ def test_a_driver_searches_by_what_its_trials_measured() -> None:
                 "method": {"name": "fixed", "budget": 1, "sampler": "composite"},
             })
         )  # fmt: skip
+
+
+def recommended(seed: int) -> tuple[float, float]:
+    """The true D of who measured best among noisy results, and of who is believed to be the best."""
+    rng, spec = np.random.default_rng(seed), study(SQUARE, **WISH)
+    points = history(30, seed=seed)
+    search, known = Search(spec), {}
+    search.apply(Proposed(configurations=tuple(params for params, _ in points), source="enqueued"))
+    search.apply(Asked(n=len(points)))
+    for place, (_, values) in enumerate(points):
+        known[place, 0] = {metric: value + rng.normal(0, 0.08) for metric, value in values.items()}
+        search.apply(TaskDone(trial=place, level=0, score=score(spec, known[place, 0])))
+    measured = ranking(search, known)
+    believed = believing(measured, search, known)()
+    assert {worth.incumbent.trial for worth in believed} == {worth.incumbent.trial for worth in measured}
+    assert believed[0].expected == max(worth.expected for worth in believed) != believed[0].value
+    first, second = (overall(spec, points[w[0].incumbent.trial][1]).overall or 0.0 for w in (measured, believed))
+    return first, second
+
+
+def test_the_best_is_who_is_believed_in_and_not_who_was_lucky_once() -> None:
+    measured, believed = np.mean([recommended(seed) for seed in range(10)], axis=0)
+    assert believed > measured + 0.02
+
+
+def test_few_results_are_believed_as_they_were_measured() -> None:
+    spec = study(SQUARE, **WISH)
+    search = Search(spec)
+    search.apply(Proposed(configurations=({"a": 0.8, "b": 0.3},), source="enqueued"))
+    search.apply(Asked(n=1))
+    known = {(0, 0): outcomes({"a": 0.8, "b": 0.3})}
+    search.apply(TaskDone(trial=0, level=0, score=score(spec, known[0, 0])))
+    measured = ranking(search, known)
+    assert measured and measured[0].believed is None and believing(measured, search, known)() == measured

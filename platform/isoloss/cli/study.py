@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,7 +11,7 @@ from cyclopts import App, Parameter
 
 from isoloss.cli.connection import Address, Project, Set, client
 from isoloss.cli.output import Output, Table, dumps, number, say, show, warn
-from isoloss.cli.study_changes import cost, deepen, enqueue, pause, prefer, resume, retry, space, stop, widen
+from isoloss.cli.study_changes import confirm, cost, deepen, enqueue, pause, prefer, resume, retry, space, stop, widen
 from isoloss.domain.quantity import format_count, format_duration, parse_count
 from isoloss.errors import IsolossError, NotFound
 
@@ -27,7 +27,7 @@ NEAR = 10  # lines of what is about as good
 ALIKE = 0.9  # rank correlation from which a larger budget hardly tells more
 Spec = Annotated[Path, Parameter(help="The study spec, YAML or JSON.")]
 
-for change in (deepen, widen, prefer, space, enqueue, retry, pause, resume, stop):
+for change in (deepen, widen, prefer, confirm, space, enqueue, retry, pause, resume, stop):
     app.command(change)
 
 
@@ -243,9 +243,10 @@ def best(
     rows = [
         (key, item if not isinstance(item, float) else number(item, 6))
         for key, item in value.items()
-        if item and key != "near"
+        if item and key not in ("near", "confirmation")
     ]
     lines = [f"near: trial {one['number']} {_near(one)}  {_params(one['params'])}" for one in value["near"][:NEAR]]
+    lines += _spread(value["near"]) + _confirmed(value["confirmation"])
     if preference:
         value["preference"] = dict(preference)
         lines += _said_of(preference)
@@ -421,8 +422,38 @@ def _best(study: Study, *, settled: bool = False) -> dict[str, Any] | None:
         return None
 
 
+def _spread(near: Sequence[Mapping[str, Any]]) -> list[str]:
+    """How different the trials are that are about as good: what does not matter there has a wide range."""
+    if len(near) < 2 or not near[0]["desirability"]:
+        return []
+    said = []
+    for name in near[0]["params"]:
+        values = {one["params"][name] for one in near if name in one["params"]}
+        plain = any(isinstance(value, str | bool) for value in values)
+        said.append(
+            f"{name} {'/'.join(sorted(map(str, values)))}"
+            if plain or len(values) == 1
+            else f"{name} {number(float(min(values)))}-{number(float(max(values)))}"
+        )
+    return [f"about as good are {len(near)} trials: {', '.join(said)}"]
+
+
+def _confirmed(confirmation: Mapping[str, Any] | None) -> list[str]:
+    if not confirmation:
+        return []
+    finalists = [
+        f"finalist: trial {one['trial']} mean {number(one['mean'])} over {one['runs']} runs"
+        + (f", behind by {number(one['behind'])}, at least {number(one['behind_at_least'])}" if place else "")
+        for place, one in enumerate(confirmation["finalists"])
+    ]
+    return [*finalists, confirmation["sentence"]]
+
+
 def _near(one: Mapping[str, Any]) -> str:
-    return f"D {number(one['value'], 3)}" if one["desirability"] else _params(one["values"])
+    if not one["desirability"]:
+        return _params(one["values"])
+    expected = "" if one["expected"] is None else f", expected {number(one['expected'], 3)}"
+    return f"D {number(one['value'], 3)}{expected}"
 
 
 def _said_of(preference: Mapping[str, Any]) -> list[str]:

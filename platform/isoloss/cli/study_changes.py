@@ -100,6 +100,23 @@ def prefer(
     show(output, asdict(info), *filter(None, (said, found["sentence"])))
 
 
+def confirm(
+    name: str,
+    *,
+    finalists: Annotated[int, Parameter(help="How many of the best run again.")] = 4,
+    delta: Annotated[float, Parameter(help="The probability of naming the wrong one.")] = 0.05,
+    runs: Annotated[int, Parameter(help="The most runs in all.")] = 40,
+    project: Project = "default",
+    address: Address = None,
+    output: Output = Output(),  # noqa: B008 - frozen
+) -> None:
+    """Run the best trials again with other seeds, until one is separated from the others; `study best` says who."""
+    with client(address) as connection:
+        study = connection.study(name, project=project).confirm(finalists=finalists, delta=delta, runs=runs)
+        info = study.info()
+    show(output, asdict(info), f"{info.name}: {finalists} finalists run again, at most {runs} times")
+
+
 def enqueue(
     name: str,
     data: Annotated[Path, Parameter(help="CSV, JSONL or parquet with a column a parameter and a row a configuration.")],

@@ -186,6 +186,14 @@ class Study:
         """
         return await self._change(desirability_json=JSON.encode(encode(desirability)).decode())
 
+    async def confirm(self, *, finalists: int = 4, delta: float = 0.05, runs: int = 40) -> Self:
+        """Run the best trials again with other seeds until one is the best with confidence 1 - ``delta``.
+
+        At most ``runs`` times in all; ``best_of`` then says who leads. ``WrongState`` below two results.
+        """
+        wanted = {"finalists": finalists, "delta": delta, "runs": runs}
+        return await self._change(confirm_json=JSON.encode(wanted).decode())
+
     async def retry_failed(self, trials: Sequence[int] = ()) -> Self:
         """Run failed tasks again: of these trials, or of all."""
         return await self._change(retry=study_pb2.TrialNumbers(trials=trials))

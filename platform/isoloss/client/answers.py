@@ -69,11 +69,16 @@ class TrialInfo:
     source: str
     params: Mapping[str, Scalar]
     levels: Sequence[LevelInfo]
+    repeat: int = 0  # added to the seed: a finalist's further run
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BestTrial:
-    """The best trial: its value is the metric, or the hard overall desirability with its parts."""
+    """The best trial: its value is the metric, or the hard overall desirability with its parts.
+
+    ``expected`` is the D that another run is expected to have, where there were results enough to model. ``confirmation``
+    has the finalists that ran again (trial, runs, mean, behind, behind_at_least), whether one is separated, and a sentence.
+    """
 
     number: int
     level: int
@@ -86,6 +91,8 @@ class BestTrial:
     near: Sequence[
         Mapping[str, Any]
     ]  # within 0.05 of its overall desirability, best first, itself among them; or the front
+    expected: float | None = None
+    confirmation: Mapping[str, Any] | None = None
 
 
 def study(message: study_pb2.Study) -> StudyInfo:
@@ -109,7 +116,7 @@ def trial(message: study_pb2.Trial) -> TrialInfo:
     """A trial of its message."""
     return TrialInfo(
         number=message.no, bracket=message.bracket, index=message.index, source=message.source,
-        params=from_values(message.params),
+        params=from_values(message.params), repeat=message.repeat,
         levels=[
             LevelInfo(
                 level=level.level, budget=level.budget, state=level.state, values=dict(level.values),
@@ -127,9 +134,11 @@ def best(message: study_pb2.Best) -> BestTrial:
         params=from_values(message.params), desirability=dict(message.desirability), limiting=message.limiting,
         near=[
             {"number": one.trial, "value": one.value, "params": from_values(one.params), "desirability": dict(one.desirability),
-             "values": dict(one.values)}
+             "values": dict(one.values), "expected": one.expected if one.HasField("expected") else None}
             for one in message.near
         ],
+        expected=message.expected if message.HasField("expected") else None,
+        confirmation=plain(message.confirmation) if message.HasField("confirmation") else None,
     )  # fmt: skip
 
 

@@ -234,11 +234,7 @@ class _Book:
                 )
             return Decided(created=0, results=0, state=StudyState.STOPPED, seq=self.seq - 1, decisions=())
         results = await self._drain() if self.search.stopped is None else 0
-        for event in events:
-            if self.search.stopped is None:
-                await self._fold(event)
-        if rescore or (self.spec.desirability and self.search.plan.ladder.top != self.plan.ladder.top):
-            await self._rescore()
+        await self._hear(events, rescore=rescore)
         granted, lacking = await self._ready(wants)
         ask = max(ask, len(lacking), await self._behind())
         if ask and self.row.state != StudyState.PAUSED and self.search.startable():
@@ -261,6 +257,16 @@ class _Book:
             created=created, results=results, state=state, seq=self.seq - 1, decisions=tuple(self.decisions),
             leases=leases,
         )  # fmt: skip
+
+    async def _hear(self, events: Sequence[ev.Event], *, rescore: bool) -> None:
+        """Fold what callers want, and what follows from it: other scores, and a confirmation that is due at rest."""
+        for event in events:
+            if self.search.stopped is None:
+                await self._fold(event)
+        if rescore or (self.spec.desirability and self.search.plan.ladder.top != self.plan.ladder.top):
+            await self._rescore()
+        if (confirming := self.search.to_confirm()) is not None:
+            await self._fold(confirming)
 
     async def _ready(self, wants: Sequence[Want]) -> tuple[tasks.Granted, list[Want]]:
         """Leases of the tasks that are there already, and who lacks a task, once for each."""
@@ -302,6 +308,7 @@ class _Book:
             task_id=task_id, epoch=1, secret=new.secret, project=row.project, study=row.name, study_id=row.id,
             trial_no=task.trial, level=task.level, budget_from=0, decay_from=task.decay_from, budget_to=task.budget_to,
             params=self._begun[task.trial].configuration, resume_from="", spec=row.spec, spec_version=row.spec_version,
+            repeat=self._begun[task.trial].repeat,
         )  # fmt: skip
 
     async def _flush(self) -> dict[tuple[int, int], TaskId]:

@@ -112,7 +112,7 @@ def observed(spec: CampaignSpec, results: list[dict[str, Any]]) -> list[dict[str
                 "run": result["run"], "n_params": result["n_params"], "n_tokens": result["n_tokens"],
                 "lr": _parameter(result, "lr"), "batch_tokens": _parameter(result, "batch_tokens"),
                 "loss": loss if result["status"] == "ok" else None, "status": result["status"],
-                "seed": spec.seed, **spec.stamp,
+                "seed": spec.seed + result["repeat"], **spec.stamp,
             }
         )  # fmt: skip
     return rows

@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from isoloss.controller import decider as deciding
+from isoloss.controller.best import best
 from isoloss.controller.campaigner import trainable_of
 from isoloss.controller.decider import Decider
 from isoloss.controller.duty import Bell
@@ -16,13 +17,12 @@ from isoloss.controller.idempotency import once
 from isoloss.controller.why import obstacles
 from isoloss.domain.ids import StudyId
 from isoloss.domain.space import AnyParameter
-from isoloss.domain.spec import StudySpec, decode, decode_study, encode
+from isoloss.domain.spec import Confirm, StudySpec, decode, decode_study, encode
 from isoloss.domain.study import StudyState
 from isoloss.errors import AlreadyExists, InvalidSpec, IsolossError, WrongState
-from isoloss.search.answers import Incumbent
-from isoloss.search.desirability import OverallDesirability, overall
 from isoloss.search.events import (
     ENQUEUED,
+    Confirming,
     CreateTrial,
     Deepened,
     Event,
@@ -33,13 +33,12 @@ from isoloss.search.events import (
     TrialAdded,
     Widened,
 )
-from isoloss.search.foresight import Values
 from isoloss.search.geometry import ENDLESS
 from isoloss.search.preview import outlook, preview
 from isoloss.search.search import Search
-from isoloss.search.standing import agreement, failures, settled_best
+from isoloss.search.standing import agreement, failures
 from isoloss.search.why import reasons
-from isoloss.search.worth import front_of, limits, near_best, ranking
+from isoloss.search.worth import limits
 from isoloss.store import checkpoints, ledger, preferences, studies, workers
 from isoloss.store.pool import Conn, Pool
 from isoloss.store.studies import StudyRow
@@ -139,7 +138,15 @@ class StudyService(study_pb2_grpc.StudyServiceServicer):
                 return await self._decide(request, *await self._retried(request))
             case "desirability_json":
                 return await self._prefer(request)
-        raise InvalidSpec("change is missing; accepted is one of width, space_json, enqueue, retry, desirability_json.")
+            case "confirm_json":
+                wanted = decode(decode_json(request.confirm_json, "confirm_json"), Confirm)
+                wanted.check()
+                return await self._decide(
+                    request, Confirming(finalists=wanted.finalists, delta=wanted.delta, runs=wanted.runs)
+                )
+        raise InvalidSpec(
+            "change is missing; accepted is one of width, space_json, enqueue, retry, desirability_json, confirm_json."
+        )
 
     async def _prefer(self, request: pb.ChangeStudyRequest) -> pb.Study:
         """Another preference over the same runs, and the scores that follow from it, in one transaction."""
@@ -219,20 +226,7 @@ class StudyService(study_pb2_grpc.StudyServiceServicer):
         search = await self.decider.search(row.id)
         async with self.pool.connection() as conn:
             known = await studies.outcomes(conn, row.id)
-        if (best := best_of(search, known, settled=request.settled)) is None:
-            return pb.Best()
-        message = pb.Best(
-            found=True, trial=best.trial, level=best.level, budget=search.ladder.budget(best.level),
-            values=known[best.trial, best.level], params=to_values(best.configuration), near=near_of(search, known),
-        )  # fmt: skip
-        if search.spec.desirability:
-            found = overall(search.spec, known[best.trial, best.level], best.configuration)
-            message.value, message.limiting = found.overall or 0.0, found.limiting or ""
-            message.desirability.update(parts_of(found))
-        else:
-            objective = search.spec.objective
-            message.value = message.values[objective.metric if objective else next(iter(search.spec.objectives))]
-        return message
+        return await best(search, known, settled=request.settled)
 
     async def ListTrials(self, request: pb.StudyName, context: Context) -> pb.ListTrialsReply:
         async with self.pool.connection() as conn:
@@ -248,6 +242,7 @@ class StudyService(study_pb2_grpc.StudyServiceServicer):
                     index=r["index"],
                     source=r["source"],
                     params=to_values(r["params"]),
+                    repeat=r["repeat"],
                 ),
             )
             level = pb.TrialLevel(
@@ -311,39 +306,6 @@ async def describe(conn: Conn, row: StudyRow) -> pb.Study:
         spec_json=JSON.encode(row.spec).decode(), max_budget=row.max_budget, seq=row.next_seq - 1, trials=trials, tasks=tasks,
         spent=row.spent, reserved=row.reserved, campaign=str(row.campaign_id or ""),
     )  # fmt: skip
-
-
-def best_of(search: Search, known: Values, *, settled: bool) -> Incumbent | None:
-    """The best trial: by D where one is worth something, of a front its first, else by score."""
-    if settled:
-        return settled_best(search)
-    if search.spec.desirability and (ranked := ranking(search, known)):
-        return ranked[0].incumbent
-    if search.spec.objectives and (front := front_of(search, known)):
-        return front[0]
-    return search.best()
-
-
-def near_of(search: Search, known: Values) -> list[pb.NearBest]:
-    """What is about as good as the best, or the front; nothing of a single metric."""
-    if search.spec.objectives:
-        return [
-            pb.NearBest(trial=one.trial, params=to_values(one.configuration), values=known[one.trial, one.level])
-            for one in front_of(search, known)
-        ]
-    ranked = ranking(search, known) if search.spec.desirability else []
-    return [
-        pb.NearBest(
-            trial=one.incumbent.trial, value=one.value, desirability=parts_of(one.desirability),
-            params=to_values(one.incumbent.configuration), values=known[one.incumbent.trial, one.incumbent.level],
-        )
-        for one in (near_best(ranked) if ranked else [])
-    ]  # fmt: skip
-
-
-def parts_of(found: OverallDesirability) -> dict[str, float]:
-    """The d of every metric that is known."""
-    return {metric: d for metric, d in found.parts.items() if d is not None}
 
 
 def next_deepening(search: Search) -> pb.Deepening | None:

@@ -26,6 +26,7 @@ from isoloss.domain.quantity import parse_count, parse_duration
 from isoloss.domain.space import AnyParameter, Choice, Scalar, Space, check_space
 from isoloss.errors import InvalidSpec
 
+MOST_FINALISTS: Final = 16
 NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 T = TypeVar("T")
 
@@ -161,6 +162,23 @@ class Limits(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     flops: Count | None = None
 
 
+class Confirm(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """At the end so many finalists run again with other seeds, until one is the best with confidence 1 - ``delta``."""
+
+    finalists: int = 4
+    delta: float = 0.05
+    runs: int = 40
+
+    def check(self) -> None:
+        """Raise ``InvalidSpec`` for a confirmation that cannot be."""
+        if not 2 <= self.finalists <= MOST_FINALISTS:
+            raise InvalidSpec(f"confirm.finalists is {self.finalists}; accepted are 2 to {MOST_FINALISTS}.")
+        if not 0 < self.delta < 1:
+            raise InvalidSpec(f"confirm.delta is {self.delta!r}; accepted is a probability such as 0.05.")
+        if self.runs < 3 * self.finalists:
+            raise InvalidSpec(f"confirm.runs is {self.runs}; accepted are three for each finalist or more.")
+
+
 class StudySpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One question asked of a space, with its objective and its method."""
 
@@ -176,6 +194,7 @@ class StudySpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     fixed: dict[str, Scalar] = {}
     run: Run | None = None
     limits: Limits = Limits()
+    confirm: Confirm | None = None
     seed: Annotated[int, Meta(ge=0)] = 0
 
     @property
@@ -215,6 +234,10 @@ def check_study(spec: StudySpec) -> None:
     check_name(spec.project, "project")
     check_space(spec.space)
     check_goal(spec)
+    if spec.confirm is not None:
+        spec.confirm.check()
+        if spec.objectives:
+            raise InvalidSpec("confirm is set with objectives; accepted is one best, by objective or desirability.")
     if both := sorted(set(spec.fixed) & set(spec.space)):
         raise InvalidSpec(f"fixed.{both[0]} is also in the space; accepted is one of the two.")
     if spec.run is not None:

@@ -11,13 +11,14 @@ from isoloss.search.events import Status
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trial:
-    """A configuration and where it came from; ``index`` counts within its bracket."""
+    """A configuration and where it came from; ``index`` counts within its bracket, ``repeat`` is added to the seed."""
 
     number: int
     bracket: int
     index: int
     configuration: dict[str, Scalar]
     source: str
+    repeat: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

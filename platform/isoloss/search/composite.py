@@ -83,6 +83,13 @@ class CompositeProposer:
                 taken = np.vstack([taken, point])
         return tuple(proposed)
 
+    def believed(self, history: Sequence[tuple[Configuration, Outcomes]], asked: Sequence[Configuration]) -> Array:
+        """The D that each configuration is expected to have in another run: noise is not mistaken for worth."""
+        models = self._models(self._kept(history))
+        points = self._encoding.points(asked)
+        samples = self._sampled(models, points, _normals(len(models), np.random.default_rng(0)))
+        return np.asarray(np.exp(self._together(points, samples, _log_hard)).mean(axis=1))
+
     # ---- models ------------------------------------------------------------------------------------------------
 
     def _hands_over(self, results: int) -> bool:

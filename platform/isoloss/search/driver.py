@@ -28,7 +28,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ask:
-    """Run ``params`` from ``budget_from`` to ``budget_to``, decaying from ``decay_from`` (``budget_to``: no decay)."""
+    """Run ``params`` from ``budget_from`` to ``budget_to``, decaying from ``decay_from`` (``budget_to``: no decay).
+
+    ``repeat`` is not 0 for a finalist that runs again: it needs another seed then.
+    """
 
     trial: int
     level: int
@@ -36,6 +39,7 @@ class Ask:
     decay_from: int
     budget_to: int
     params: dict[str, Scalar]
+    repeat: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,6 +76,8 @@ class Driver:
         """The next task to run, or ``None`` when there is nothing until a result is told or the study is deepened."""
         if (request := self.search.proposal_request(ahead=1)) is not None:
             self._propose(informed(request, self.search, self._metrics))
+        if (confirming := self.search.to_confirm()) is not None:
+            self._apply(confirming)
         task = self._created()
         while task is not None and task.budget_from == 0 and worthless(self.spec, self.search.trial(task.trial)):
             self._apply(TaskDone(trial=task.trial, level=task.level, status="cancelled"))
@@ -80,7 +86,7 @@ class Driver:
             return None
         return Ask(
             trial=task.trial, level=task.level, budget_from=task.budget_from, decay_from=task.decay_from,
-            budget_to=task.budget_to, params=self._params(task.trial),
+            budget_to=task.budget_to, params=self._params(task.trial), repeat=self.search.trial(task.trial).repeat,
         )  # fmt: skip
 
     def _created(self) -> CreateTask | None:

@@ -18,6 +18,7 @@ from isoloss.errors import InvalidSpec
 
 Status = Literal["ok", "diverged", "failed", "cancelled"]
 ENQUEUED: Final = "enqueued"  # the source of configurations a user put in line
+CONFIRM: Final = "confirm"  # the source of a finalist's run with another seed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,6 +99,15 @@ class TrialAdded:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Confirming:
+    """When there is nothing else to run, so many ``finalists`` run again at the largest budget, at most ``runs`` times."""
+
+    finalists: int
+    delta: float
+    runs: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Stopped:
     """The study ends for good."""
 
@@ -108,7 +118,7 @@ class Stopped:
 class CreateTrial:
     """A configuration begins its life; trials are numbered from 0 in the order of their creation.
 
-    ``bracket`` is -1 for a trial that was added; ``index`` counts within the bracket.
+    ``bracket`` is -1 for a trial that was added; ``index`` counts within the bracket. ``repeat`` is added to the seed.
     """
 
     trial: int
@@ -116,6 +126,7 @@ class CreateTrial:
     index: int
     configuration: dict[str, Scalar]
     source: str
+    repeat: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,6 +164,7 @@ Event = (
     | Retried
     | Dropped
     | TrialAdded
+    | Confirming
     | Stopped
 )
 Decision = CreateTrial | CreateTask | CancelTask | Idle
@@ -168,6 +180,7 @@ EVENTS: Final[dict[str, type[Event]]] = {
     "retried": Retried,
     "dropped": Dropped,
     "trial_added": TrialAdded,
+    "confirming": Confirming,
     "stopped": Stopped,
 }
 DECISIONS: Final[dict[str, type[Decision]]] = {

@@ -18,7 +18,7 @@ from isoloss.domain.objective import AnyDesirability, leaves
 from isoloss.domain.spec import StudySpec, check_goal, decode
 from isoloss.errors import InvalidSpec, WrongState
 from isoloss.search.answers import ProposalRequest, Trial
-from isoloss.search.events import ENQUEUED, Rescored
+from isoloss.search.events import CONFIRM, ENQUEUED, Rescored
 from isoloss.search.foresight import Foresight, Values
 from isoloss.search.front import Vector, places, vector
 from isoloss.search.proposals import learns_outcomes, outcome_names
@@ -104,7 +104,7 @@ def worthless(spec: StudySpec, trial: Trial) -> bool:
     """Whether a formula already says that D is 0, so that running it would tell nothing; never of what a user asked for."""
     from isoloss.search.desirability import hard, known_values
 
-    if trial.source in (ADDED, ENQUEUED):
+    if trial.source in (ADDED, ENQUEUED, CONFIRM):
         return False
     static = {metric: leaf.shape for metric, leaf in leaves(spec.desirability).items() if leaf.shape.known_before}
     known = known_values(spec, {}, trial.configuration) if static else {}

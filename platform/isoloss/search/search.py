@@ -22,6 +22,7 @@ from isoloss.domain.spec import StudySpec
 from isoloss.domain.widening import widened
 from isoloss.errors import InvalidSpec, WrongState
 from isoloss.search.answers import Incumbent, ProposalRequest, Result, RungSummary, Trial
+from isoloss.search.confirmation import Confirmation, Pull
 from isoloss.search.deepening import Bracket, Candidate, Kept
 from isoloss.search.geometry import Ladder, Plan, plan_of
 from isoloss.search.proposals import COMPOSITE, seen
@@ -53,6 +54,7 @@ class Search:
         self._added = 0
         self._best: tuple[float, int, int] | None = None  # (score, -level, trial)
         self._dropped: set[int] = set()  # trials without a checkpoint
+        self._confirmation: Confirmation | None = None
         self._stopped: str | None = None
         self._adopt(self._plan)
 
@@ -84,6 +86,8 @@ class Search:
                 return self._drop(event.trials)
             case ledger.TrialAdded():
                 return self._add(event)
+            case ledger.Confirming():
+                return self._confirm(event)
             case ledger.Stopped():
                 self._stopped = event.reason
                 cancelled = tuple(ledger.CancelTask(trial=t, level=j) for t, j in self._outstanding)
@@ -161,7 +165,10 @@ class Search:
     def startable(self) -> bool:
         """Whether ``Asked(1)`` would create a task now."""
         return self._stopped is None and (
-            self._vacant() is not None or self._promotion() is not None or self._may_widen()
+            self._vacant() is not None
+            or self._promotion() is not None
+            or self._may_widen()
+            or self._repetition() is not None
         )
 
     def next_cost(self) -> int | None:
@@ -171,7 +178,8 @@ class Search:
         if (found := self._promotion()) is not None:
             bracket, (minus_level, (_, _, index)) = found
             return self.ladder.cost(1 - minus_level, self._resumes(bracket.trials[index], -minus_level))
-        vacant = self._vacant()
+        if (vacant := self._vacant()) is None and not self._may_widen() and self._confirmation is not None:
+            return self.ladder.cost(self._confirmation.level, None)
         return self.ladder.cost(0 if vacant is None else vacant.number, None)
 
     def best(self) -> Incumbent | None:
@@ -183,6 +191,45 @@ class Search:
             return None
         score, minus_level, trial = self._best
         return Incumbent(trial=trial, level=-minus_level, score=score, configuration=self._trials[trial].configuration)
+
+    def finalists(self, most: int) -> tuple[int, ...]:
+        """The trials measured highest up, of one level the best first; no two of one configuration."""
+        highest: dict[int, tuple[int, float, int]] = {}
+        for (trial, level), result in self._tasks.items():  # a trial's tasks are created level by level
+            if result is not None and result.score is not None and not self._trials[trial].repeat:
+                highest[trial] = (-level, result.score, trial)
+        found: dict[bytes, int] = {}
+        for _, _, trial in sorted(highest.values()):
+            found.setdefault(msgspec.json.encode(self._trials[trial].configuration), trial)
+        return tuple(found.values())[:most]
+
+    def to_confirm(self) -> ledger.Confirming | None:
+        """What a spec that confirms asks for now: at rest, once for each largest budget."""
+        wanted, begun = self.spec.confirm, self._confirmation
+        if wanted is None or self._stopped is not None or (begun is not None and begun.level == self.ladder.top):
+            return None
+        if not self.idle or len(self.finalists(2)) < 2:
+            return None
+        return ledger.Confirming(finalists=wanted.finalists, delta=wanted.delta, runs=wanted.runs)
+
+    @property
+    def confirmation(self) -> Confirmation | None:
+        """The finalists that run again, to look at."""
+        return self._confirmation
+
+    def rewards(self) -> dict[Pull, float]:
+        """What the finalists' runs are worth, the more the better: soft D, or the metric turned so that more is better.
+
+        A run that diverged or failed counts as D = 0, or as the worst of the others.
+        """
+        ended = {} if self._confirmation is None else {
+            pull: result for pull, trial in self._confirmation.trials.items()
+            if (result := self._tasks.get((trial, self._confirmation.level))) is not None
+        }  # fmt: skip
+        desired = bool(self.spec.desirability)
+        worth = {p: math.exp(-r.score) if desired else -r.score for p, r in ended.items() if r.score is not None}
+        worst = 0.0 if desired else min(worth.values(), default=None)
+        return worth if worst is None else {pull: worth.get(pull, worst) for pull in ended}
 
     def settled(self) -> dict[int, dict[int, tuple[int, ...]]]:
         """The synchronous member sets known so far: bracket → level → trials, in order of creation."""
@@ -256,6 +303,8 @@ class Search:
             elif self._may_widen():
                 self._adopt(self._plan.widened(self.width + 1))
                 decisions += self._start(self._brackets[0])
+            elif (pull := self._repetition()) is not None:
+                decisions += self._repeat(*pull)
             else:
                 break
         return tuple(decisions) or (ledger.Idle(),)
@@ -324,6 +373,34 @@ class Search:
         created = self._create_trial(ADDED, self._added, event.configuration, "added")
         self._added += 1
         return created, self._create_task(created.trial, level, previous=None)
+
+    def _confirm(self, event: ledger.Confirming) -> tuple[ledger.Decision, ...]:
+        if self.spec.objectives:
+            raise WrongState("confirming needs one best; accepted is a study with an objective or a desirability.")
+        finalists = self.finalists(event.finalists)
+        if len(finalists) < 2:
+            raise WrongState(f"confirming finds {len(finalists)} trials with a result; accepted is a study with two.")
+        self._confirmation = Confirmation(
+            finalists=finalists, level=self.ladder.top, delta=event.delta, runs=event.runs
+        )
+        return ()
+
+    def _repetition(self) -> Pull | None:
+        """Which finalist runs next with which seed."""
+        if (
+            self._confirmation is None or self._confirmation.level != self.ladder.top
+        ):  # deepened: others may be the best
+            return None
+        return self._confirmation.next(self.rewards())
+
+    def _repeat(self, finalist: int, repeat: int) -> tuple[ledger.Decision, ...]:
+        confirmation = self._confirmation
+        assert confirmation is not None  # noqa: S101 - it was asked
+        configuration = self._trials[finalist].configuration
+        created = self._create_trial(ADDED, self._added, configuration, ledger.CONFIRM, repeat)
+        self._added += 1
+        confirmation.trials[finalist, repeat] = created.trial
+        return created, self._create_task(created.trial, confirmation.level, previous=None)
 
     # ---- how ---------------------------------------------------------------------------------------------------
 
@@ -394,14 +471,19 @@ class Search:
         return is_model(method.sampler) and not (method.sampler == COMPOSITE and method.name == "fixed")
 
     def _create_trial(
-        self, bracket: int, index: int, configuration: dict[str, Scalar], source: str
+        self, bracket: int, index: int, configuration: dict[str, Scalar], source: str, repeat: int = 0
     ) -> ledger.CreateTrial:
-        number = len(self._trials)
-        trial = Trial(number=number, bracket=bracket, index=index, configuration=configuration, source=source)
-        self._trials.append(trial)
-        return ledger.CreateTrial(
-            trial=number, bracket=bracket, index=index, configuration=configuration, source=source
-        )
+        created = ledger.CreateTrial(
+            trial=len(self._trials), bracket=bracket, index=index, configuration=configuration, source=source,
+            repeat=repeat,
+        )  # fmt: skip
+        self._trials.append(
+            Trial(
+                number=created.trial, bracket=bracket, index=index, configuration=configuration, source=source,
+                repeat=repeat,
+            )
+        )  # fmt: skip
+        return created
 
     def _create_task(self, trial: int, level: int, *, previous: int | None) -> ledger.CreateTask:
         self._tasks[trial, level] = None
@@ -421,7 +503,8 @@ class Search:
         if result.score is not None:
             self._finite[level] += 1
             mark = (result.score, -level, number)
-            self._best = mark if self._best is None else min(self._best, mark)
+            if not trial.repeat:  # one more draw of a finalist is no better trial
+                self._best = mark if self._best is None else min(self._best, mark)
 
     def _replace(self, results: Mapping[tuple[int, int], Result]) -> None:
         """Put other results in the place of some; costs as much as all results there are."""
@@ -434,7 +517,7 @@ class Search:
             self._brackets[bracket].rescore(keys[bracket])
         finite = [(r.score, -j, t) for (t, j), r in self._tasks.items() if r is not None and r.score is not None]
         self._finite = Counter(-minus_level for _, minus_level, _ in finite)
-        self._best = min(finite, default=None)
+        self._best = min((mark for mark in finite if not self._trials[mark[2]].repeat), default=None)
 
     def _model_level(self) -> int | None:
         """The highest level with at least d + 1 finite results."""
@@ -470,13 +553,14 @@ class Search:
             "top": self.ladder.top,
             "width": self.width,
             "space": msgspec.to_builtins(self.spec.space),
-            "trials": [[trial.bracket, trial.configuration, trial.source] for trial in self._trials],
+            "trials": [[trial.bracket, trial.configuration, trial.source, trial.repeat] for trial in self._trials],
             "tasks": tasks,
             "outstanding": list(self._outstanding),
             "enqueued": list(self._enqueued),
             "proposed": [list(proposal) for proposal in self._proposed],
             "stopped": self._stopped,
             "dropped": sorted(self._dropped),
+            "confirmation": self._confirmation.to_mapping() if self._confirmation else None,
         }
 
     @classmethod
@@ -489,8 +573,8 @@ class Search:
         search.spec = msgspec.structs.replace(spec, space={name: space[name] for name in spec.space})
         ladder = search.ladder.extended(snapshot["top"] - search.ladder.top)
         search._adopt(replace(search._plan, ladder=ladder, width=snapshot["width"]))
-        for bracket, configuration, source in snapshot["trials"]:
-            search._readmit(bracket, configuration, source)
+        for bracket, configuration, source, *repeat in snapshot["trials"]:
+            search._readmit(bracket, configuration, source, *repeat)
         for trial, level, *_ in snapshot["tasks"]:
             search._tasks[trial, level] = None
             search._mark_sent(search._trials[trial], level)
@@ -502,11 +586,12 @@ class Search:
         search._proposed.extend((configuration, source) for configuration, source in snapshot["proposed"])
         search._stopped = snapshot["stopped"]
         search._dropped.update(snapshot.get("dropped", ()))
+        search._confirmation = Confirmation.from_mapping(snapshot.get("confirmation"))
         return search
 
-    def _readmit(self, bracket: int, configuration: dict[str, Scalar], source: str) -> None:
+    def _readmit(self, bracket: int, configuration: dict[str, Scalar], source: str, repeat: int = 0) -> None:
         if bracket == ADDED:
-            self._create_trial(ADDED, self._added, configuration, source)
+            self._create_trial(ADDED, self._added, configuration, source, repeat)
             self._added += 1
         else:
             created = self._create_trial(bracket, len(self._brackets[bracket].trials), configuration, source)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from isoloss.search.answers import Trial
+from isoloss.search.judging import worthless
 from isoloss.search.rung import Rung
 from isoloss.search.search import ADDED, Search
 
@@ -18,9 +19,11 @@ class Code(StrEnum):
     OUTRANKED = "outranked"  # its rung is complete and others went up
     AT_TOP = "at_top"  # measured at the largest budget
     ADDED = "added"  # outside brackets: measured where it was asked for
+    CONFIRM = "confirm"  # a finalist's run with another seed
     DIVERGED = "diverged"
     FAILED = "failed"
     CANCELLED = "cancelled"
+    VETOED = "vetoed"  # a formula of the preference already says that D is 0
     STOPPED = "stopped"  # the study ended before it was decided
 
 
@@ -50,11 +53,15 @@ def reasons(search: Search) -> tuple[Reason, ...]:
 def _reason(search: Search, trial: Trial, level: int) -> tuple[Code, str]:
     result, budget = search.result(trial.number, level), search.ladder.budget(level)
     if result is None or result.status == "cancelled":
+        if worthless(search.spec, trial):
+            return Code.VETOED, "Its parameters alone make D = 0, by a formula of the preference: it was never run."
         return Code.CANCELLED, f"Its task at {budget} was cancelled."
     if result.status == "failed":
         return Code.FAILED, f"Its task at {budget} failed and ranks last: `retry --failed` runs it again."
     if result.score is None:
         return Code.DIVERGED, f"It diverged on the way to {budget} and ranks last."
+    if trial.repeat:
+        return Code.CONFIRM, f"It ran a finalist again, with seed {trial.repeat} after the study's, at {budget}."
     if trial.bracket == ADDED:
         return Code.ADDED, f"It was added outside the brackets and is measured at {budget}."
     if level == search.ladder.top:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import Final
 
 from isoloss.search.answers import Incumbent
 from isoloss.search.desirability import OverallDesirability, overall
 from isoloss.search.foresight import Values
 from isoloss.search.front import fronts, vector
+from isoloss.search.proposals import outcome_names
 from isoloss.search.search import Search
 
+FEWEST: Final = 8  # results of a level before models are asked
+CONSIDERED: Final = 128  # the best by measurement, which models rank anew
 NEAR: Final = 0.05  # of the best overall desirability: what is within it is about as good
 DRAWN: Final = ("sobol", "random")  # sources that know nothing of results
 
@@ -43,15 +46,21 @@ class Limits:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Worth:
-    """A trial with its overall desirability at the level it is judged at."""
+    """A trial with its overall desirability at the level it is judged at, and the D that models believe it has."""
 
     incumbent: Incumbent
     desirability: OverallDesirability
+    believed: float | None = None
 
     @property
     def value(self) -> float:
-        """D; 0 where it is not known."""
+        """D as it was measured; 0 where it is not known."""
         return self.desirability.overall or 0.0
+
+    @property
+    def expected(self) -> float:
+        """What another run would be worth, as far as the models know, else what was measured."""
+        return self.value if self.believed is None else self.believed
 
 
 def limits(search: Search, known: Values) -> Limits:
@@ -77,6 +86,8 @@ def ranking(search: Search, known: Values) -> list[Worth]:
         for trial, at in known:
             if at != level or (result := search.result(trial, level)) is None or result.score is None:
                 continue
+            if search.trial(trial).repeat:
+                continue
             incumbent = Incumbent(
                 trial=trial, level=level, score=result.score, configuration=search.trial(trial).configuration
             )
@@ -87,9 +98,36 @@ def ranking(search: Search, known: Values) -> list[Worth]:
     return []
 
 
+def believing(ranked: list[Worth], search: Search, known: Values) -> Callable[[], list[Worth]]:
+    """The work that ranks them by what models of their outcomes believe; to be done wherever, as it is slow.
+
+    Only the best by measurement may come first: a result that is not among them would have to be very unlucky.
+    """
+    if len(ranked) < max(FEWEST, len(search.spec.space) + 2):
+        return lambda: ranked
+    level, spec, best = ranked[0].incumbent.level, search.spec, ranked[:CONSIDERED]
+    names = outcome_names(spec)
+    history = [
+        (search.trial(trial).configuration, known.get((trial, level), {}) if result.score is not None else dict.fromkeys(names, math.nan))
+        for (trial, at), result in search.tasks.items()
+        if at == level and result is not None and result.status in ("ok", "diverged")
+    ]  # fmt: skip
+
+    def work() -> list[Worth]:
+        from isoloss.search.composite import CompositeProposer
+
+        asked = [worth.incumbent.configuration for worth in best]
+        believed = CompositeProposer(spec).believed(history, asked)
+        found = [replace(worth, believed=float(d)) for worth, d in zip(best, believed, strict=True)]
+        found.sort(key=lambda worth: (-worth.expected, worth.incumbent.score, worth.incumbent.trial))
+        return found + ranked[CONSIDERED:]
+
+    return work
+
+
 def near_best(ranked: list[Worth], within: float = NEAR) -> list[Worth]:
-    """Those whose D is within so much of the best."""
-    return [worth for worth in ranked if worth.value >= ranked[0].value - within]
+    """Those whose D, as it is expected, is within so much of the best."""
+    return [worth for worth in ranked if worth.expected >= ranked[0].expected - within]
 
 
 def front_of(search: Search, known: Values) -> list[Incumbent]:

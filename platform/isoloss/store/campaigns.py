@@ -132,7 +132,7 @@ async def own(conn: Conn, campaign_id: CampaignId) -> list[dict[str, Any]]:
 
 OBSERVATIONS: Final[LiteralString] = """
     SELECT study.name || '/' || trial.no || '@' || task.level AS run, study.n_params, study.size,
-           task.budget_to::float8 AS n_tokens, trial.params, trial.index, result.status::text AS status, result."values",
+           task.budget_to::float8 AS n_tokens, trial.params, trial.index, trial.repeat, result.status::text AS status, result."values",
            study.spec
     FROM result JOIN task ON task.id = result.task_id
     JOIN trial ON trial.study_id = task.study_id AND trial.no = task.trial_no

@@ -144,10 +144,10 @@ WRITE: Final[LiteralString] = """
         FROM page, json_to_recordset(page.whole -> 'decided') AS new(task_id bigint, seq bigint, score float8)
         WHERE result.task_id = new.task_id AND result.decided_seq IS NULL),
     begun AS (
-        INSERT INTO trial (study_id, no, bracket, index, params, source)
-        SELECT %(study_id)s, trial, bracket, index, configuration, source
+        INSERT INTO trial (study_id, no, bracket, index, params, source, repeat)
+        SELECT %(study_id)s, trial, bracket, index, configuration, source, repeat
         FROM page, json_to_recordset(page.whole -> 'trials')
-            AS t(trial int, bracket int, index int, configuration jsonb, source text)),
+            AS t(trial int, bracket int, index int, configuration jsonb, source text, repeat int)),
     given AS MATERIALIZED (
         SELECT t.* FROM page, json_to_recordset(page.whole -> 'tasks')
             AS t(trial int, level int, budget_from bigint, decay_from bigint, budget_to bigint, state task_state,

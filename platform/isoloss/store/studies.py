@@ -218,7 +218,7 @@ async def waiting(conn: Conn, study_id: StudyId) -> int:
 
 
 TRIALS: Final[LiteralString] = """
-    SELECT trial.no, trial.bracket, trial.index, trial.source, trial.params, task.level, task.budget_to AS budget,
+    SELECT trial.no, trial.bracket, trial.index, trial.source, trial.params, trial.repeat, task.level, task.budget_to AS budget,
            coalesce(result.status::text, task.state::text) AS state, coalesce(result."values", '{}'::jsonb) AS "values",
            result.score, coalesce(last.message, '') AS message
     FROM trial JOIN task ON task.study_id = trial.study_id AND task.trial_no = trial.no

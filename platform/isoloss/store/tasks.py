@@ -39,6 +39,7 @@ class Lease:
     resume_from: str
     spec: dict[str, Any]
     spec_version: int
+    repeat: int  # added to the spec's seed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,7 +98,8 @@ RECLAIM: Final[LiteralString] = """
 DESCRIBE: Final[LiteralString] = """
     SELECT task.id AS task_id, task.epoch, given.secret, study.project, study.name AS study, study.id AS study_id,
            task.trial_no, task.level, coalesce(checkpoint.step, 0) AS budget_from, task.decay_from, task.budget_to,
-           trial.params, coalesce(checkpoint.path, '') AS resume_from, study.spec, study.spec_version
+           trial.params, coalesce(checkpoint.path, '') AS resume_from, study.spec, study.spec_version,
+           trial.repeat
     FROM unnest(%(ids)s::bigint[], %(secrets)s::text[]) AS given(id, secret)
     JOIN task ON task.id = given.id
     JOIN study ON study.id = task.study_id

@@ -504,12 +504,15 @@ class ChangeStudyRequest(_message.Message):
     ENQUEUE_FIELD_NUMBER: _builtins.int
     RETRY_FIELD_NUMBER: _builtins.int
     DESIRABILITY_JSON_FIELD_NUMBER: _builtins.int
+    CONFIRM_JSON_FIELD_NUMBER: _builtins.int
     width: _builtins.int
     """Iterations of Hyperband pooled from now on, more than before."""
     space_json: _builtins.str
     """The whole space as JSON, as in the spec; every configuration there is must be a point of it."""
     desirability_json: _builtins.str
     """The whole desirability as JSON, as in the spec: what ran is scored anew."""
+    confirm_json: _builtins.str
+    """How to confirm as JSON, as in the spec: the finalists run again with other seeds."""
     @_builtins.property
     def idempotency(self) -> _common_pb2.Idempotency: ...
     @_builtins.property
@@ -532,12 +535,13 @@ class ChangeStudyRequest(_message.Message):
         enqueue: Global___Configurations | None = ...,
         retry: Global___TrialNumbers | None = ...,
         desirability_json: _builtins.str = ...,
+        confirm_json: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["change", b"change", "desirability_json", b"desirability_json", "enqueue", b"enqueue", "idempotency", b"idempotency", "retry", b"retry", "space_json", b"space_json", "study", b"study", "width", b"width"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["change", b"change", "confirm_json", b"confirm_json", "desirability_json", b"desirability_json", "enqueue", b"enqueue", "idempotency", b"idempotency", "retry", b"retry", "space_json", b"space_json", "study", b"study", "width", b"width"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["change", b"change", "desirability_json", b"desirability_json", "enqueue", b"enqueue", "idempotency", b"idempotency", "retry", b"retry", "space_json", b"space_json", "study", b"study", "width", b"width"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["change", b"change", "confirm_json", b"confirm_json", "desirability_json", b"desirability_json", "enqueue", b"enqueue", "idempotency", b"idempotency", "retry", b"retry", "space_json", b"space_json", "study", b"study", "width", b"width"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_change: _TypeAlias = _typing.Literal["width", "space_json", "enqueue", "retry", "desirability_json"]  # noqa: Y015
+    _WhichOneofReturnType_change: _TypeAlias = _typing.Literal["width", "space_json", "enqueue", "retry", "desirability_json", "confirm_json"]  # noqa: Y015
     _WhichOneofArgType_change: _TypeAlias = _typing.Literal["change", b"change"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_change) -> _WhichOneofReturnType_change | None: ...
 
@@ -848,6 +852,8 @@ class Best(_message.Message):
     DESIRABILITY_FIELD_NUMBER: _builtins.int
     LIMITING_FIELD_NUMBER: _builtins.int
     NEAR_FIELD_NUMBER: _builtins.int
+    EXPECTED_FIELD_NUMBER: _builtins.int
+    CONFIRMATION_FIELD_NUMBER: _builtins.int
     found: _builtins.bool
     """False when no trial has a result yet; the rest is then empty."""
     trial: _builtins.int
@@ -856,6 +862,8 @@ class Best(_message.Message):
     value: _builtins.float
     """The metric, or the hard overall desirability."""
     limiting: _builtins.str
+    expected: _builtins.float
+    """The D that another run is expected to have, by models of the outcomes; unset where none were asked."""
     @_builtins.property
     def values(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]: ...
     @_builtins.property
@@ -870,6 +878,10 @@ class Best(_message.Message):
         front, in the order of the first.
         """
 
+    @_builtins.property
+    def confirmation(self) -> Global___Confirmation:
+        """Unset unless finalists ran again."""
+
     def __init__(
         self,
         *,
@@ -883,14 +895,82 @@ class Best(_message.Message):
         desirability: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
         limiting: _builtins.str = ...,
         near: _abc.Iterable[Global___NearBest] | None = ...,
+        expected: _builtins.float | None = ...,
+        confirmation: Global___Confirmation | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_expected", b"_expected", "confirmation", b"confirmation", "expected", b"expected"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_expected", b"_expected", "budget", b"budget", "confirmation", b"confirmation", "desirability", b"desirability", "expected", b"expected", "found", b"found", "level", b"level", "limiting", b"limiting", "near", b"near", "params", b"params", "trial", b"trial", "value", b"value", "values", b"values"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__expected: _TypeAlias = _typing.Literal["expected"]  # noqa: Y015
+    _WhichOneofArgType__expected: _TypeAlias = _typing.Literal["_expected", b"_expected"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__expected) -> _WhichOneofReturnType__expected | None: ...
+
+Global___Best: _TypeAlias = Best  # noqa: Y015
+
+@_typing.final
+class Confirmation(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FINALISTS_FIELD_NUMBER: _builtins.int
+    SEPARATED_FIELD_NUMBER: _builtins.int
+    DELTA_FIELD_NUMBER: _builtins.int
+    SENTENCE_FIELD_NUMBER: _builtins.int
+    separated: _builtins.bool
+    delta: _builtins.float
+    sentence: _builtins.str
+    @_builtins.property
+    def finalists(self) -> _containers.RepeatedCompositeFieldContainer[Global___Finalist]:
+        """The best mean first."""
+
+    def __init__(
+        self,
+        *,
+        finalists: _abc.Iterable[Global___Finalist] | None = ...,
+        separated: _builtins.bool = ...,
+        delta: _builtins.float = ...,
+        sentence: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget", "desirability", b"desirability", "found", b"found", "level", b"level", "limiting", b"limiting", "near", b"near", "params", b"params", "trial", b"trial", "value", b"value", "values", b"values"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["delta", b"delta", "finalists", b"finalists", "sentence", b"sentence", "separated", b"separated"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___Best: _TypeAlias = Best  # noqa: Y015
+Global___Confirmation: _TypeAlias = Confirmation  # noqa: Y015
+
+@_typing.final
+class Finalist(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TRIAL_FIELD_NUMBER: _builtins.int
+    RUNS_FIELD_NUMBER: _builtins.int
+    MEAN_FIELD_NUMBER: _builtins.int
+    BEHIND_FIELD_NUMBER: _builtins.int
+    BEHIND_AT_LEAST_FIELD_NUMBER: _builtins.int
+    trial: _builtins.int
+    runs: _builtins.int
+    mean: _builtins.float
+    """Of the overall desirability, or of the metric."""
+    behind: _builtins.float
+    """By how much the leader is better: likely, and at least."""
+    behind_at_least: _builtins.float
+    def __init__(
+        self,
+        *,
+        trial: _builtins.int = ...,
+        runs: _builtins.int = ...,
+        mean: _builtins.float = ...,
+        behind: _builtins.float = ...,
+        behind_at_least: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["behind", b"behind", "behind_at_least", b"behind_at_least", "mean", b"mean", "runs", b"runs", "trial", b"trial"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Finalist: _TypeAlias = Finalist  # noqa: Y015
 
 @_typing.final
 class NearBest(_message.Message):
@@ -962,8 +1042,10 @@ class NearBest(_message.Message):
     DESIRABILITY_FIELD_NUMBER: _builtins.int
     PARAMS_FIELD_NUMBER: _builtins.int
     VALUES_FIELD_NUMBER: _builtins.int
+    EXPECTED_FIELD_NUMBER: _builtins.int
     trial: _builtins.int
     value: _builtins.float
+    expected: _builtins.float
     @_builtins.property
     def desirability(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]: ...
     @_builtins.property
@@ -978,12 +1060,15 @@ class NearBest(_message.Message):
         desirability: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
         params: _abc.Mapping[_builtins.str, _common_pb2.Value] | None = ...,
         values: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
+        expected: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_expected", b"_expected", "expected", b"expected"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["desirability", b"desirability", "params", b"params", "trial", b"trial", "value", b"value", "values", b"values"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_expected", b"_expected", "desirability", b"desirability", "expected", b"expected", "params", b"params", "trial", b"trial", "value", b"value", "values", b"values"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__expected: _TypeAlias = _typing.Literal["expected"]  # noqa: Y015
+    _WhichOneofArgType__expected: _TypeAlias = _typing.Literal["_expected", b"_expected"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__expected) -> _WhichOneofReturnType__expected | None: ...
 
 Global___NearBest: _TypeAlias = NearBest  # noqa: Y015
 
@@ -1077,10 +1162,13 @@ class Trial(_message.Message):
     SOURCE_FIELD_NUMBER: _builtins.int
     PARAMS_FIELD_NUMBER: _builtins.int
     LEVELS_FIELD_NUMBER: _builtins.int
+    REPEAT_FIELD_NUMBER: _builtins.int
     no: _builtins.int
     bracket: _builtins.int
     index: _builtins.int
     source: _builtins.str
+    repeat: _builtins.int
+    """Added to the study's seed; not 0 for a finalist's further run."""
     @_builtins.property
     def params(self) -> _containers.MessageMap[_builtins.str, _common_pb2.Value]: ...
     @_builtins.property
@@ -1094,10 +1182,11 @@ class Trial(_message.Message):
         source: _builtins.str = ...,
         params: _abc.Mapping[_builtins.str, _common_pb2.Value] | None = ...,
         levels: _abc.Iterable[Global___TrialLevel] | None = ...,
+        repeat: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bracket", b"bracket", "index", b"index", "levels", b"levels", "no", b"no", "params", b"params", "source", b"source"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bracket", b"bracket", "index", b"index", "levels", b"levels", "no", b"no", "params", b"params", "repeat", b"repeat", "source", b"source"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
