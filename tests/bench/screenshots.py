@@ -57,7 +57,7 @@ def sources(dash: str | None, report: Path | None) -> Iterator[tuple[str, Path]]
 
 def take(browser: Any, dash: str, report: Path, study: str, out: Path) -> None:
     """Dashboards as they fill a screen, and the basin of the report alone."""
-    for board in ("campaign", "studies", "workers"):
+    for board in ("campaign", "studies", "preference", "workers"):
         page = browser.new_page(viewport={"width": 1600, "height": 1290}, device_scale_factor=1)
         page.goto(f"{dash}/#board={board}&study={study}")
         page.locator("section.panel[data-ready]").first.wait_for(state="attached")

@@ -21,7 +21,7 @@ from isoloss.cli.report import write_report
 from isoloss.client import answers
 from isoloss.controller import fitter
 from isoloss.controller.campaign_service import describe
-from isoloss.dash.boards import BOARDS
+from isoloss.dash.boards import BOARDS, BY_ID
 from isoloss.store import campaigns
 from isoloss.store.migrate import migrate
 from isoloss.store.pool import Pool
@@ -39,6 +39,7 @@ def full() -> Iterator[str]:
         with psycopg.connect(dsn, autocommit=True) as conn:
             conn.execute("UPDATE worker SET host = %s, device = %s WHERE id = 'gpu-1'", (EVIL, EVIL))
             conn.execute("UPDATE study SET name = %s WHERE name = 'tiny-lr'", (EVIL,))
+            conn.execute("UPDATE study SET name = 'all-' || %s WHERE name = 'small-and-good'", (EVIL,))
             conn.execute("UPDATE study SET size = %s WHERE size = '60m'", (EVIL,))
             conn.execute("UPDATE trial SET params = params || jsonb_build_object('activation', %s::text)", (EVIL,))
             conn.execute("UPDATE attempt SET message = %s WHERE outcome = 'diverged'", (EVIL,))
@@ -104,7 +105,9 @@ class Visit:
 @pytest.mark.parametrize("board", BOARDS, ids=lambda board: board.id)
 def test_every_panel_is_drawn_without_an_error_and_names_stay_text(chromium: Any, address: str, board: Any) -> None:
     visit = Visit(chromium)
-    visit.page.goto(f"{address}/#board={board.id}&study={EVIL if board.id == 'studies' else ''}")
+    visit.page.goto(
+        f"{address}/#board={board.id}&study={ {'studies': EVIL, 'preference': f'all-{EVIL}'}.get(board.id, '') }"
+    )
     visit.all_drawn(len(board.panels))
     assert visit.page.locator("section.panel img").count() == 0
     assert visit.page.get_by_text(EVIL).count() > 0
@@ -117,7 +120,7 @@ def test_every_panel_is_drawn_without_an_error_and_names_stay_text(chromium: Any
 def test_the_page_follows_what_happens_without_being_loaded_again(chromium: Any, full: str, address: str) -> None:
     visit = Visit(chromium)
     visit.page.goto(f"{address}/#board=workers")
-    visit.all_drawn(len(BOARDS[2].panels))
+    visit.all_drawn(len(BY_ID["workers"].panels))
     with psycopg.connect(full, autocommit=True) as conn:
         conn.execute(
             "INSERT INTO worker (id, incarnation, host, slots, device, allowed) VALUES ('newcomer', '1', 'h', 1, 'cpu', '{}')"
@@ -142,7 +145,7 @@ def test_an_empty_database_says_what_to_do_next(chromium: Any, full: str) -> Non
         visit.page.goto(address)
         visit.page.get_by_text("isoloss demo").wait_for(timeout=15_000)
         visit.page.get_by_text("Workers", exact=True).first.click()
-        visit.all_drawn(len(BOARDS[2].panels))
+        visit.all_drawn(len(BY_ID["workers"].panels))
         visit.clean()
 
 
@@ -203,4 +206,4 @@ def test_every_answer_says_what_a_browser_may_do(address: str) -> None:
 def test_an_unknown_board_is_named(address: str) -> None:
     with ask(address, "/stream?board=nowhere") as answer:
         assert answer.status == 404
-        assert b"campaign, studies, workers" in answer.read()
+        assert b"campaign, studies, preference, workers" in answer.read()

@@ -22,7 +22,8 @@ from isoloss.store.pool import Pool
 from isoloss.testing.showcase import populate
 
 PANELS = [pytest.param(board, panel, id=f"{board.id}-{panel.id}") for board in BOARDS for panel in board.panels]
-VARIABLES = {"campaign": "our-1b", "study": "our-1b-120m"}
+VARIABLES = {"campaign": "our-1b", "study": "our-1b-120m", "parameter": ""}
+WISHES = VARIABLES | {"study": "small-and-good", "parameter": "width"}
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +90,7 @@ def check_columns(panel: Panel, table: Table) -> None:
 def test_every_panel_runs_where_a_campaign_ran_and_has_the_columns_of_its_kind(
     full: str, board: Board, panel: Panel
 ) -> None:
-    table = ask(full, panel.sql)
+    table = ask(full, panel.sql, WISHES if board.id == "preference" else VARIABLES)
     check_columns(panel, table)
     assert table.rows, f"{panel.id} shows nothing of a finished campaign"
     if panel.kind == "stat":
@@ -107,7 +108,7 @@ def test_every_panel_runs_where_a_campaign_ran_and_has_the_columns_of_its_kind(
 
 @pytest.mark.parametrize(("board", "panel"), PANELS)
 def test_every_panel_runs_on_an_empty_database(empty: str, board: Board, panel: Panel) -> None:
-    table = ask(empty, panel.sql, {"campaign": "", "study": ""})
+    table = ask(empty, panel.sql, dict.fromkeys(VARIABLES, ""))
     check_columns(panel, table)
     assert len(table.rows) == 0 or (panel.kind == "stat" and board.id == "workers")
 

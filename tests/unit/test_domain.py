@@ -21,9 +21,9 @@ from isoloss.domain.campaign import (
     wanted_tokens,
 )
 from isoloss.domain.lease import Ending, judge
-from isoloss.domain.quantity import format_count, parse_count, parse_duration
+from isoloss.domain.quantity import Seconds, format_count, parse_count, parse_duration
 from isoloss.domain.space import AnyParameter, Categorical, Float, Int, Ordinal, check_configuration, configuration_at
-from isoloss.domain.spec import Seconds, decode_study, encode
+from isoloss.domain.spec import decode_study, encode
 from isoloss.domain.task import MAX_FAILURES, MAX_INFRA_FAILURES, NEXT, TERMINAL, TaskState, check_move
 from isoloss.errors import InvalidSpec, WrongState
 from isoloss.search.geometry import ladder_of

@@ -20,6 +20,7 @@ from isoloss.domain.objective import (
     Smaller,
     Table,
     Target,
+    leaves,
 )
 from isoloss.domain.spec import StudySpec, decode_study
 from isoloss.errors import InvalidSpec
@@ -244,8 +245,8 @@ def test_a_veto_ranks_behind_everything_and_a_low_rung_vetoes_no_curve() -> None
     [
         ({"shape": "larger", "limit": 2, "target": 1}, r"desirability\.a has limit 2, target 1; accepted is limit < target"),
         ({"shape": "smaller", "limit": 1, "target": 1}, "accepted is target < limit"),
-        ({"shape": "larger", "limit": math.nan, "target": 1}, "all finite"),
-        ({"shape": "box", "low": 0, "high": math.inf}, "all finite"),
+        ({"shape": "larger", "limit": math.nan, "target": 1}, r"desirability.*limit: .*nan; accepted is .* finite"),
+        ({"shape": "box", "low": 0, "high": math.inf}, r"high: .*inf; accepted is .* finite"),
         ({"shape": "target", "low": 0, "target": 3, "high": 2}, "low < target < high"),
         ({"shape": "target", "low": 0, "target": 1, "high": 2, "scale_low": 0}, r"scale_low: Expected `float` > 0"),
         ({"shape": "table", "points": [[0, 0], [2, 1], [1, 0]]}, r"points has x0 0, x1 2, x2 1; accepted is x0 < x1 < x2"),
@@ -330,3 +331,21 @@ def _beyond(shape: Shape, value: float) -> float:
         case Table():  # the one below
             return max(2.0 - value, value - 5.0)
     raise TypeError(shape)
+
+
+def test_limits_are_written_as_people_write_numbers() -> None:
+    wish = {"shape": "smaller", "target": "1M", "limit": "10M"}
+    spec = decode_study(
+        {"name": "s", "space": {}, "desirability": {"parameters": wish}, "method": {"name": "fixed", "budget": 1}}
+    )
+    (shape,) = (leaf.shape for leaf in leaves(spec.desirability).values())
+    assert hard(shape, 5.5e6) == 0.5
+    with pytest.raises(InvalidSpec, match=r"target.*'1X'; accepted is a number, optionally with K, M, B or T"):
+        decode_study(
+            {
+                "name": "s",
+                "space": {},
+                "desirability": {"p": wish | {"target": "1X"}},
+                "method": {"name": "fixed", "budget": 1},
+            }
+        )

@@ -19,8 +19,9 @@ from isoloss.domain.objective import (
     Table,
     Target,
 )
+from isoloss.domain.quantity import Count
 from isoloss.domain.space import Scalar
-from isoloss.domain.spec import Count, Method, decode
+from isoloss.domain.spec import Method, decode
 
 __all__ = [
     "ASHA", "IDHB", "Box", "Categorical", "Category", "Fixed", "Float", "Group", "Harrington", "HarringtonTwoSided",

@@ -265,6 +265,8 @@ class _Book:
                 await self._fold(event)
         if rescore or (self.spec.desirability and self.search.plan.ladder.top != self.plan.ladder.top):
             await self._rescore()
+        if rescore:
+            await preferences.reworth(self.conn, self.row.id, (await self._judge()).worths())
         if (confirming := self.search.to_confirm()) is not None:
             await self._fold(confirming)
 
@@ -350,7 +352,8 @@ class _Book:
             event = ev.TaskDone(trial=row.trial_no, level=row.level, status=row.status, score=value)  # type: ignore[arg-type]
             self.reserved = max(0.0, self.reserved - row.cost)
             self.spent += row.cost
-            await self._fold(event, task_id=row.task_id, value=value)
+            worth = judge.worth(row.trial_no, row.values) if judge and row.status == "ok" else None
+            await self._fold(event, task_id=row.task_id, value=value, worth=worth)
         await self._check_failures(any(row.status == "failed" for row in rows))
         if judge is not None and self.spec.objective is None and judge.moved(await self._judge()):
             await self._rescore()
@@ -415,12 +418,15 @@ class _Book:
     def _worthless(self, task: ev.CreateTask) -> bool:
         return worthless(self.spec, self.search.trial(task.trial))
 
-    async def _fold(self, event: ev.Event, *, task_id: TaskId | None = None, value: float | None = None) -> None:
+    async def _fold(
+        self, event: ev.Event, *, task_id: TaskId | None = None, value: float | None = None,
+        worth: Mapping[str, Any] | None = None,
+    ) -> None:  # fmt: skip
         decisions = self.search.apply(event)
         self.page.events.append((self.seq, ev.to_mapping(event), [ev.to_mapping(d) for d in decisions]))
         if task_id is not None:
             score = value if value is not None and math.isfinite(value) else None
-            self.page.decided.append((task_id, self.seq, score))
+            self.page.decided.append((task_id, self.seq, score, worth))
         for decision in decisions:
             self._act(decision)
         if isinstance(event, ev.Retried):

@@ -161,11 +161,12 @@ class Feed:
     async def _fill(self, channel: Channel) -> None:
         """One round of a channel: its choices, its window, its panels."""
         try:
-            choices = {v.name: await self._column(v.sql) for board in BOARDS for v in board.variables}
-            variables = {
-                name: channel.wanted[name] if channel.wanted.get(name) in listed else next(iter(listed), "")
-                for name, listed in choices.items()
-            }
+            choices: dict[str, list[str]] = {}
+            variables: dict[str, str] = {}
+            for variable in (variable for board in BOARDS for variable in board.variables):
+                name = variable.name  # its choices may depend on those before it
+                listed = choices[name] = await self._column(expand(variable.sql, variables, Window(0.0, 0.0)))
+                variables[name] = channel.wanted[name] if channel.wanted.get(name) in listed else next(iter(listed), "")
             window, live = await self._window(channel.board, variables)
         except psycopg.Error as error:
             self._put(channel, "", "state", {"error": said(error)})

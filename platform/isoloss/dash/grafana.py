@@ -191,7 +191,7 @@ def _overrides(panel: Panel) -> dict[str, dict[str, Any]]:
     x = {"xy": "x", "basin": "lr"}.get(panel.kind)
     if x is not None:
         found[x] = {"custom.axisLabel": panel.x_title, "unit": UNITS[panel.units.get(x, "none")]}
-        if panel.log_x:
+        if panel.log_x is True:
             found[x]["custom.scaleDistribution"] = log
     for name, unit in panel.units.items():
         found.setdefault(name, {})["unit"] = UNITS[unit]

@@ -22,7 +22,7 @@ COLUMNS: Final[dict[Kind, tuple[str, ...]]] = {
     "heatmap": ("text", "text", "number"),  # column, row, value
     "bar": ("text", "number*"),  # a bar, its stacked parts
     "state": ("time", "text", "text"),  # from then on the series is in the state; NULL: in none
-    "parallel": ("number", "number", "number", "json"),  # trial, level, value, parameters
+    "parallel": ("number", "number", "number", "json", "boolean?"),  # trial, level, value, axes, whether more is better
     "table": ("any*",),
 }
 
@@ -33,7 +33,7 @@ class Panel:
 
     ``units`` are those of single columns, ``empty`` says what a panel without rows waits for, ``band`` names the two
     columns between which a time series is filled, ``dots`` those drawn as points, ``steps`` those that stay until they
-    change; ``bars`` draws columns from zero.
+    change; ``bars`` draws columns from zero. A ``log_x`` of auto is for the page to see: Grafana's axis is linear then.
     """
 
     id: str
@@ -46,7 +46,7 @@ class Panel:
     units: Mapping[str, str] = field(default_factory=dict)
     about: str = ""
     empty: str = "nothing yet"
-    log_x: bool = False
+    log_x: bool | Literal["auto"] = False
     log_y: bool = False
     x_title: str = ""
     y_title: str = ""

@@ -85,8 +85,9 @@ RESULTS: Final = (
     Panel(
         id="parameters", title="Parameters of every trial", kind="parallel", span=12, height=9, unit="none", empty=NONE,
         about="One line a trial, at the highest level it was measured at; the best are bright.",
-        sql="""SELECT * FROM (SELECT DISTINCT ON (trial) trial, level, value, params FROM dash_task
-                WHERE study = ${study:sqlstring} AND value IS NOT NULL AND status = 'ok'
+        sql="""SELECT * FROM (SELECT DISTINCT ON (trial) trial, level, value, params, goal = 'maximize' AS rising
+                FROM dash_task JOIN dash_study USING (study)
+                WHERE study = ${study:sqlstring} AND value IS NOT NULL AND dash_task.status = 'ok'
                 ORDER BY trial, level DESC) AS newest ORDER BY trial DESC LIMIT 400""",
     ),
     Panel(

@@ -15,9 +15,9 @@ import msgspec
 from msgspec import Meta, Struct
 
 from isoloss.domain.objective import Objective
+from isoloss.domain.quantity import Count
 from isoloss.domain.space import AnyParameter, Choice, Scalar
 from isoloss.domain.spec import (
-    Count,
     Fidelity,
     Gpt,
     Run,

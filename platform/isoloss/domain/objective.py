@@ -16,6 +16,7 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from isoloss.domain.formula import check_formula
+from isoloss.domain.quantity import Number
 from isoloss.errors import InvalidSpec
 
 Goal = Literal["minimize", "maximize"]
@@ -78,8 +79,8 @@ class Desirability(Part, frozen=True, kw_only=True):
 class OneSided(Desirability, frozen=True, kw_only=True):
     """A ramp between the limit, where d = 0, and the target, where d = 1; ``scale`` bends it."""
 
-    limit: float
-    target: float
+    limit: Number
+    target: Number
     scale: Positive = 1.0
 
 
@@ -104,9 +105,9 @@ class Smaller(OneSided, frozen=True, kw_only=True, tag="smaller"):
 class Target(Desirability, frozen=True, kw_only=True, tag="target"):
     """Best at ``target``, worthless below ``low`` and above ``high``; the two slopes bend on their own."""
 
-    low: float
-    target: float
-    high: float
+    low: Number
+    target: Number
+    high: Number
     scale_low: Positive = 1.0
     scale_high: Positive = 1.0
 
@@ -119,8 +120,8 @@ class Target(Desirability, frozen=True, kw_only=True, tag="target"):
 class Box(Desirability, frozen=True, kw_only=True, tag="box"):
     """As good as any other from ``low`` to ``high``, both included, and worthless outside."""
 
-    low: float
-    high: float
+    low: Number
+    high: Number
 
     def check(self, path: str) -> None:
         """Raise ``InvalidSpec`` naming ``path`` when the ends are out of order."""
@@ -131,7 +132,7 @@ class Box(Desirability, frozen=True, kw_only=True, tag="box"):
 class Table(Desirability, frozen=True, kw_only=True, tag="table"):
     """Straight lines through ``points``, each [value, d] and in order of the values; the end values go on for ever."""
 
-    points: Annotated[tuple[tuple[float, Share], ...], msgspec.Meta(min_length=2)]
+    points: Annotated[tuple[tuple[Number, Share], ...], msgspec.Meta(min_length=2)]
 
     def check(self, path: str) -> None:
         """Raise ``InvalidSpec`` naming ``path`` unless the values increase."""
@@ -151,7 +152,7 @@ class Category(Desirability, frozen=True, kw_only=True, tag="category"):
 class Harrington(Desirability, frozen=True, kw_only=True, tag="harrington"):
     """exp(-exp(-(b0 + b1 y))) through two points [y, d] (Harrington 1965): smooth, never quite 0 or 1."""
 
-    at: tuple[tuple[float, float], tuple[float, float]]
+    at: tuple[tuple[Number, float], tuple[Number, float]]
 
     def check(self, path: str) -> None:
         """Raise ``InvalidSpec`` naming ``path`` unless one curve passes through the two points."""
@@ -169,8 +170,8 @@ class Harrington(Desirability, frozen=True, kw_only=True, tag="harrington"):
 class HarringtonTwoSided(Desirability, frozen=True, kw_only=True, tag="harrington-two-sided"):
     """exp(-|(2 y - (high + low)) / (high - low)|^power): 1 in the middle, 1/e at the ends (Harrington 1965)."""
 
-    low: float
-    high: float
+    low: Number
+    high: Number
     power: Positive = 1.0
 
     def check(self, path: str) -> None:

@@ -4,9 +4,23 @@ from __future__ import annotations
 
 import math
 import re
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from isoloss.errors import InvalidSpec
+
+
+class Count(float):
+    """A number that may be written ``7B``."""
+
+
+class Seconds(float):
+    """A duration that may be written ``2h``."""
+
+
+if TYPE_CHECKING:
+    Number = float  # what Python code may give
+else:
+    Number = Count
 
 MULTIPLES: Final = {"": 1.0, "K": 1e3, "M": 1e6, "B": 1e9, "T": 1e12}
 SECONDS: Final = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}

@@ -22,21 +22,13 @@ from isoloss.domain.objective import (
     metrics_needed,
 )
 from isoloss.domain.prior import Prior, check_prior
-from isoloss.domain.quantity import parse_count, parse_duration
+from isoloss.domain.quantity import Count, Seconds, parse_count, parse_duration
 from isoloss.domain.space import AnyParameter, Choice, Scalar, Space, check_space
 from isoloss.errors import InvalidSpec
 
 MOST_FINALISTS: Final = 16
 NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 T = TypeVar("T")
-
-
-class Count(float):
-    """A number that may be written ``7B``."""
-
-
-class Seconds(float):
-    """A duration that may be written ``2h``."""
 
 
 Schedule = Literal["constant", "wsd", "cosine", "linear"]

@@ -54,6 +54,21 @@ class Judge:
             return found
         return self._places(level, {trial: vector(search.spec.objectives, values)})[trial]
 
+    def worth(self, trial: int, values: Mapping[str, float]) -> dict[str, Any] | None:
+        """What the values are worth by the preference, for people to see: D, d and value by metric, the one that limits."""
+        if not self.search.spec.desirability:
+            return None
+        from isoloss.search.desirability import known_values, overall
+
+        configuration = self.search.trial(trial).configuration
+        found = overall(self.search.spec, values, configuration)
+        known = known_values(self.search.spec, values, configuration)
+        return {"D": found.overall, "d": dict(found.parts), "y": known, "limiting": found.limiting}
+
+    def worths(self) -> list[tuple[int, int, dict[str, Any] | None]]:
+        """The worth of everything that was measured, each (trial, level, worth)."""
+        return [(trial, level, self.worth(trial, values)) for (trial, level), values in self._known.items() if values]
+
     def _places(self, level: int, more: Mapping[int, Vector]) -> dict[int, float]:
         """The place in the front of every trial at a level, ``more`` included."""
         objectives = self.search.spec.objectives

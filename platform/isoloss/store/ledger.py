@@ -128,7 +128,9 @@ class Page:
     """What a decision adds to a study's rows, written by one statement."""
 
     events: list[tuple[int, Mapping[str, Any], Sequence[Mapping[str, Any]]]] = field(default_factory=list)
-    decided: list[tuple[TaskId, int, float | None]] = field(default_factory=list)  # (task, seq, score)
+    decided: list[tuple[TaskId, int, float | None, Mapping[str, Any] | None]] = field(
+        default_factory=list
+    )  # task, seq, score, worth
     trials: list[CreateTrial] = field(default_factory=list)
     tasks: list[NewTask] = field(default_factory=list)
 
@@ -140,8 +142,8 @@ WRITE: Final[LiteralString] = """
         SELECT %(study_id)s, seq, body ->> 'kind', body, decisions
         FROM page, json_to_recordset(page.whole -> 'events') AS e(seq bigint, body jsonb, decisions jsonb)),
     decided AS (
-        UPDATE result SET decided_seq = seq, score = new.score
-        FROM page, json_to_recordset(page.whole -> 'decided') AS new(task_id bigint, seq bigint, score float8)
+        UPDATE result SET decided_seq = seq, score = new.score, worth = new.worth
+        FROM page, json_to_recordset(page.whole -> 'decided') AS new(task_id bigint, seq bigint, score float8, worth jsonb)
         WHERE result.task_id = new.task_id AND result.decided_seq IS NULL),
     begun AS (
         INSERT INTO trial (study_id, no, bracket, index, params, source, repeat)
@@ -177,7 +179,9 @@ async def write(conn: Conn, study_id: StudyId, page: Page, ttl: timedelta) -> di
     """
     body = {
         "events": [{"seq": seq, "body": body, "decisions": decisions} for seq, body, decisions in page.events],
-        "decided": [{"task_id": task_id, "seq": seq, "score": score} for task_id, seq, score in page.decided],
+        "decided": [
+            {"task_id": task_id, "seq": seq, "score": score, "worth": worth} for task_id, seq, score, worth in page.decided
+        ],
         "trials": page.trials,
         "tasks": [
             {

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, LiteralString
 
+import msgspec
 from psycopg.types.json import Jsonb
 
 from isoloss.domain.ids import StudyId
@@ -52,3 +53,16 @@ async def rescore(conn: Conn, study_id: StudyId, scores: Sequence[tuple[int, int
     """Write other scores, each (trial, level, score), where the ledger has just said so."""
     trials, levels, values = (list(column) for column in zip(*scores, strict=True)) if scores else ([], [], [])
     await conn.execute(RESCORE, {"study_id": study_id, "trials": trials, "levels": levels, "scores": values})
+
+
+REWORTH: Final[LiteralString] = """
+    UPDATE result SET worth = new.worth
+    FROM json_to_recordset(%(worths)s::json) AS new (trial_no int, level int, worth jsonb)
+    JOIN task ON task.study_id = %(study_id)s AND task.trial_no = new.trial_no AND task.level = new.level
+    WHERE result.task_id = task.id"""
+
+
+async def reworth(conn: Conn, study_id: StudyId, worths: Sequence[tuple[int, int, Mapping[str, Any] | None]]) -> None:
+    """Write what results are worth by the newest preference, each (trial, level, worth)."""
+    rows = [{"trial_no": trial, "level": level, "worth": worth} for trial, level, worth in worths]
+    await conn.execute(REWORTH, {"study_id": study_id, "worths": msgspec.json.encode(rows).decode()})

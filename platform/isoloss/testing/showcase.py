@@ -60,6 +60,20 @@ STUDY: Final[dict[str, Any]] = {
     "method": {"name": "idhb", "min_budget": 1, "max_budget": 27, "brackets": "first:2"},
     "budget": {"unit": "epochs"},
 }  # fmt: skip
+WISHES: Final[dict[str, Any]] = {
+    "name": "small-and-good",
+    "space": {
+        "lr": {"type": "float", "low": 1e-4, "high": 1e-1, "log": True},
+        "width": {"type": "int", "low": 128, "high": 1024, "log": True},
+    },
+    "desirability": {
+        "val_loss": {"shape": "smaller", "target": 4.5, "limit": 9.0},
+        "joules": {"shape": "smaller", "target": 300, "limit": 3000, "kind": "cumulative", "importance": 0.5},
+        "parameters": {"shape": "smaller", "target": "1M", "limit": "10M", "kind": "static", "formula": "12 * width**2"},
+    },
+    "method": {"name": "idhb", "min_budget": 1, "max_budget": 27, "brackets": "first:3", "sampler": "random"},
+    "budget": {"unit": "epochs"},
+}  # fmt: skip
 LEASE: Final = timedelta(seconds=60)
 NOISE: Final = 0.003
 POINTS: Final = 40
@@ -123,7 +137,8 @@ class Showcase:
         leases = await self._lease(ids, n)
         for lease in leases:
             loss = await self._report(lease)
-            ending = Ending(kind="complete", values={"val_loss": loss})
+            joules = lease.budget_to * lease.params.get("width", 512) ** 2 / 3e3
+            ending = Ending(kind="complete", values={"val_loss": loss, "joules": joules})
             if not math.isfinite(loss):
                 ending = Ending(kind="diverge", step=lease.budget_to // 3, message="loss is nan")
             async with self.pool.connection() as conn:
@@ -142,7 +157,8 @@ class Showcase:
         """Store the task's curve up to a part of it; returns the last loss, NaN when it diverges."""
         async with self.pool.connection() as conn:
             n_params = next(row.n_params for row in await studies.listed(conn) if row.id == lease.study_id)
-            last = loss_of(lease.params, n_params or 2e7, lease.budget_to * (1.0 if n_params else 3e8))
+            size = n_params or 12.0 * lease.params.get("width", 1290) ** 2
+            last = loss_of(lease.params, size, lease.budget_to * (1.0 if n_params else 3e8))
             last *= math.exp(NOISE * self.rng.standard_normal())
             ends = np.linspace(lease.budget_from, lease.budget_to, POINTS + 1)[1 : int(POINTS * upto) + 1]
             falling = (lease.budget_to / ends) ** 0.08 * np.exp(0.004 * self.rng.standard_normal(len(ends)))
@@ -204,11 +220,12 @@ SPREAD: Final[tuple[LiteralString, ...]] = (
 
 
 async def populate(pool: Pool, *, minutes: float = 30.0, refit_every: int = 12) -> None:
-    """Fill a migrated, empty database: one campaign with its outcome, one study at work, three workers."""
+    """Fill a migrated, empty database: one campaign with its outcome, a study of several wishes, one at work, three workers."""
     with ThreadPoolExecutor(1) as executor:
         showcase = Showcase(pool, executor)
         await showcase.workers()
         await showcase.campaign(CAMPAIGN, refit_every=refit_every)
+        await showcase.study(WISHES, rounds=60)
         await showcase.study(STUDY, rounds=14)
     async with pool.connection() as conn:
         for statement in SPREAD:

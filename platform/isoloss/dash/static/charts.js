@@ -116,20 +116,23 @@ Isoloss.xy = (panel, rows) => {
                     showSymbol: group.points.length <= 30, lineStyle: { width: 1.6 }, itemStyle: special ? { borderColor: "#0f1015", borderWidth: 1 } : {} });
     }
   }
-  const all = rows.flatMap((r) => [r[2], r[3] ?? null, r[4] ?? null]);
+  const all = rows.flatMap((r) => [r[2], r[3] ?? null, r[4] ?? null]), along = rows.map((r) => r[1]);
+  const log = panel.log_x === "auto" ? Math.min(...along) > 0 && Math.max(...along) / Math.min(...along) > 20 : panel.log_x;
   return {
     ...Isoloss.base(groups.map((g) => g.name)), series,
-    xAxis: Isoloss.axis(panel.x_title, rows.map((r) => r[1]), { log: panel.log_x, unit: unitX }),
+    xAxis: Isoloss.axis(panel.x_title, along, { log, unit: unitX }),
     yAxis: Isoloss.axis(panel.y_title, all, { log: panel.log_y, unit: panel.unit, vertical: true }),
     tooltip: Isoloss.tooltip((at) => `${at.seriesName}\n${panel.x_title} ${Isoloss.number(at.value[0], unitX)}\n${panel.y_title} ${Isoloss.number(at.value[1], panel.unit)}`),
   };
 };
 
-// Rows (trial, level, value, parameters): one line a trial; words get places in their order, wide ranges a logarithm.
+// Rows (trial, level, value, axes, whether more is better): one line a trial, the best bright; words get places in their order, wide ranges a logarithm.
 Isoloss.parallel = (panel, rows) => {
   const names = [...new Set(rows.flatMap((r) => Object.keys(r[3] ?? {})))].sort();
   const values = rows.map((r) => r[2]);
   const [low, high] = [Math.min(...values), Math.max(...values)];
+  const shades = ["#f0cd58", "#43c0c4", "#33598f", "#28344a"];
+  if (rows[0]?.[4]) shades.reverse();
   const axes = [...names.map((name) => ({ name, of: (r) => r[3]?.[name] ?? null })), { name: "level", of: (r) => r[1] }, { name: "value", of: (r) => r[2] }];
   const parallelAxis = axes.map(({ name, of }, dim) => {
     const seen = rows.map(of).filter((v) => v !== null);
@@ -148,7 +151,7 @@ Isoloss.parallel = (panel, rows) => {
   return {
     animation: false, textStyle: Isoloss.base([]).textStyle, parallelAxis,
     parallel: { left: 46, right: 62, top: 34, bottom: 18, parallelAxisDefault: {} },
-    visualMap: { show: false, dimension: axes.length - 1, min: low, max: high === low ? low + 1 : high, inRange: { color: ["#f0cd58", "#43c0c4", "#33598f", "#28344a"] } },
+    visualMap: { show: false, dimension: axes.length - 1, min: low, max: high === low ? low + 1 : high, inRange: { color: shades } },
     series: [{ type: "parallel", lineStyle: { width: 1.3, opacity: 0.7 }, smooth: false, data, inactiveOpacity: 0.05, activeOpacity: 0.9 }],
   };
 };
