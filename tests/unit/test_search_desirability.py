@@ -24,7 +24,7 @@ from isoloss.domain.objective import (
 )
 from isoloss.domain.spec import StudySpec, decode_study
 from isoloss.errors import InvalidSpec
-from isoloss.search.desirability import hard, log_soft, neutral, overall, soft
+from isoloss.search.desirability import expected, hard, log_soft, neutral, overall, soft
 from isoloss.search.scoring import score
 
 VALUES = (-1, 80, 84.25, 88.5, 92.75, 97, 98, math.inf, -math.inf)
@@ -195,9 +195,9 @@ def test_a_group_counts_as_one() -> None:
 
 def test_what_is_missing_counts_as_the_spec_says() -> None:
     ramp = {"shape": "larger", "limit": 0, "target": 1}
-    for said, expected in (("veto", 0.0), (0.25, 0.5), ("neutral", math.sqrt(0.5))):
+    for said, wanted in (("veto", 0.0), (0.25, 0.5), ("neutral", math.sqrt(0.5))):
         spec = study(a=ramp, b=ramp | {"missing": said})
-        assert spec.metrics == ("a",) and overall(spec, {"a": 1}).overall == pytest.approx(expected)
+        assert spec.metrics == ("a",) and overall(spec, {"a": 1}).overall == pytest.approx(wanted)
         assert score(spec, {"a": 1}) is not None
     assert study(a=ramp, b=ramp | {"kind": "final"}).metrics == ("a",)
     both = {"conversion": math.nan, "activity": math.nan}
@@ -349,3 +349,28 @@ def test_limits_are_written_as_people_write_numbers() -> None:
                 "method": {"name": "fixed", "budget": 1},
             }
         )
+
+
+@pytest.mark.parametrize(
+    ("mean", "deviation", "whole", "root"),
+    [
+        (79, 2, 0.0232701832, 0.0772894669), (88.5, 3, 0.5, 0.6939977095), (97, 1, 0.9765328070, 0.9880392201),
+        (60, 5, 0.0000021015, 0.0000072708),
+    ],
+)  # fmt: skip
+def test_the_expected_d_of_a_normal_value(mean: float, deviation: float, whole: float, root: float) -> None:
+    shape = Larger(limit=80, target=97)
+    assert float(expected(shape, mean, deviation)) == pytest.approx(whole, abs=1e-10)
+    assert float(expected(shape, mean, deviation, 0.5)) == pytest.approx(root, abs=1e-10)
+
+
+@given(st.sampled_from(range(6)), st.floats(-30, 30), st.floats(0.01, 20), st.floats(0.1, 3))
+def test_the_expected_d_is_the_mean_over_many_draws(which: int, mean: float, deviation: float, weight: float) -> None:
+    shape: Any = (
+        Smaller(target=-4, limit=7, scale=2), Target(low=-3, target=1, high=12, scale_low=0.5, scale_high=2), Box(low=-2, high=5),
+        Table(points=((-3, 0.2), (0, 0.9), (4, 0.1), (6, 1))), Harrington(at=((-3, 0.1), (6, 0.9))), Larger(limit=0, target=1e-3),
+    )[which]  # fmt: skip
+    grid = mean + deviation * np.linspace(-9, 9, 400_001)
+    density = np.exp(-0.5 * ((grid - mean) / deviation) ** 2)
+    wanted = float((hard(shape, grid) ** weight * density).sum() / density.sum())
+    assert float(expected(shape, np.array([mean]), np.array([deviation]), weight)[0]) == pytest.approx(wanted, abs=3e-4)

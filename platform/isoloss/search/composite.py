@@ -23,10 +23,10 @@ from scipy.special import ndtri
 from scipy.stats import qmc
 
 from isoloss.domain.formula import evaluate
-from isoloss.domain.objective import Category, Leaf, Shape, leaves
+from isoloss.domain.objective import Category, Larger, Leaf, Shape, leaves
 from isoloss.domain.space import Configuration, Scalar
 from isoloss.domain.spec import StudySpec
-from isoloss.search.desirability import LOG_FLOOR, category, hard, log_soft, missing, span
+from isoloss.search.desirability import LOG_FLOOR, category, expected, hard, log_soft, missing, span
 from isoloss.search.encoding import Encoding
 from isoloss.search.gp import GaussianProcess
 from isoloss.search.optuna_samplers import tpe
@@ -85,10 +85,17 @@ class CompositeProposer:
 
     def believed(self, history: Sequence[tuple[Configuration, Outcomes]], asked: Sequence[Configuration]) -> Array:
         """The D that each configuration is expected to have in another run: noise is not mistaken for worth."""
-        models = self._models(self._kept(history))
-        points = self._encoding.points(asked)
-        samples = self._sampled(models, points, _normals(len(models), np.random.default_rng(0)))
-        return np.asarray(np.exp(self._together(points, samples, _log_hard)).mean(axis=1))
+        models, points = self._models(self._kept(history)), self._encoding.points(asked)
+        columns, total = self._encoding.columns(points), np.ones(len(points))
+        for metric, leaf in self._leaves.items():
+            if metric in models:
+                mean, deviation = models[metric].predict(columns)
+                low, high = span(leaf.shape)
+                shape = Larger(limit=0, target=1) if isinstance(leaf.shape, Category) else leaf.shape
+                total *= expected(shape, low + (high - low) * mean, (high - low) * deviation, leaf.weight)
+            elif leaf.shape.known_before:
+                total *= np.exp(leaf.weight * self._known(leaf, points, _log_hard))
+        return total
 
     # ---- models ------------------------------------------------------------------------------------------------
 

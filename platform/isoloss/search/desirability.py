@@ -25,6 +25,7 @@ from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import ndtr
 
 from isoloss.domain.formula import evaluate
 from isoloss.domain.objective import (
@@ -49,7 +50,12 @@ SOFTNESS: Final = 0.05
 LOG_FLOOR: Final = -1e9  # keeps sums finite; far beyond any value a metric takes
 VETOED: Final = -1e10  # behind everything that is not
 NODES: Final = 9  # of the quadrature over a forecast
+REACH: Final = 9.0  # deviations from the mean beyond which a normal value does not come
+FURTHEST: Final = 1e300
+ROOT_TAU: Final = math.sqrt(2 * math.pi)
 GRID: Final = 100  # values over which a missing one is averaged
+_nodes, _weights = np.polynomial.legendre.leggauss(64)
+LEGENDRE: Final = ((_nodes + 1) / 2, _weights / 2)  # nodes and weights on [0, 1]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -225,6 +231,37 @@ def log_softs(spec: StudySpec, values: Mapping[str, float], configuration: Mappi
         log = None if diverged else _log_part(leaf, value, 1.0)
         found.append(math.nan if log is None else log)
     return tuple(found)
+
+
+def expected(shape: Shape, mean: Any, deviation: Any, weight: float = 1.0) -> Array:
+    """E[d(Y)^weight] of the hard d of normal values Y, of which ``mean`` and ``deviation`` are arrays of one shape.
+
+    Gauss and Legendre's quadrature between the knots of the shape, as far as Y reaches; beyond them d is what it is there.
+    """
+    mean, deviation = np.asarray(mean, float), np.maximum(np.asarray(deviation, float), 1e-12)
+    knots = _knots(shape)
+    first, last = hard(shape, np.array([np.nextafter(knots[0], -np.inf), np.nextafter(knots[-1], np.inf)])) ** weight
+    total = first * ndtr((knots[0] - mean) / deviation) + last * ndtr((mean - knots[-1]) / deviation)
+    t, shares = LEGENDRE
+    for a, b in itertools.pairwise(knots):
+        low, high = (np.clip(end, mean - REACH * deviation, mean + REACH * deviation) for end in (a, b))
+        y = low[..., None] + (high - low)[..., None] * t**2 * (3 - 2 * t)  # even a root has a slope of 0 at the ends
+        density = np.exp(-0.5 * ((y - mean[..., None]) / deviation[..., None]) ** 2) / (deviation[..., None] * ROOT_TAU)
+        total = total + (high - low) * ((hard(shape, np.clip(y, a, b)) ** weight * density * 6 * t * (1 - t)) @ shares)
+    return np.asarray(total)
+
+
+def _knots(shape: Shape) -> list[float]:
+    """Where the d of a numeric shape bends: outside it is constant."""
+    match shape:
+        case Table():
+            return [x for x, _ in shape.points]
+        case Target():
+            return [shape.low, shape.target, shape.high]
+        case Harrington() | HarringtonTwoSided():
+            return [-FURTHEST, *span(shape), FURTHEST]
+        case _:
+            return [float(end) for end in span(shape)]
 
 
 def expected_log(leaf: Leaf, forecast: Forecast) -> float:
