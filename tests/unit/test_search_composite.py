@@ -49,7 +49,7 @@ def test_a_process_passes_through_what_it_saw_and_doubts_the_rest() -> None:
     between = np.array([[0.43], [0.81]])
     assert model.predict(between)[0] == pytest.approx(np.sin(4 * between[:, 0]), abs=0.02)
     assert model.predict(np.array([[3.0]]))[1][0] > 5 * deviation.max()
-    assert model.believing(np.array([[3.0]])).predict(np.array([[3.0]]))[1][0] < 0.1
+    assert model.believing(np.array([[3.0]]), np.zeros(1)).predict(np.array([[3.0]]))[1][0] < 0.1
 
 
 def test_noise_is_learned_and_not_followed() -> None:

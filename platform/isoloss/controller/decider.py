@@ -59,13 +59,17 @@ class Decided:
     verdicts: tuple[tuple[str, ...], ...] = ()  # of what each want said
 
 
+Known = dict[tuple[int, int], dict[str, float]]
+
+
 @dataclass(frozen=True, slots=True)
 class _Folded:
-    """A study's search as it stands after ``seq``, and the row it was folded for."""
+    """A study's search as it stands after ``seq``, the row it was folded for, and what was measured, once it was needed."""
 
     seq: int
     search: Search
     row: StudyRow
+    known: Known | None
 
 
 class Decider:
@@ -156,7 +160,7 @@ class Decider:
         self, conn: Conn, study_id: StudyId, events: Sequence[ev.Event], ask: int = 0, wants: Sequence[Want] = (),
         *, rescore: bool = False,
     ) -> tuple[Decided, _Folded]:  # fmt: skip
-        opened, search = await self._opened(conn, study_id, [want.holder for want in wants if want.again])
+        opened, search, known = await self._opened(conn, study_id, [want.holder for want in wants if want.again])
         verdicts: tuple[tuple[str, ...], ...] = tuple(() for _ in wants)
         if said := [one for want in wants for one in want.said]:
             flat, ended = await tasks.finish(conn, said, self.specs.owed)
@@ -165,19 +169,22 @@ class Decider:
             wants = [want for want, heard in zip(wants, verdicts, strict=True) if {*heard} <= {"accepted"}]
             opened = replace(opened, undecided=tuple(await ledger.undecided(conn, study_id)))
             self.mark(ended - {study_id})
-        decided = await _Book(conn, opened, search, self.ttl).settle(events, ask, wants, rescore=rescore)
-        return replace(decided, verdicts=verdicts), _Folded(decided.seq, search, opened.row)
+        book = _Book(conn, opened, search, known, self.ttl)
+        decided = await book.settle(events, ask, wants, rescore=rescore)
+        return replace(decided, verdicts=verdicts), _Folded(decided.seq, search, opened.row, book.known)
 
-    async def _opened(self, conn: Conn, study_id: StudyId, holders: Sequence[str]) -> tuple[ledger.Opened, Search]:
-        """The study under its lock, and the fold of the whole ledger: from the cache, else from the snapshot."""
+    async def _opened(
+        self, conn: Conn, study_id: StudyId, holders: Sequence[str]
+    ) -> tuple[ledger.Opened, Search, Known | None]:
+        """The study under its lock, the fold of the whole ledger, and its outcomes: from the cache, else from the rows."""
         folded = self._cache.get(study_id)
         async with conn.pipeline():  # with the BEGIN before it
             opened = await ledger.opened(conn, study_id, folded.row if folded else None, holders)
         row = opened.row
         if folded and folded.seq == row.next_seq - 1 and folded.row.spec_version == row.spec_version:
-            return opened, folded.search
+            return opened, folded.search, folded.known
         search = await self._folded(conn, row, folded)
-        return replace(opened, undecided=tuple(await ledger.undecided(conn, study_id))), search
+        return replace(opened, undecided=tuple(await ledger.undecided(conn, study_id))), search, None
 
     async def _folded(self, conn: Conn, row: StudyRow, folded: _Folded | None) -> Search:
         """The fold of every event there is now."""
@@ -207,11 +214,12 @@ def _lacking(wants: Sequence[Want], granted: tasks.Granted) -> list[Want]:
 class _Book:
     """One decision transaction: the ledger's next pages, and the budget."""
 
-    def __init__(self, conn: Conn, opened: ledger.Opened, search: Search, ttl: timedelta) -> None:
+    def __init__(self, conn: Conn, opened: ledger.Opened, search: Search, known: Known | None, ttl: timedelta) -> None:
         self.conn = conn
         self.opened = opened
         self.row = row = opened.row
         self.search = search
+        self.known = known
         self.ttl = ttl
         self.plan = search.plan
         self.spec: StudySpec = search.spec
@@ -354,6 +362,8 @@ class _Book:
             self.spent += row.cost
             worth = judge.worth(row.trial_no, row.values) if judge and row.status == "ok" else None
             await self._fold(event, task_id=row.task_id, value=value, worth=worth)
+        if self.known is not None:
+            self.known.update({(row.trial_no, row.level): row.values for row in rows if row.status == "ok"})
         await self._check_failures(any(row.status == "failed" for row in rows))
         if judge is not None and self.spec.objective is None and judge.moved(await self._judge()):
             await self._rescore()
@@ -363,8 +373,10 @@ class _Book:
         """What gives results their scores; it needs the history unless one metric says all."""
         if self.spec.objective is not None:
             return Judge(self.search, {})
-        await self._flush()
-        return Judge(self.search, await studies.outcomes(self.conn, self.row.id))
+        if self.known is None:
+            await self._flush()
+            self.known = await studies.outcomes(self.conn, self.row.id)
+        return Judge(self.search, dict(self.known))
 
     async def _rescore(self) -> None:
         """Give everything that ran the score it has now; nothing runs again for it."""

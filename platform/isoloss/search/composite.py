@@ -5,7 +5,7 @@ model; a Gaussian process per outcome keeps it (Astudillo & Frazier 2019). Each 
 limits*: linear from limit to target, where differences count, and logarithmic outside, where they hardly do, so that heavy
 tails do not use up the model's range. A proposal maximises the expected improvement of the hard D over the best posterior
 mean so far, by quasi Monte Carlo; where no sample improves, the expected soft D decides, which is flat nowhere. What is on
-its way counts as measured at its expected value. Every model uses the rows that have its outcome; a diverged run counts as
+its way counts as measured near its expected value. Every model uses the rows that have its outcome; a diverged run counts as
 the worst value seen; what a formula says of a configuration is known exactly.
 
 Above ``MOST`` results, and where most parameters are conditional, the multivariate TPE on the soft D takes over.
@@ -40,6 +40,7 @@ CANDIDATES: Final = 2048
 ROUNDS: Final = (0.2, 0.1, 0.05, 0.02, 0.01)  # how far candidates are moved in each round of refinement
 LEADERS: Final = 8
 EACH: Final = 64  # moved candidates a leader
+OFF: Final = 0.5  # deviations by which what is on its way is imagined off its mean: exact means make models too sure
 LEAST: Final = 1e-9  # an improvement of the hard D below this is none
 FARTHEST: Final = 40.0  # warped distance from a limit beyond which values are the same
 
@@ -71,7 +72,7 @@ class CompositeProposer:
         best = float(np.max(self._plug_in(models, taken), initial=0.0))
         if pending:
             coming = self._encoding.points(pending)
-            models, best = self._believing(models, coming, best)
+            models, best = self._believing(models, coming, best, rng)
             taken = np.vstack([taken, coming])
         normals = _normals(len(models), rng)
         proposed = []
@@ -79,7 +80,7 @@ class CompositeProposer:
             point = self._best_point(models, best, taken, normals, rng)
             proposed.append(self._encoding.configuration(point))
             if number + 1 < n:
-                models, best = self._believing(models, point[None], best)
+                models, best = self._believing(models, point[None], best, rng)
                 taken = np.vstack([taken, point])
         return tuple(proposed)
 
@@ -137,11 +138,13 @@ class CompositeProposer:
         return models
 
     def _believing(
-        self, models: dict[str, GaussianProcess], points: Array, best: float
+        self, models: dict[str, GaussianProcess], points: Array, best: float, rng: np.random.Generator
     ) -> tuple[dict[str, GaussianProcess], float]:
-        columns = self._encoding.columns(points)
-        expected = float(np.max(self._plug_in(models, points)))
-        return {metric: model.believing(columns) for metric, model in models.items()}, max(best, expected)
+        columns, promised = self._encoding.columns(points), float(np.max(self._plug_in(models, points)))
+        seen = {
+            metric: model.believing(columns, OFF * rng.normal(size=len(points))) for metric, model in models.items()
+        }
+        return seen, max(best, promised)
 
     # ---- what a point is worth ---------------------------------------------------------------------------------
 

@@ -53,12 +53,16 @@ class GaussianProcess:
         variance = np.maximum(signal - np.einsum("ij,ij->j", shrunk, shrunk), 1e-12)
         return self._mean + self._scale * mean, self._scale * np.sqrt(variance)
 
-    def believing(self, x: Array) -> GaussianProcess:
-        """The process that saw its own mean at points (m, columns) too: what is on its way is no longer uncertain."""
+    def believing(self, x: Array, off: Array) -> GaussianProcess:
+        """The process that saw values at points (m, columns) too: its own means, and ``off`` (m,) of its deviations.
+
+        What is on its way is no longer uncertain.
+        """
         other = object.__new__(GaussianProcess)
         other.blocks, other.theta, other._mean, other._scale = self.blocks, self.theta, self._mean, self._scale
-        mean = (self.predict(x)[0] - self._mean) / self._scale
-        other.x, other.z = np.vstack([self.x, x]), np.concatenate([self.z, mean])
+        mean, deviation = self.predict(x)
+        seen = (mean + off * deviation - self._mean) / self._scale
+        other.x, other.z = np.vstack([self.x, x]), np.concatenate([self.z, seen])
         other._condition()
         return other
 
