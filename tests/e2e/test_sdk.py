@@ -270,11 +270,30 @@ def test_finalists_run_again_with_other_seeds_until_one_is_separated(client: iso
         best.number == best.confirmation["finalists"][0]["trial"] and "confidence 0.95" in best.confirmation["sentence"]
     )
     assert study.info().state == "idle" and {r["code"] for r in study.reasons()} >= {"confirm", "at_top"}
+    again_values = [t.levels[-1].values["val_loss"] for t in study.trials() if t.repeat and t.params == best.params]
+    assert best.values["val_loss"] == pytest.approx(sum(again_values) / len(again_values)), "not what it was chosen for"
     before = len(study.trials())
     study.confirm(finalists=3, runs=9).optimize(run)
     assert len(study.trials()) > before and len(study.best_trial.confirmation["finalists"]) == 3  # type: ignore[index]
     with pytest.raises(errors.InvalidSpec, match=r"confirm\.runs is 2"):
         study.confirm(runs=2)
+
+
+def test_a_finalist_that_never_reached_the_top_may_be_the_best(client: isoloss.Client) -> None:
+    method = isoloss.IDHB(min_budget=1, max_budget=9, sampler="random")
+    study = client.create_study(
+        "overtaken", space=SPACE, objective=LOSS, method=method, confirm={"finalists": 2, "runs": 12}
+    )
+
+    def run(trial: isoloss.Trial) -> dict[str, float]:
+        lr = float(trial.params["lr"])
+        return {"val_loss": lr if trial.seed == 0 else 1 - lr + 1e-7 * math.sin(trial.seed)}
+
+    study.optimize(run)
+    top, best = next(t for t in study.trials() if t.levels[-1].level == 2 and not t.repeat), study.best_trial
+    assert best.confirmation is not None and best.confirmation["separated"] and best.number != top.number
+    assert best.level == 2 and study.trials()[best.number].levels[-1].level < 2, "it ran there only again"
+    assert best.value == pytest.approx(1 - float(best.params["lr"]), abs=1e-6)
 
 
 def test_what_a_formula_vetoes_is_never_leased(client: isoloss.Client) -> None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import asdict
+from statistics import fmean
 
 from isoloss.search.answers import Incumbent
-from isoloss.search.confirmation import sentence, separated
+from isoloss.search.confirmation import Confirmation, sentence, separated
 from isoloss.search.desirability import OverallDesirability, overall
 from isoloss.search.foresight import Values
 from isoloss.search.search import Search
@@ -20,7 +21,7 @@ from isoloss.wire.values import to_values
 async def best(search: Search, known: Values, *, settled: bool) -> pb.Best:
     """The finalist that was confirmed, else the first by expected D, of a front the first, else the lowest score.
 
-    With ``settled`` it is the best of the highest settled rung whatever else is known.
+    Of a confirmed finalist the values are means over its further runs: the first one chose it. With ``settled`` it is the best of the highest settled rung whatever else is known.
     """
     spec, ladder = search.spec, search.ladder
     front = front_of(search, known) if spec.objectives else []
@@ -31,7 +32,8 @@ async def best(search: Search, known: Values, *, settled: bool) -> pb.Best:
         incumbent = ranked[0].incumbent
     if incumbent is None:
         return pb.Best()
-    values = known[incumbent.trial, incumbent.level]
+    again = confirmation.separated and not settled
+    values = _means(search.confirmation, incumbent, known) if again else known[incumbent.trial, incumbent.level]
     message = pb.Best(
         found=True, trial=incumbent.trial, level=incumbent.level, budget=ladder.budget(incumbent.level), values=values,
         params=to_values(incumbent.configuration), near=_near(ranked, front, known),
@@ -48,6 +50,15 @@ async def best(search: Search, known: Values, *, settled: bool) -> pb.Best:
     else:
         message.value = values[spec.objective.metric if spec.objective else next(iter(spec.objectives))]
     return message
+
+
+def _means(confirmation: Confirmation | None, incumbent: Incumbent, known: Values) -> dict[str, float]:
+    """The means over a finalist's further runs that ended well."""
+    trials = (
+        [] if confirmation is None else [t for (one, _), t in confirmation.trials.items() if one == incumbent.trial]
+    )
+    runs = [values for trial in trials if (values := known.get((trial, incumbent.level)))]
+    return {metric: fmean(run[metric] for run in runs if metric in run) for metric in runs[0]}
 
 
 def _incumbent(search: Search, front: Sequence[Incumbent], *, settled: bool) -> Incumbent | None:

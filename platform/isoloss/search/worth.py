@@ -65,7 +65,7 @@ class Worth:
 
 def limits(search: Search, known: Values) -> Limits:
     """How the limits treat the trials measured so far, each at its highest level."""
-    highest = dict(sorted(known))  # of a trial the last stays
+    highest = dict(sorted(task for task in known if not search.trial(task[0]).repeat))  # of a trial the last stays
     found = {trial: _worth(search, trial, level, known) for trial, level in highest.items()}
     vetoed = {trial: worth for trial, worth in found.items() if worth.overall == 0}
     drawn = [trial for trial in found if search.trial(trial).source in DRAWN]
