@@ -1,4 +1,5 @@
--- What results are worth by the newest preference: {"D": number, "d": {metric: d}, "y": {metric: value}, "limiting": metric}.
+-- What results are worth by the newest preference: {"D": number, "d": {metric: d}, "y": {metric: value}, "limiting": metric};
+-- of several objectives {"y": …, "hypervolume": number}.
 -- As the score it is written where it is decided and again when the preference changes, so that dashboards need no formulas.
 ALTER TABLE result ADD COLUMN worth jsonb;
 
@@ -7,7 +8,8 @@ SELECT dash_key(study.project, study.name) AS study, task.trial_no AS trial, tas
        result.received_at, trial.params, trial.source, trial.repeat, dash_number(result.worth -> 'D') AS overall,
        result.worth -> 'd' AS parts, result.worth ->> 'limiting' AS limiting,
        coalesce(result.worth -> 'y', result."values") AS outcomes,
-       CASE WHEN result.worth IS NULL THEN result.score END AS place
+       CASE WHEN study.spec -> 'objectives' <> '{}' THEN result.score END AS place,
+       dash_number(result.worth -> 'hypervolume') AS hypervolume
 FROM study
 JOIN task ON task.study_id = study.id
 JOIN trial ON trial.study_id = study.id AND trial.no = task.trial_no

@@ -14,8 +14,9 @@ from isoloss.domain.spec import decode_study
 from isoloss.errors import InvalidSpec
 from isoloss.search.driver import Driver
 from isoloss.search.encoding import Encoding
-from isoloss.search.front import fronts, places, vector
+from isoloss.search.front import fronts, hypervolume, places, vector
 from isoloss.search.gp import GaussianProcess
+from isoloss.search.judging import Judge
 from isoloss.search.proposals import check_sampler
 from isoloss.search.quadratic import QuadraticPareto, model_of
 from isoloss.search.replay import replay
@@ -129,3 +130,27 @@ def test_one_metric_is_no_front() -> None:
     )
     with pytest.raises(InvalidSpec, match="nsga2 with one metric"):
         check_sampler(decode_study(plain))
+
+
+@given(vectors)
+def test_the_hypervolume_is_the_share_of_the_grid_that_is_beaten(seen: list[tuple[float, ...]]) -> None:
+    reference = (5.0, 5.0, 5.0)
+    cells = [(x + 0.5, y + 0.5, z + 0.5) for x in range(5) for y in range(5) for z in range(5)]
+    beaten = sum(any(all(a <= c for a, c in zip(one, cell, strict=True)) for one in seen) for cell in cells)
+    assert hypervolume(seen, reference) == pytest.approx(beaten)
+
+
+def test_the_hypervolume_of_a_study_never_falls_and_is_none_before_its_reference() -> None:
+    driver = Driver(study(limits={"trials": 30}))
+    volumes: list[float | None] = []
+    known: dict[tuple[int, int], dict[str, float]] = {}
+    while (ask := driver.ask()) is not None:
+        values = measured(ask.params)
+        worth = Judge(driver.search, dict(known)).worth(ask.trial, 0, values)
+        assert worth is not None and worth["y"] == values
+        volumes.append(worth["hypervolume"])
+        known[ask.trial, 0] = values
+        driver.tell(ask.trial, ask.budget_to, values)
+    assert volumes[:9] == [None] * 9
+    later = [volume for volume in volumes[9:] if volume is not None]
+    assert len(later) == 21 and later == sorted(later) and later[-1] > later[0]

@@ -360,7 +360,7 @@ class _Book:
             event = ev.TaskDone(trial=row.trial_no, level=row.level, status=row.status, score=value)  # type: ignore[arg-type]
             self.reserved = max(0.0, self.reserved - row.cost)
             self.spent += row.cost
-            worth = judge.worth(row.trial_no, row.values) if judge and row.status == "ok" else None
+            worth = judge.worth(row.trial_no, row.level, row.values) if judge and row.status == "ok" else None
             await self._fold(event, task_id=row.task_id, value=value, worth=worth)
         if self.known is not None:
             self.known.update({(row.trial_no, row.level): row.values for row in rows if row.status == "ok"})

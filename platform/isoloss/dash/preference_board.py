@@ -39,10 +39,14 @@ STATS: Final = (
 PICTURES: Final = (
     Panel(
         id="worth", title="What results are worth", kind="timeseries", span=12, height=9, unit="none", empty=NONE,
-        dots=("D",), steps=("best",), about="D by the newest preference, as it was measured; the newest four thousand.",
-        sql="""SELECT time, overall AS "D", best FROM (SELECT received_at AS time, overall,
-                      max(overall) OVER (ORDER BY received_at, trial ROWS UNBOUNDED PRECEDING) AS best
-            FROM dash_worth WHERE study = ${study:sqlstring} AND overall IS NOT NULL AND $__timeFilter(received_at)
+        dots=("D",), steps=("best", "hypervolume"),
+        about="D by the newest preference, as it was measured, or the hypervolume of the highest level's front; the newest four thousand.",
+        sql="""SELECT time, overall AS "D", best, hypervolume FROM (SELECT received_at AS time, overall,
+                      max(overall) OVER so_far AS best, max(hypervolume) OVER so_far AS hypervolume
+            FROM dash_worth WHERE study = ${study:sqlstring} AND $__timeFilter(received_at)
+              AND (overall IS NOT NULL OR (hypervolume IS NOT NULL AND level = (
+                  SELECT max(level) FROM dash_worth WHERE study = ${study:sqlstring} AND hypervolume IS NOT NULL)))
+            WINDOW so_far AS (ORDER BY received_at, trial ROWS UNBOUNDED PRECEDING)
             ORDER BY time DESC LIMIT 4000) AS newest ORDER BY time""",
     ),
     Panel(

@@ -52,6 +52,22 @@ def places(vectors: Sequence[Vector]) -> list[float]:
     return found
 
 
+def hypervolume(vectors: Sequence[Vector], reference: Vector) -> float:
+    """The volume that is beaten by at least one vector and beats the reference; less is better, any number of objectives.
+
+    Sliced along the last objective (While et al. 2006), which is fast enough for the fronts of a study.
+    """
+    inside = sorted({v for v in vectors if all(a < b for a, b in zip(v, reference, strict=True))}, key=lambda v: v[-1])
+    if len(reference) == 1:
+        return reference[0] - inside[0][0] if inside else 0.0
+    found = 0.0
+    for place, lowest in enumerate(inside):
+        until = inside[place + 1][-1] if place + 1 < len(inside) else reference[-1]
+        if until > lowest[-1]:
+            found += (until - lowest[-1]) * hypervolume([v[:-1] for v in inside[: place + 1]], reference[:-1])
+    return found
+
+
 def _crowding(front: Sequence[Vector]) -> list[float]:
     """The distance of each vector's neighbours along the front, infinite at its ends."""
     total = [0.0] * len(front)

@@ -20,11 +20,12 @@ from isoloss.errors import InvalidSpec, WrongState
 from isoloss.search.answers import ProposalRequest, Trial
 from isoloss.search.events import CONFIRM, ENQUEUED, Rescored
 from isoloss.search.foresight import Foresight, Values
-from isoloss.search.front import Vector, places, vector
+from isoloss.search.front import Vector, fronts, hypervolume, places, vector
 from isoloss.search.proposals import learns_outcomes, outcome_names
 from isoloss.search.scoring import score
 from isoloss.search.search import Search
 
+FIRST: Final = 10  # results of a level whose worst is the reference of its hypervolume
 ADDED: Final = "added"  # the source of a trial that was added
 
 
@@ -54,8 +55,12 @@ class Judge:
             return found
         return self._places(level, {trial: vector(search.spec.objectives, values)})[trial]
 
-    def worth(self, trial: int, values: Mapping[str, float]) -> dict[str, Any] | None:
-        """What the values are worth by the preference, for people to see: D, d and value by metric, the one that limits."""
+    def worth(self, trial: int, level: int, values: Mapping[str, float]) -> dict[str, Any] | None:
+        """What the values are worth, for people to see: D, d and value by metric, the one that limits; or of several objectives
+        the hypervolume of the level's front with them, below the worst of its first ``FIRST`` results.
+        """
+        if self.search.spec.objectives:
+            return {"y": dict(values), "hypervolume": self._hypervolume(trial, level, values)}
         if not self.search.spec.desirability:
             return None
         from isoloss.search.desirability import known_values, overall
@@ -65,9 +70,20 @@ class Judge:
         known = known_values(self.search.spec, values, configuration)
         return {"D": found.overall, "d": dict(found.parts), "y": known, "limiting": found.limiting}
 
+    def _hypervolume(self, trial: int, level: int, values: Mapping[str, float]) -> float | None:
+        objectives = self.search.spec.objectives
+        at_level = [vector(objectives, v) for (t, at), v in self._known.items() if at == level and t != trial]
+        vectors = [v for v in (*at_level, vector(objectives, values)) if all(map(math.isfinite, v))]
+        if len(vectors) < FIRST:
+            return None
+        reference = tuple(map(max, zip(*vectors[:FIRST], strict=True)))
+        return hypervolume([vectors[place] for place in fronts(vectors)[0]], reference)
+
     def worths(self) -> list[tuple[int, int, dict[str, Any] | None]]:
         """The worth of everything that was measured, each (trial, level, worth)."""
-        return [(trial, level, self.worth(trial, values)) for (trial, level), values in self._known.items() if values]
+        return [
+            (trial, level, self.worth(trial, level, values)) for (trial, level), values in self._known.items() if values
+        ]
 
     def _places(self, level: int, more: Mapping[int, Vector]) -> dict[int, float]:
         """The place in the front of every trial at a level, ``more`` included."""
