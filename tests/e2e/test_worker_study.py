@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import textwrap
@@ -14,6 +15,8 @@ import pytest
 
 from isoloss.client.blocking import Client, Study
 from isoloss.files.spec import load_spec
+from isoloss.store import tasks
+from isoloss.store.pool import Pool
 from isoloss.testing.cluster import Cluster, wait_until
 
 EXAMPLES = Path(__file__).parents[2] / "platform" / "examples"
@@ -247,3 +250,25 @@ def test_of_two_workers_of_one_name_the_later_one_stays_and_the_other_says_why(
     assert first.process.wait(40) == 4
     assert "registered by another process since; accepted is one process a name" in first.said
     assert second.process.poll() is None
+
+
+def test_a_task_that_comes_back_before_its_loss_is_heard_runs_beside_what_is_left_of_it(
+    cluster: Cluster, client: Client
+) -> None:
+    worker = cluster.worker("both", slots=2, allow=("trainers:slow", "trainers:fine"))
+    study = one(client, "again", {"function": "trainers:slow"}, budget=8)
+    wait_until(lambda: study.info().tasks.get("leased"), 15, what="leased")
+
+    async def expire() -> None:
+        async with Pool(cluster.dsn, size=1) as pool, pool.connection() as conn:
+            await conn.execute("UPDATE lease SET expires_at = now() - interval '1 second'")
+            assert len(await tasks.reap(conn)) == 1
+            await conn.execute("UPDATE task SET not_before = now()")
+
+    asyncio.run(expire())
+    after = one(client, "after", {"function": "trainers:fine"}, trials=4)  # rings: the free slot asks at once
+    idle(study)
+    idle(after)
+    assert worker.process.poll() is None, "the worker lives"
+    assert attempts(cluster, "again")[0] == "expired"
+    assert [state for state, _, _ in levels(study)] == ["ok"]

@@ -57,7 +57,7 @@ MUTANTS: Final = (
     Mutant("what is cancelled ends cancelled", LEASE, "    if state is TaskState.CANCELLING:", "    if False:"),
     Mutant("the cap on the budget", DECIDER, "            if cost > self.row.cap - self.reserved - self.spent:", "            if False:"),
     Mutant("the study's row is locked", LEDGER, "FROM study WHERE id = %(study_id)s FOR NO KEY UPDATE OF study", "FROM study WHERE id = %(study_id)s"),
-    Mutant("results seen before the lock are looked at again", DECIDER, "        return replace(opened, undecided=tuple(await ledger.undecided(conn, study_id))), search", "        return opened, search"),
+    Mutant("results seen before the lock are looked at again", DECIDER, "        return replace(opened, undecided=tuple(await ledger.undecided(conn, study_id))), search, None", "        return opened, search, None"),
     Mutant("the fold follows other controllers", DECIDER, "        if folded and folded.seq == row.next_seq - 1 and", "        if folded and"),
     Mutant("a fold is dropped when its transaction fails", DECIDER, "                self._cache.pop(study_id, None)  # the fold may be ahead of what was committed\n", ""),
     Mutant("a repeated call is answered once", "platform/isoloss/controller/idempotency.py", "        if stored is not None:", "        if False:", "tests/e2e/test_sdk.py"),

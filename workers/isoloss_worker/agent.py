@@ -56,8 +56,10 @@ class Agent:
         self._metered = len(set(used)) == len(used)  # a counter is a device's: shared, it measures the other slot too
         self._endings = Endings(self._transport)
         self._pulse: Pulse | None = None
-        self._holding: dict[int, asyncio.Future[str]] = {}
-        self._cleaner = Cleaner(busy=lambda: self._holding)
+        self._holding: dict[
+            LeaseKey, asyncio.Future[str]
+        ] = {}  # a task comes again under another epoch before the loss is heard
+        self._cleaner = Cleaner(busy=lambda: {key.task_id for key in self._holding})
         self._freed = asyncio.Event()  # a slot is free, or the worker is to leave
         self._left = asyncio.Event()
         self._leaving = ""  # "" | "finish" what is held | "release" it
@@ -117,7 +119,7 @@ class Agent:
                         await self._give_back(lease)
                         continue
                     slot, stop = free.pop(0), asyncio.get_running_loop().create_future()
-                    slot.busy, self._holding[lease.key.task_id] = True, stop
+                    slot.busy, self._holding[from_key(lease.key)] = True, stop
                     attempts.add(group.create_task(self._attempt(slot, lease, stop), name=f"task {lease.key.task_id}"))
                 attempts = {attempt for attempt in attempts if not attempt.done()}
             for lost in await self._lost_leases():
@@ -186,7 +188,7 @@ class Agent:
         begun = time.monotonic()
         request = work_pb2.LeaseRequest(
             worker_id=self._name, incarnation=self._incarnation, slots=slots, wait_seconds=wait_seconds,
-            holding=list(self._holding),
+            holding=[key.task_id for key in self._holding],
         )  # fmt: skip
         try:
             reply = await self._transport.call(self._transport.workers.Lease, request)
@@ -229,7 +231,7 @@ class Agent:
             log.info("task.ended", how=how, verdict=verdict, seconds=round(time.monotonic() - begun, 3), why=why)
         finally:
             pulse.forget(key)
-            del self._holding[key.task_id]
+            del self._holding[key]
             slot.busy = False
             self._freed.set()
 

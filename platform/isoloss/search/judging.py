@@ -56,8 +56,9 @@ class Judge:
         return self._places(level, {trial: vector(search.spec.objectives, values)})[trial]
 
     def worth(self, trial: int, level: int, values: Mapping[str, float]) -> dict[str, Any] | None:
-        """What the values are worth, for people to see: D, d and value by metric, the one that limits; or of several objectives
-        the hypervolume of the level's front with them, below the worst of its first ``FIRST`` results.
+        """What the values are worth, for people to see: D, d and value by metric, and the one that limits.
+
+        Of several objectives it is the hypervolume of the front with them, below the worst of the level's first ``FIRST``.
         """
         if self.search.spec.objectives:
             return {"y": dict(values), "hypervolume": self._hypervolume(trial, level, values)}

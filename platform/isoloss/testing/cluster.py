@@ -104,13 +104,18 @@ class Cluster:
 
         return connect(self.address, start=False, patience=patience)
 
+    @property
+    def dsn(self) -> str:
+        """The connection string of the cluster's own Postgres."""
+        from isoloss.store.embedded import Embedded
+
+        return Embedded(home=self.home / "postgres").dsn
+
     def rows(self, query: str, *values: Any) -> list[tuple[Any, ...]]:
         """What the cluster's own Postgres answers, for what no call says."""
         import psycopg
 
-        from isoloss.store.embedded import Embedded
-
-        with psycopg.connect(Embedded(home=self.home / "postgres").dsn, autocommit=True) as conn:
+        with psycopg.connect(self.dsn, autocommit=True) as conn:
             return conn.execute(query.encode(), values or None).fetchall()
 
     def start_controller(self) -> None:
