@@ -47,6 +47,8 @@ from isoloss.domain.study import StudyState
 from isoloss.domain.task import TaskState
 from isoloss.errors import StoreUnavailable
 from isoloss.search.driver import Driver
+from isoloss.search.events import Deepened
+from isoloss.search.geometry import plan_of
 from isoloss.search.search import Search
 from isoloss.store import tasks
 from isoloss.store.embedded import Embedded
@@ -90,7 +92,7 @@ class Worker:
     name: str
     slots: int
     incarnation: int = 1
-    runs: dict[TaskId, Run] = field(default_factory=dict)
+    runs: dict[LeaseKey, Run] = field(default_factory=dict)
     asked: bool = False
     frozen_until: float = 0.0
     cut_until: float = 0.0
@@ -222,7 +224,8 @@ class World:
         try:
             return await op(self.deciders[place])
         except StoreUnavailable:
-            self.deciders[place] = Decider(self.cut, self.bell, TTL)  # type: ignore[arg-type]
+            if self.rng.random() < 0.5:  # else only its connection fell, and it remembers
+                self.deciders[place] = Decider(self.cut, self.bell, TTL)  # type: ignore[arg-type]
             raise Lost from None
         finally:
             self.cut.left = None
@@ -285,7 +288,7 @@ class World:
         """Renew; what was lost is stopped, what is cancelled is given back."""
         if not worker.runs:
             return
-        keys = [run.key for run in worker.runs.values()]
+        keys = list(worker.runs)
 
         async def beat(_: Decider) -> dict[LeaseKey, TaskState]:
             async with self.cut.connection() as conn:
@@ -294,7 +297,7 @@ class World:
         held = await self.call(worker, beat)
         for key in keys:
             if key not in held:
-                del worker.runs[key.task_id]
+                del worker.runs[key]
 
     async def tells(self, worker: Worker) -> None:
         """What ended, or is preempted."""
@@ -320,23 +323,34 @@ class World:
             if verdict == "accepted" and ending.kind in ("complete", "diverge"):
                 before = self.acknowledged.setdefault(run.key.task_id, (run.key.epoch, ending))
                 assert before == (run.key.epoch, ending), f"{run.key.task_id} was acknowledged twice: {before}"
-            del worker.runs[run.key.task_id]
+            del worker.runs[run.key]
 
     async def asks(self, worker: Worker) -> None:
         """Fill the free slots; what was granted without an answer is asked for again."""
         free = worker.slots - len(worker.runs)
         if not free:
             return
-        want = Want(holder=worker.name, incarnation=worker.identity, n=free, holding=[*worker.runs], again=worker.asked)
+        want = Want(
+            holder=worker.name,
+            incarnation=worker.identity,
+            n=free,
+            holding=[key.task_id for key in worker.runs],
+            again=worker.asked,
+        )
         worker.asked = True
         decided = await self.call(worker, lambda decider: decider.decide(self.study_id, wants=[want]))
         worker.asked = False
         for _, lease in decided.leases:
-            assert lease.task_id not in worker.runs, "granted twice to one"
             key = LeaseKey(task_id=lease.task_id, epoch=lease.epoch, secret=lease.secret)
-            ends_at = self.now + self.rng.uniform(3, 90)
-            worker.runs[lease.task_id] = Run(key, lease, ends_at, outcome(lease.params, lease.level, self.seed))
-        assert len(worker.runs) <= worker.slots, "more than was wanted"
+            assert key not in worker.runs, "granted twice under one epoch"
+            worker.runs[key] = Run(
+                key, lease, self.now + self.rng.uniform(3, 90), outcome(lease.params, lease.level, self.seed)
+            )
+        for run in list(worker.runs.values())[
+            worker.slots :
+        ]:  # an ask that was served twice: what has no slot is given back
+            self.faults["given back"] += 1
+            run.ends_at, run.ending = 0.0, Ending(kind="release")
 
     # ---- oracles -----------------------------------------------------------------------------------------------
 
@@ -379,10 +393,8 @@ class World:
 
     async def deepens(self) -> None:
         """The maximum budget is raised in the middle of it; asked again until it is heard."""
-        from isoloss.search.events import Deepened
-
-        budget = (await self.search()).ladder
-        wanted = budget.budget(budget.top) * budget.eta
+        ladder = plan_of(decode_study(self.spec())).ladder
+        wanted = ladder.budget(ladder.top) * ladder.eta
 
         async def once(decider: Decider) -> None:
             ladder = (await decider.search(self.study_id)).ladder

@@ -20,7 +20,7 @@ from isoloss.controller.reaper import Reaper
 from isoloss.domain.spec import decode_study, encode
 from isoloss.domain.study import StudyState
 from isoloss.errors import IsolossError
-from isoloss.store import studies
+from isoloss.store import ledger, studies
 from isoloss.store.pool import Pool
 from isoloss.store.tasks import Lease, Want
 from isoloss.testing.oracles import violations
@@ -124,4 +124,41 @@ def test_three_controllers_that_are_killed_at_any_await_are_one(in_store: InStor
         async with pool.connection() as conn:
             assert (await studies.by_name(conn, "default", "shared")).state in (StudyState.IDLE, StudyState.ACTIVE)
 
+    in_store(body)
+
+
+def test_who_comes_next_begins_at_the_fold_that_was_saved_while_it_grew(
+    in_store: InStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def body(pool: Pool) -> None:
+        spec = decode_study(
+            SPEC | {"name": "grows", "method": {"name": "fixed", "budget": 1}, "limits": {"trials": 40}}
+        )
+        async with pool.connection() as conn:
+            row = await deciding.create(conn, spec, mapping=encode(spec), trainable="f")
+        assert row is not None
+        decider = Decider(pool, Bell(), TTL)
+        for _ in range(6):
+            await decider.decide(row.id, ask=2)
+        await decider.once()
+        async with pool.connection() as conn:
+            (saved,) = await (await conn.execute("SELECT snapshot_seq FROM study")).fetchone() or (0,)
+        assert saved == 6
+        await decider.decide(row.id, ask=1)
+        await decider.once()
+        began: list[int] = []
+        read = ledger.events
+
+        async def events(conn: Any, study_id: Any, *, after: int, limit: int | None = None) -> Any:
+            began.append(after)
+            return await (
+                read(conn, study_id, after=after) if limit is None else read(conn, study_id, after=after, limit=limit)
+            )
+
+        monkeypatch.setattr(ledger, "events", events)
+        other = await Decider(pool, Bell(), TTL).search(row.id)
+        assert began == [6], "one event since, which was too few to save again"
+        assert other.snapshot() == (await decider.search(row.id)).snapshot()
+
+    monkeypatch.setattr(deciding, "SNAPSHOT_LEAST", 4)
     in_store(body)

@@ -12,7 +12,6 @@ from typing import Any, Final, LiteralString
 
 import msgspec
 from psycopg.rows import class_row, dict_row
-from psycopg.types.json import Jsonb
 
 from isoloss.domain.ids import StudyId, TaskId
 from isoloss.domain.task import TaskState
@@ -243,7 +242,7 @@ async def events(
 
 SNAPSHOT: Final[LiteralString] = "SELECT snapshot, snapshot_seq FROM study WHERE id = %(study_id)s"
 SAVE_SNAPSHOT: Final[LiteralString] = """
-    UPDATE study SET snapshot = %(snapshot)s, snapshot_seq = %(seq)s WHERE id = %(study_id)s AND snapshot_seq < %(seq)s"""
+    UPDATE study SET snapshot = %(snapshot)s::jsonb, snapshot_seq = %(seq)s WHERE id = %(study_id)s AND snapshot_seq < %(seq)s"""
 
 
 async def snapshot(conn: Conn, study_id: StudyId) -> tuple[dict[str, Any] | None, int]:
@@ -254,4 +253,6 @@ async def snapshot(conn: Conn, study_id: StudyId) -> tuple[dict[str, Any] | None
 
 async def save_snapshot(conn: Conn, study_id: StudyId, seq: int, body: Mapping[str, Any]) -> None:
     """Cache the fold; the ledger stays the truth."""
-    await conn.execute(SAVE_SNAPSHOT, {"study_id": study_id, "seq": seq, "snapshot": Jsonb(dict(body))})
+    await conn.execute(
+        SAVE_SNAPSHOT, {"study_id": study_id, "seq": seq, "snapshot": msgspec.json.encode(body).decode()}
+    )
