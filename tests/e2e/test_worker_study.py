@@ -15,7 +15,7 @@ import pytest
 
 from isoloss.client.blocking import Client, Study
 from isoloss.files.spec import load_spec
-from isoloss.store import tasks
+from isoloss.store import projects, tasks
 from isoloss.store.pool import Pool
 from isoloss.testing.cluster import Cluster, wait_until
 
@@ -272,3 +272,26 @@ def test_a_task_that_comes_back_before_its_loss_is_heard_runs_beside_what_is_lef
     assert worker.process.poll() is None, "the worker lives"
     assert attempts(cluster, "again")[0] == "expired"
     assert [state for state, _, _ in levels(study)] == ["ok"]
+
+
+def test_a_project_runs_no_more_than_its_quota_and_leaves_the_slots_to_others(cluster: Cluster, client: Client) -> None:
+    async def bound() -> None:
+        async with Pool(cluster.dsn, size=1) as pool, pool.connection() as conn:
+            await projects.set_share(conn, "narrow", weight=5.0, most=1)
+
+    asyncio.run(bound())
+    cluster.worker("three", slots=3, allow=("trainers:slow",))
+    found = {}
+    for project in ("narrow", "wide"):
+        found[project] = client.launch_study(
+            {
+                "name": f"in-{project}", "project": project, "space": {"lr": {"type": "float", "low": 1e-4, "high": 1e-1}},
+                "objective": {"metric": "val_loss"}, "method": {"name": "fixed", "budget": 3},
+                "run": {"function": "trainers:slow"}, "limits": {"trials": 4},
+            }
+        )  # fmt: skip
+    seen: list[tuple[int, int]] = []
+    while any(study.info().state != "idle" for study in found.values()):
+        seen.append(tuple(study.info().tasks.get("leased", 0) for study in found.values()))  # type: ignore[arg-type]
+        time.sleep(0.1)
+    assert max(narrow for narrow, _ in seen) == 1 and max(wide for _, wide in seen) == 2

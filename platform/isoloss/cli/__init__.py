@@ -24,6 +24,7 @@ NOUNS: Final = {
     "worker": ("isoloss.cli.worker:app", "Workers: start, list, drain."),
     "db": ("isoloss.cli.db:app", "The database: status, migrate, dump, psql."),
     "dash": ("isoloss.cli.dash:app", "Dashboards: open the page, write Grafana's."),
+    "project": ("isoloss.cli.project:app", "Projects: weight and quota."),
     "token": ("isoloss.cli.token:app", "Tokens: who may call."),
     "certs": ("isoloss.cli.certs:app", "Certificates: a development CA, and what it signs."),
     "law": ("isoloss.cli.law:app", "Scaling laws on files: fit, forecast, plan, compare, back-test, report."),

@@ -24,8 +24,9 @@ from isoloss.domain.lease import LeaseKey
 from isoloss.domain.study import StudyState
 from isoloss.domain.task import TaskState
 from isoloss.errors import IsolossError, NotFound
-from isoloss.store import curves, studies, tasks, workers
+from isoloss.store import curves, projects, studies, tasks, workers
 from isoloss.store.pool import Pool
+from isoloss.store.projects import Share
 from isoloss.store.studies import Hungry
 from isoloss.store.tasks import Lease, Want
 from isoloss.v1 import common_pb2 as pb
@@ -133,6 +134,7 @@ class Dispatcher:
         async with self.pool.connection() as conn:
             known = await workers.seen(conn, [want.holder for want in wants])
             hungry = await studies.hungry(conn)
+            shares = {share.name: share for share in await projects.shares(conn)}
             again = await tasks.reclaim(conn, [study.id for study in hungry], list(latest.values()), self.ttl)
             found = {lease.task_id: lease for lease in await tasks.describe(conn, again)}
         granted = defaultdict[str, list[Lease]](list)
@@ -140,7 +142,7 @@ class Dispatcher:
             granted[holder].append(found[task_id])
         if not self.draining:
             free = [want for want in latest.values() if _is_current(want, known) and not known[want.holder].draining]
-            await self._deal(free, {holder: one.allowed for holder, one in known.items()}, hungry, granted)
+            await self._deal(free, {holder: one.allowed for holder, one in known.items()}, hungry, shares, granted)
         return [
             self._answer(want, known, granted) if want is latest[want.holder] else work_pb2.LeaseReply()
             for want in wants
@@ -163,6 +165,7 @@ class Dispatcher:
         wants: Sequence[Want],
         allowed: Mapping[str, Any],
         hungry: Sequence[Hungry],
+        shares: dict[str, Share],
         granted: dict[str, list[Lease]],
     ) -> None:
         """Deal free slots to studies, and again to the others what a study had no task for."""
@@ -170,14 +173,15 @@ class Dispatcher:
         while left:
             lacking = {want.holder: want.n - len(granted[want.holder]) for want in wants}
             able = {
-                want.holder: [s.id for s in left.values() if want.project in ("", s.project)
+                want.holder: [s for s in left.values() if want.project in ("", s.project)
                               and allows(allowed[want.holder], s.trainable, s.gpus)]
                 for want in wants if lacking[want.holder] > 0
             }  # fmt: skip
-            dealt = deal(lacking, able, {study.id: study.leased for study in left.values()})
+            dealt = deal(lacking, able, shares)
             if not dealt:
                 return
             for study_id, slots in dealt.items():
+                project = left[study_id].project
                 given = [replace(want, n=slots[want.holder]) for want in wants if want.holder in slots]
                 decided = await self.decider.decide(study_id, wants=given)
                 for holder, lease in decided.leases:
@@ -186,6 +190,8 @@ class Dispatcher:
                     del left[study_id]
                 else:
                     left[study_id] = replace(left[study_id], leased=left[study_id].leased + len(decided.leases))
+                share = shares.get(project, Share(name=project))
+                shares[project] = replace(share, running=share.running + len(decided.leases))
 
     # ---- what is heard of leases -------------------------------------------------------------------------------
 
@@ -265,21 +271,42 @@ class Dispatcher:
 
 
 def deal(
-    lacking: Mapping[str, int], able: Mapping[str, Sequence[StudyId]], leased: Mapping[StudyId, int]
+    lacking: Mapping[str, int], able: Mapping[str, Sequence[Hungry]], shares: Mapping[str, Share]
 ) -> dict[StudyId, dict[str, int]]:
-    """Deal slots one by one, each to the study with the fewest leases of those it may run: study → holder → slots."""
+    """Deal slots one by one: study → holder → slots.
+
+    Each goes to the project that has the fewest tasks for its weight and is below its bound, and there to the study that has
+    the fewest for its own.
+    """
     dealt: dict[StudyId, dict[str, int]] = {}
-    now = dict(leased)
+    leased = {study.id: study.leased for studies_ in able.values() for study in studies_}
+    running = {name: share.running for name, share in shares.items()}
+
+    def wanting(name: str) -> tuple[float, str]:
+        return (running.get(name, 0) + 1) / shares.get(name, Share(name=name)).weight, name
+
     for holder, studies_ in able.items():
-        heap = [(now[study_id], study_id) for study_id in studies_]
-        heapq.heapify(heap)
-        for _ in range(lacking[holder] if heap else 0):
-            count, study_id = heap[0]
-            heapq.heapreplace(heap, (count + 1, study_id))
-            now[study_id] = count + 1
+        heaps: dict[str, list[tuple[float, StudyId, float]]] = {}
+        for study in studies_:
+            heaps.setdefault(study.project, []).append(((leased[study.id] + 1) / study.weight, study.id, study.weight))
+        for heap in heaps.values():
+            heapq.heapify(heap)
+        for _ in range(lacking[holder]):
+            below = [name for name in heaps if _below(shares.get(name), running.get(name, 0))]
+            if not below:
+                break
+            name = min(below, key=wanting)
+            _, study_id, weight = heaps[name][0]
+            leased[study_id] += 1
+            running[name] = running.get(name, 0) + 1
+            heapq.heapreplace(heaps[name], ((leased[study_id] + 1) / weight, study_id, weight))
             slots = dealt.setdefault(study_id, {})
             slots[holder] = slots.get(holder, 0) + 1
     return dealt
+
+
+def _below(share: Share | None, running: int) -> bool:
+    return share is None or share.most is None or running < share.most
 
 
 def _is_current(want: Want, known: Mapping[str, workers.Known]) -> bool:

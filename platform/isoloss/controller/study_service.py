@@ -39,7 +39,7 @@ from isoloss.search.search import Search
 from isoloss.search.standing import agreement, failures
 from isoloss.search.why import reasons
 from isoloss.search.worth import limits
-from isoloss.store import checkpoints, ledger, preferences, studies, workers
+from isoloss.store import checkpoints, ledger, preferences, projects, studies, workers
 from isoloss.store.pool import Conn, Pool
 from isoloss.store.studies import StudyRow
 from isoloss.v1 import study_pb2 as pb
@@ -257,9 +257,10 @@ class StudyService(study_pb2_grpc.StudyServiceServicer):
             row = await studies.by_name(conn, request.project, request.name)
             open_tasks = await studies.open_tasks(conn, row.id)
             found = await workers.listed(conn)
+            shares = {share.name: share for share in await projects.shares(conn)}
         search = await self.decider.search(row.id)
         return pb.Explanation(
-            sentences=obstacles(row, search, open_tasks, found),
+            sentences=obstacles(row, search, open_tasks, found, shares.get(row.project)),
             trials=[
                 pb.TrialReason(trial=r.trial, level=r.level, code=r.code, sentence=r.sentence) for r in reasons(search)
             ],

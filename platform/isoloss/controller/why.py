@@ -7,6 +7,7 @@ from typing import Any
 
 from isoloss.domain.study import StudyState
 from isoloss.search.search import Search
+from isoloss.store.projects import Share
 from isoloss.store.studies import StudyRow
 from isoloss.store.workers import WorkerRow
 
@@ -14,8 +15,9 @@ SILENT_SECONDS = 60.0
 
 
 def obstacles(
-    row: StudyRow, search: Search, open_tasks: Sequence[Mapping[str, Any]], workers: Sequence[WorkerRow]
-) -> list[str]:
+    row: StudyRow, search: Search, open_tasks: Sequence[Mapping[str, Any]], workers: Sequence[WorkerRow],
+    share: Share | None = None,
+) -> list[str]:  # fmt: skip
     """What keeps the study from running now; one sentence saying that it runs, when nothing does."""
     if row.state == StudyState.STOPPED:
         return [f"The study is stopped ({search.stopped}), which is final."]
@@ -28,6 +30,10 @@ def obstacles(
     found = []
     if ready and ready["wait"] and ready["wait"] > 0:
         found.append(f"{ready['n']} tasks back off after failures; the next may run in {ready['wait']:.0f} s.")
+    if share is not None and share.most is not None and share.running >= share.most:
+        found.append(
+            f"Project {row.project!r} runs {share.running} tasks of at most {share.most} (`isoloss project set`)."
+        )
     if row.trainable:
         found += _short_of_workers(row.trainable, gpus_of(row.spec), workers, running=bool(leased))
     elif not leased:

@@ -187,6 +187,7 @@ class StudySpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     run: Run | None = None
     limits: Limits = Limits()
     confirm: Confirm | None = None
+    weight: Annotated[float, Meta(gt=0)] = 1.0  # its slots beside other studies' of the project
     seed: Annotated[int, Meta(ge=0)] = 0
 
     @property

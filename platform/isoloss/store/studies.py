@@ -151,13 +151,14 @@ async def set_state(conn: Conn, study_id: StudyId, state: StudyState) -> None:
 
 HUNGRY: Final[LiteralString] = """
     SELECT study.id, study.project, study.trainable, coalesce((study.spec #>> '{run,gpus}')::int, 0) AS gpus, study.state::text,
-           (SELECT count(*) FROM task WHERE task.study_id = study.id AND task.state = 'leased') AS leased
+           (SELECT count(*) FROM task WHERE task.study_id = study.id AND task.state = 'leased') AS leased,
+           coalesce((study.spec ->> 'weight')::float8, 1.0) AS weight
     FROM study WHERE state IN ('active', 'idle') ORDER BY leased, study.id"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hungry:
-    """A study whose tasks may be leased; ``gpus`` is what each takes."""
+    """A study whose tasks may be leased; ``gpus`` is what each takes, ``weight`` its share of its project's slots."""
 
     id: StudyId
     project: str
@@ -165,13 +166,16 @@ class Hungry:
     gpus: int
     state: StudyState
     leased: int
+    weight: float
 
 
 async def hungry(conn: Conn) -> list[Hungry]:
     """Studies whose tasks may be leased, those with the fewest leases first."""
     rows = await (await conn.execute(HUNGRY)).fetchall()
     return [
-        Hungry(id=StudyId(r[0]), project=r[1], trainable=r[2], gpus=r[3], state=StudyState(r[4]), leased=r[5])
+        Hungry(
+            id=StudyId(r[0]), project=r[1], trainable=r[2], gpus=r[3], state=StudyState(r[4]), leased=r[5], weight=r[6]
+        )
         for r in rows
     ]
 
