@@ -247,3 +247,24 @@ def test_a_ca_is_never_made_twice_and_a_name_is_no_path(folder: Path, tmp_path_f
         with pytest.raises(errors.InvalidSpec, match="accepted are letters"):
             certs.make_leaf(folder, name, ())
     assert (folder / "ca.key").stat().st_mode & 0o777 == 0o600
+
+
+def test_who_does_not_speak_as_the_controller_does_is_told_how_it_does(
+    house: Local, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def said(address: str, ca: Path | None) -> str:
+        monkeypatch.delenv("ISOLOSS_CA", raising=False)
+        if ca is not None:
+            monkeypatch.setenv("ISOLOSS_CA", str(ca))
+        with pytest.raises(errors.Unreachable) as caught:
+            isoloss.connect(address, patience=0.1, start=False).studies()
+        return str(caught.value)
+
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    certs.make_ca(elsewhere)
+    files = {"tls_cert": "server.pem", "tls_key": "server.key"}
+    assert "It speaks no TLS" in said(house.address, folder / "ca.pem")
+    with temporary_home(), controller(**{field: str(folder / name) for field, name in files.items()}) as local:
+        assert "ISOLOSS_CA has to name its ca.pem" in said(local.address, None)
+        assert "not of the CA in ISOLOSS_CA" in said(local.address, elsewhere / "ca.pem")

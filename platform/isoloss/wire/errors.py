@@ -51,6 +51,13 @@ def to_status(error: IsolossError) -> Any:
     return rpc_status.to_status(status)
 
 
+TLS_SIGNS: Final = {  # what a transport says when the two ends do not speak the same way
+    "Socket closed": "Something listens there: if it speaks TLS, ISOLOSS_CA has to name its ca.pem.",
+    "WRONG_VERSION_NUMBER": "It speaks no TLS: without ISOLOSS_CA it is called in plain text.",
+    "CERTIFICATE_VERIFY_FAILED": "Its certificate is not of the CA in ISOLOSS_CA, is too old, or has another name.",
+}
+
+
 def from_rpc_error(error: grpc.aio.AioRpcError) -> IsolossError:
     """The error a call ended with, as the class the server raised; a transport's own failure is ``Unreachable``."""
     status = rpc_status.from_call(error)
@@ -63,5 +70,7 @@ def from_rpc_error(error: grpc.aio.AioRpcError) -> IsolossError:
             return InvalidSpec(f"The message is too large: {said}.")
         return Busy(f"The controller serves too many calls at this moment ({said}).")
     if error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
-        return Unreachable(f"The controller does not answer ({error.details()}).")
+        said = str(error.details())
+        hint = next((hint for sign, hint in TLS_SIGNS.items() if sign in said), "")
+        return Unreachable(f"The controller does not answer ({said}).", hint=hint)
     return IsolossError(f"The controller answered {error.code().name}: {error.details()}")
