@@ -195,6 +195,11 @@ def test_workers_of_a_host_are_told_of_its_folders_until_they_say_that_those_are
         assert len(folders) == 12 and await house.told("b") == folders
         assert await house.told("c") == [] == await house.told("a", "/elsewhere/") == await house.told("nobody")
         gone = [(folder.task_id, folder.epoch) for folder in folders[:5]]
+        async with pool.connection() as conn:  # a worker of another project hears of none and says nothing of any
+            assert await checkpoints.to_remove(conn, "a", "/root/", "elsewhere") == []
+            assert await checkpoints.to_remove(conn, "a", "/root/", "default") == folders
+            await checkpoints.removed(conn, gone, "elsewhere")
+        assert await house.told("a") == folders
         for _ in range(2):
             async with pool.connection() as conn:
                 await checkpoints.removed(conn, [*gone, (10**6, 1)])

@@ -53,11 +53,12 @@ class WorkerService(work_pb2_grpc.WorkerServiceServicer):
     async def Heartbeat(self, request: pb.HeartbeatRequest, context: Context) -> pb.AckReply:
         drain, acks = await self.dispatcher.heartbeat(request.keys, request.worker_id)
         found, root = [], request.checkpoint_root
+        project = PRINCIPAL.get().project
         if request.removed or root:
             async with self.pool.connection() as conn:
                 if request.removed:
-                    await checkpoints.removed(conn, [(folder.task_id, folder.epoch) for folder in request.removed])
-                found = await checkpoints.to_remove(conn, request.worker_id, root) if root else []
+                    await checkpoints.removed(conn, [(one.task_id, one.epoch) for one in request.removed], project)
+                found = await checkpoints.to_remove(conn, request.worker_id, root, project) if root else []
         dropped = [pb.CheckpointFolder(task_id=one.task_id, epoch=one.epoch, path=one.path) for one in found]
         return pb.AckReply(acks=acks, drain=drain, dropped=dropped)
 

@@ -66,29 +66,35 @@ TO_REMOVE: Final[LiteralString] = """
     SELECT DISTINCT gone.task_id, gone.epoch, gone.path
     FROM checkpoint AS gone JOIN attempt USING (task_id, epoch) JOIN worker ON worker.id = attempt.worker_id
     JOIN worker AS me ON me.id = %(worker_id)s AND me.host = worker.host
+    JOIN task ON task.id = gone.task_id JOIN study ON study.id = task.study_id AND %(project)s IN ('', study.project)
     WHERE gone.dropped_at IS NOT NULL AND gone.removed_at IS NULL AND starts_with(gone.path, %(root)s)
       AND NOT EXISTS (SELECT FROM checkpoint AS kept WHERE kept.task_id = gone.task_id AND kept.epoch = gone.epoch
                       AND kept.dropped_at IS NULL)
     ORDER BY 1, 2 LIMIT %(most)s"""
 
 
-async def to_remove(conn: Conn, worker_id: str, root: str) -> list[Folder]:
-    """The dropped folders below ``root`` that workers of this one's host wrote, whichever of them is left."""
+async def to_remove(conn: Conn, worker_id: str, root: str, project: str = "") -> list[Folder]:
+    """The dropped folders below ``root`` that workers of this one's host wrote, of the project it is held to."""
     async with conn.cursor(row_factory=class_row(Folder)) as cursor:
-        await cursor.execute(TO_REMOVE, {"worker_id": worker_id, "root": root, "most": MOST})
+        await cursor.execute(TO_REMOVE, {"worker_id": worker_id, "root": root, "most": MOST, "project": project})
         return await cursor.fetchall()
 
 
 REMOVED: Final[LiteralString] = """
     UPDATE checkpoint SET removed_at = now()
     FROM unnest(%(ids)s::bigint[], %(epochs)s::int[]) AS gone(task_id, epoch)
+    JOIN task ON task.id = gone.task_id JOIN study ON study.id = task.study_id AND %(project)s IN ('', study.project)
     WHERE checkpoint.task_id = gone.task_id AND checkpoint.epoch = gone.epoch AND dropped_at IS NOT NULL
       AND removed_at IS NULL"""
 
 
-async def removed(conn: Conn, gone: Sequence[tuple[int, int]]) -> None:
-    """The files of these (task, epoch) are gone; saying so twice, or of what was never dropped, changes nothing."""
-    await conn.execute(REMOVED, {"ids": [task for task, _ in gone], "epochs": [epoch for _, epoch in gone]})
+async def removed(conn: Conn, gone: Sequence[tuple[int, int]], project: str = "") -> None:
+    """The files of these (task, epoch) are gone.
+
+    Saying so twice, of what was never dropped, or of another project than one is held to changes nothing.
+    """
+    given = {"ids": [task for task, _ in gone], "epochs": [epoch for _, epoch in gone], "project": project}
+    await conn.execute(REMOVED, given)
 
 
 TALLY: Final[LiteralString] = """
