@@ -3,6 +3,7 @@
 proto     proto/ → platform/isoloss/v1, by pinned generators in a throw-away environment
 client    platform/isoloss/client/aio.py → blocking.py
 grafana   the panels of platform/isoloss/dash → dash/grafana/*.json
+reference the invariants and the task's states → platform/docs/reference/invariants.md
 """
 
 from __future__ import annotations
@@ -75,7 +76,14 @@ def grafana() -> dict[Path, bytes]:
     return {ISOLOSS / "dash" / "grafana" / name: text.encode() for name, text in dashboards().items()}
 
 
-PARTS = {"proto": proto, "client": client, "grafana": grafana}
+def reference() -> dict[Path, bytes]:
+    """The invariants and the chart of the states."""
+    from isoloss.testing.invariants import document
+
+    return {ROOT / "platform" / "docs" / "reference" / "invariants.md": document().encode()}
+
+
+PARTS = {"proto": proto, "client": client, "grafana": grafana, "reference": reference}
 
 
 def main() -> int:

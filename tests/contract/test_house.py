@@ -23,6 +23,7 @@ from isoloss.domain.task import AttemptOutcome, ResultStatus, TaskState
 from isoloss.errors import IsolossError
 from isoloss.store.migrate import load
 from isoloss.store.pool import Pool
+from isoloss.testing.invariants import INVARIANTS
 from isoloss.v1 import campaign_pb2, study_pb2
 from isoloss.wire.errors import CODES, from_rpc_error, to_status
 
@@ -143,3 +144,11 @@ def test_migrations_apply_once_whoever_starts_first_and_are_never_edited(in_stor
 def test_public_names_are_all_there() -> None:
     assert all(getattr(isoloss, name) is not None for name in isoloss.__all__)
     assert set(isoloss.aio.__all__) <= set(isoloss.__all__)
+
+
+def test_every_test_that_an_invariant_names_is_there() -> None:
+    for invariant in INVARIANTS:
+        for test in invariant.tests:
+            file, _, name = test.partition("::")
+            assert f"def {name}(" in (ROOT / file).read_text(), f"{invariant.id}: {test}"
+    assert [invariant.id for invariant in INVARIANTS] == [f"I{number}" for number in range(1, 24)]
