@@ -31,7 +31,7 @@ LINE_LIMIT: Final = 4 << 20
 GRACE_SECONDS: Final = 5.0
 LAST_WORDS_SECONDS: Final = 1.0
 LOOK_SECONDS: Final = 0.5
-CREDENTIALS: Final = frozenset(("ISOLOSS_TOKEN", "ISOLOSS_TOKEN_FILE", "ISOLOSS_KEY", "ISOLOSS_DSN"))
+CREDENTIALS: Final = frozenset(("ISOLOSS_JOIN", "ISOLOSS_TOKEN", "ISOLOSS_TOKEN_FILE", "ISOLOSS_KEY", "ISOLOSS_DSN"))
 FRESH: Final = ""  # a child that has run nothing yet serves any task without an environment of its own
 
 

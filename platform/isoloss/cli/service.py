@@ -10,10 +10,15 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from isoloss.cli.output import Output, Table, number, say, show
-from isoloss.client.locate import find_local, home
+from isoloss.client.locate import Local, find_local, home
 from isoloss.errors import Unreachable, WrongState
+
+if TYPE_CHECKING:
+    from isoloss.controller.settings import Settings
 
 DOWN_SECONDS = 20.0
 
@@ -21,7 +26,7 @@ DOWN_SECONDS = 20.0
 def up(
     *, dsn: str | None = None, listen: str | None = None, dash: str | None = None, workers: int = 0,
     lease_seconds: float | None = None, tls_cert: str | None = None, tls_key: str | None = None,
-    tls_client_ca: str | None = None, tokens: bool | None = None, output: Output = Output(),  # noqa: B008
+    tls_client_ca: str | None = None, tokens: bool | None = None, reached_as: str = "", output: Output = Output(),  # noqa: B008
 ) -> None:  # fmt: skip
     """Run a controller here, in the foreground, until Ctrl-C or SIGTERM.
 
@@ -45,22 +50,32 @@ def up(
         Whose certificates clients have to show, if they have to.
     tokens
         Whether every call has to show a token; always with TLS. `isoloss token` makes them.
+    reached_as
+        The name by which workers reach this machine, when it is not its host name.
+
+    Beyond loopback without a certificate of yours, a CA, a certificate and files by which workers join are made below
+    ISOLOSS_HOME, and the line for a worker is printed.
     """
     os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")  # nothing forks without exec here; silences gRPC's warning
+    from isoloss.controller.joining import prepare
     from isoloss.controller.server import configure_logs
-    from isoloss.controller.settings import load
+    from isoloss.controller.settings import is_loopback, load
 
     if (local := find_local()) is not None:
         raise WrongState(
             f"Your controller runs already at {local.address} (pid {local.pid}).", hint="`isoloss down` ends it."
         )
     configure_logs(json=not sys.stderr.isatty())
+    joins = listen is not None and tls_cert is None and "ISOLOSS_TLS_CERT" not in os.environ and not is_loopback(listen)
+    if joins:
+        made = prepare(home(), listen or "", reached_as)
+        tls_cert, tls_key = made["tls_cert"], made["tls_key"]
     settings = load(
         dsn=dsn, listen=listen, dash=dash, lease_seconds=lease_seconds, tls_cert=tls_cert, tls_key=tls_key,
         tls_client_ca=tls_client_ca, tokens=tokens,
     )  # fmt: skip
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
-        runner.run(_up(settings, workers, output))
+        runner.run(_up(settings, workers, output, reached_as if joins else None))
 
 
 def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
@@ -72,24 +87,53 @@ def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     return uvloop.new_event_loop
 
 
-async def _up(settings: object, workers: int, output: Output) -> None:
+async def _up(settings: Settings, workers: int, output: Output, reached_as: str | None) -> None:
+    """Run until a signal; ``reached_as`` is ``None`` unless files to join by are handed out."""
     from isoloss.controller.server import running
 
     stop = asyncio.Event()
     for number_ in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number_, stop.set)
-    async with running(settings) as local, _workers(local.address, workers):  # type: ignore[arg-type]
-        show(output, {"address": local.address, "dash": local.dash, "pid": local.pid},
-             f"controller at {local.address} · dashboard at {local.dash} · Ctrl-C ends it")  # fmt: skip
+    async with running(settings) as local, contextlib.AsyncExitStack() as stack:
+        value = {"address": local.address, "dash": local.dash, "pid": local.pid}
+        lines = [f"controller at {local.address} · dashboard at {local.dash} · Ctrl-C ends it"]
+        join = None
+        if reached_as is not None:
+            join, more = await _handed_out(local, reached_as)
+            value |= more
+            lines += [
+                f"a worker joins:   isoloss worker start --join {more['worker_join']}     (copy the file, mode 600)",
+                f"you, elsewhere:   export ISOLOSS_JOIN={more['admin_join']}",
+                f"the dashboard:    ssh -L {more['dash_port']}:{local.dash.removeprefix('http://')} {more['host']}",
+            ]
+        await stack.enter_async_context(_workers(local.address, workers, join))
+        show(output, value, *lines)
         sys.stdout.flush()
         await stop.wait()
 
 
+async def _handed_out(local: Local, reached_as: str) -> tuple[Path, dict[str, Any]]:
+    from isoloss.client.join import read_join
+    from isoloss.controller.joining import hand_out
+    from isoloss.domain.access import Role
+    from isoloss.store.pool import Pool
+
+    async with Pool(local.dsn, size=1, name="isoloss up") as pool, pool.connection() as conn:
+        files = await hand_out(conn, home(), local.address, reached_as)
+    join = read_join(str(files[Role.WORKER]))
+    return files[Role.WORKER], {
+        "worker_join": str(files[Role.WORKER]), "admin_join": str(files[Role.ADMIN]), "ca_fingerprint": join.fingerprint,
+        "host": join.address.rpartition(":")[0], "dash_port": int(local.dash.rpartition(":")[2]),
+    }  # fmt: skip
+
+
 @contextlib.asynccontextmanager
-async def _workers(address: str, n: int) -> AsyncIterator[None]:
+async def _workers(address: str, n: int, join: Path | None) -> AsyncIterator[None]:
     """Local workers of the same user, who may run whatever this user's specs name."""
-    command = [sys.executable, "-m", "isoloss_worker", "--address", address, "--slots", "1", "--allow-everything"]
-    processes = [subprocess.Popen([*command, "--name", f"local-{i}"]) for i in range(n)]
+    where = f"127.0.0.1:{address.rpartition(':')[2]}" if join else address
+    command = [sys.executable, "-m", "isoloss_worker", "--address", where, "--slots", "1", "--allow-everything"]
+    environment = {**os.environ, "ISOLOSS_JOIN": str(join)} if join else None
+    processes = [subprocess.Popen([*command, "--name", f"local-{i}"], env=environment) for i in range(n)]
     try:
         yield
     finally:

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import os
 import sys
+from pathlib import Path
 from typing import Annotated
 
 from cyclopts import App, Parameter
 
 from isoloss.cli.connection import Address, client
 from isoloss.cli.output import Output, Table, number, show
+from isoloss.cli.worker_templates import template
+from isoloss.client.join import read_join
 from isoloss.client.locate import find_address
 
-app = App(name="worker", help="Workers: start, list, drain.")
+app = App(name="worker", help="Workers: start, list, drain, templates for clusters.")
+app.command(template)
 Allow = Annotated[
     tuple[str, ...], Parameter(help="A function this worker may run: module:name.", consume_multiple=False)
 ]
@@ -29,9 +33,15 @@ def start(
     allow: Allow = (),
     allow_command: AllowCommand = (),
     allow_everything: Annotated[bool, Parameter(negative="", help="Run whatever this user's own specs name.")] = False,
+    join: Annotated[str | None, Parameter(help="A file `isoloss up` wrote: address, CA and token; mode 600.")] = None,
     address: Address = None,
 ) -> None:
     """Run a worker here until Ctrl-C or SIGTERM, which let its tasks be given back. The built-in GPT is always allowed."""
+    if join is not None:
+        address = address or read_join(join).address  # what is wrong with the file is said here
+        os.environ["ISOLOSS_JOIN"] = str(Path(join).expanduser().absolute())
+        for name_ in ("ISOLOSS_TOKEN", "ISOLOSS_TOKEN_FILE"):
+            os.environ.pop(name_, None)
     command = [sys.executable, "-m", "isoloss_worker", "--address", find_address(address), "--slots", slots]
     command += ["--name", name] if name else []
     command += [word for function in allow for word in ("--allow", function)]

@@ -1,6 +1,6 @@
 """What a client shows and whom it trusts: a token, a CA, and for mutual TLS a certificate of its own.
 
-Each is an environment variable: ``ISOLOSS_TOKEN`` (or ``ISOLOSS_TOKEN_FILE``, a file that holds it), ``ISOLOSS_CA`` (a PEM
+A file of ISOLOSS_JOIN says it all (``isoloss up --listen 0.0.0.0:7070`` writes one). Else each is an environment variable: ``ISOLOSS_TOKEN`` (or ``ISOLOSS_TOKEN_FILE``, a file that holds it), ``ISOLOSS_CA`` (a PEM
 file, or ``system``; with it the connection is TLS), ``ISOLOSS_CERT`` and ``ISOLOSS_KEY``. Never a flag: what stands on a
 command line is there for every user of the machine to read.
 """
@@ -14,10 +14,11 @@ from typing import Any, Final
 
 import grpc
 
+from isoloss.client.join import joined
+from isoloss.client.locate import LOOPBACK, own_join
 from isoloss.errors import InvalidSpec
 
 OPTIONS: Final = (("grpc.keepalive_time_ms", 30_000), ("grpc.max_reconnect_backoff_ms", 2_000))
-LOOPBACK: Final = ("127.0.0.1", "localhost", "[::1]")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,6 +57,12 @@ class Credentials:
 def found() -> Credentials:
     """What the environment says."""
     said = os.environ.get
+    plain = not any(map(said, ("ISOLOSS_TOKEN", "ISOLOSS_TOKEN_FILE", "ISOLOSS_CA")))
+    if plain and (join := joined() or (None if said("ISOLOSS_ADDRESS") else own_join())) is not None:
+        return Credentials(
+            token=join.token, ca=join.ca.encode(), cert=_read(said("ISOLOSS_CERT", ""), "ISOLOSS_CERT"),
+            key=_read(said("ISOLOSS_KEY", ""), "ISOLOSS_KEY"),
+        )  # fmt: skip
     token, ca = said("ISOLOSS_TOKEN", ""), said("ISOLOSS_CA", "")
     if not token and (file := said("ISOLOSS_TOKEN_FILE")):
         token = _read(file, "ISOLOSS_TOKEN_FILE").decode().strip()

@@ -16,8 +16,11 @@ from typing import Final
 
 import msgspec
 
+from isoloss.client.join import Join, joined, read_join
 from isoloss.errors import Unreachable
 
+ADMIN_JOIN: Final = "admin.join"
+LOOPBACK: Final = ("127.0.0.1", "localhost", "[::1]")
 CONTROLLER_FILE: Final = "controller.json"
 START_SECONDS: Final = 60.0
 
@@ -74,14 +77,23 @@ def find_local() -> Local | None:
     return None
 
 
+def own_join() -> Join | None:
+    """How this user's own controller is joined, when it listens beyond loopback and wrote files to join by."""
+    local, file = find_local(), home() / ADMIN_JOIN
+    beyond = local is not None and not local.address.startswith(LOOPBACK)
+    return read_join(str(file)) if beyond and file.exists() else None
+
+
 def find_address(stated: str | None = None) -> str:
     """The address to call; ``Unreachable`` says how to get a controller when there is none."""
     if address := stated or os.environ.get("ISOLOSS_ADDRESS"):
         return address
+    if (join := joined()) is not None:
+        return join.address
     if (local := find_local()) is not None:
-        return local.address
+        return local.address if own_join() is None else f"127.0.0.1:{local.address.rpartition(':')[2]}"
     raise Unreachable(
-        "There is no controller: no --address, no ISOLOSS_ADDRESS, and none of yours runs on this machine.",
+        "There is no controller: no --address, no ISOLOSS_ADDRESS, no ISOLOSS_JOIN, and none of yours runs on this machine.",
         hint="`isoloss up` starts one.",
     )
 

@@ -74,7 +74,7 @@ def check_listener(settings: Settings) -> None:
     if host not in LOOPBACK and not settings.tls_cert:
         raise InvalidSpec(
             f"--listen is {settings.listen!r} without TLS; accepted beyond loopback is it with tls_cert and tls_key.",
-            hint="`isoloss certs` makes them, `isoloss token create` the tokens; or use an SSH tunnel to loopback.",
+            hint="`isoloss up --listen` makes them, `isoloss certs` by hand; or use an SSH tunnel to loopback.",
         )
     host, _ = split_address(settings.dash, "--dash")
     if host not in LOOPBACK:
@@ -82,6 +82,11 @@ def check_listener(settings: Settings) -> None:
             f"--dash is {settings.dash!r}; accepted is a loopback address, since the page has no login.",
             hint="From elsewhere: ssh -L 7071:127.0.0.1:7071 this-machine.",
         )
+
+
+def is_loopback(address: str) -> bool:
+    """Whether nobody but this machine reaches a listener there."""
+    return split_address(address, "--listen")[0] in LOOPBACK
 
 
 def split_address(address: str, field: str) -> tuple[str, int]:

@@ -1,0 +1,188 @@
+"""``isoloss worker template``: files by which workers join from a cluster, ready to be submitted."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Final, Literal
+
+from cyclopts import Parameter
+
+from isoloss.cli.output import Output, show
+from isoloss.errors import InvalidSpec
+
+GRACE: Final = 120  # seconds between the signal and the kill, in which trainers save
+
+SLURM: Final = """#!/bin/bash
+# Workers of isoloss under Slurm, one a node. Copy worker.join (mode 600) to where every node sees it, then:
+#   sbatch --export=ALL,ISOLOSS_JOIN=$HOME/worker.join this-file
+# Before the time limit, and when it is preempted, the worker hears SIGTERM: trainers save and exit 75, tasks go back with
+# their checkpoints, and the job is queued again. Checkpoints lie in ISOLOSS_HOME, which has to be a folder all nodes share.
+#SBATCH --job-name=isoloss-worker
+#SBATCH --array=1-{nodes}
+#SBATCH --nodes=1
+#SBATCH --ntasks=1
+{resources}#SBATCH --time=24:00:00
+#SBATCH --requeue
+#SBATCH --signal=B:TERM@{grace}
+#SBATCH --open-mode=append
+#SBATCH --output=isoloss-worker-%A_%a.log
+set -uo pipefail
+: "${{ISOLOSS_JOIN:?say where worker.join lies: sbatch --export=ALL,ISOLOSS_JOIN=...}}"
+name="slurm-${{SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}}-${{SLURM_ARRAY_TASK_ID:-0}}"
+told=no
+leave() {{ told=yes; kill -TERM "$worker" 2>/dev/null; }}
+isoloss worker start --join "$ISOLOSS_JOIN" --name "$name" --slots {slots}{allow} &
+worker=$!
+trap leave TERM
+wait "$worker"; code=$?
+while kill -0 "$worker" 2>/dev/null; do wait "$worker"; code=$?; done
+if [ "$told" = yes ]; then
+  scontrol requeue "${{SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}}${{SLURM_ARRAY_TASK_ID:+_$SLURM_ARRAY_TASK_ID}}"
+  exit 0
+fi
+exit "$code"
+"""
+
+K8S: Final = """# Workers of isoloss on Kubernetes. First the file by which they join, and an image that has isoloss and your trainer:
+#   kubectl create secret generic isoloss-join --from-file=worker.join
+#   kubectl apply -f this-file
+# A pod that is evicted hears SIGTERM: trainers save and exit 75, tasks go back with their checkpoints. Checkpoints lie in
+# ISOLOSS_HOME: a claim that all pods share (ReadWriteMany), or what a lost pod saved is lost and its tasks begin again.
+apiVersion: apps/v1
+kind: Deployment
+metadata:
+  name: isoloss-worker
+  labels: {{app: isoloss-worker}}
+spec:
+  replicas: {nodes}
+  selector:
+    matchLabels: {{app: isoloss-worker}}
+  template:
+    metadata:
+      labels: {{app: isoloss-worker}}
+    spec:
+      terminationGracePeriodSeconds: {grace}
+      containers:
+        - name: worker
+          image: your-registry/your-trainer:latest
+          # a secret's files belong to root; a join file has to be its reader's alone
+          command: ["sh", "-c", "umask 077 && cp /join/worker.join /tmp/worker.join && exec isoloss worker start --join /tmp/worker.join --name $POD --slots {slots}{allow}"]
+          env:
+            - name: POD
+              valueFrom: {{fieldRef: {{fieldPath: metadata.name}}}}
+            - {{name: ISOLOSS_HOME, value: /isoloss}}
+          resources:
+            requests: {{cpu: "4", memory: 16Gi}}
+            limits: {{memory: 16Gi{gpus}}}
+          livenessProbe:
+            exec: {{command: ["sh", "-c", "kill -0 1"]}}
+            periodSeconds: 30
+          volumeMounts:
+            - {{name: join, mountPath: /join, readOnly: true}}
+            - {{name: home, mountPath: /isoloss}}
+      volumes:
+        - name: join
+          secret: {{secretName: isoloss-join}}
+        - name: home
+          persistentVolumeClaim: {{claimName: isoloss-home}}
+---
+apiVersion: v1
+kind: PersistentVolumeClaim
+metadata:
+  name: isoloss-home
+spec:
+  accessModes: [ReadWriteMany]
+  resources:
+    requests: {{storage: 100Gi}}
+"""
+
+RAY: Final = '''"""Workers of isoloss on a Ray cluster, one detached actor a node's GPUs: ISOLOSS_JOIN=~/worker.join python this-file
+
+Ray has to ask for a token of its own (RAY_AUTH_MODE=token) wherever others reach it. An actor that is killed is started again
+by Ray; what it held is leased again when its lease is over, or at once when it comes back under its name.
+"""
+
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+
+import ray
+
+
+@ray.remote(num_gpus={gpus}, max_restarts=-1, max_task_retries=-1)
+class Agent:
+    """Holds a worker process, and ends with it."""
+
+    def __init__(self, name: str, join: bytes) -> None:
+        file = pathlib.Path.home() / f".isoloss-{{name}}.join"
+        file.touch(mode=0o600)
+        file.write_bytes(join)
+        command = [sys.executable, "-m", "isoloss.cli", "worker", "start", "--join", str(file), "--name", name, "--slots", "{slots}"{allow}]
+        self.process = subprocess.Popen(command)
+
+    def wait(self) -> int:
+        """Until the worker leaves."""
+        return self.process.wait()
+
+    def leave(self) -> int:
+        """Give the tasks back and leave."""
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait()
+
+
+if __name__ == "__main__":
+    ray.init(address="auto")
+    join = pathlib.Path(os.environ["ISOLOSS_JOIN"]).expanduser().read_bytes()
+    agents = [
+        Agent.options(name=f"isoloss-{{n}}", lifetime="detached", get_if_exists=True).remote(f"ray-{{n}}", join) for n in range({nodes})
+    ]
+    print(f"{{len(agents)}} workers; `ray.get_actor('isoloss-0')` finds one")
+    ray.get([agent.wait.remote() for agent in agents])
+'''
+
+
+def template(
+    kind: Literal["slurm", "k8s", "ray"],
+    *,
+    nodes: Annotated[int, Parameter(help="Workers, one a node.")] = 1,
+    gpus: Annotated[int, Parameter(help="GPUs a node; 0 for none.")] = 0,
+    slots: Annotated[str, Parameter(help="Tasks at once on a node: a number, or auto (a GPU each).")] = "auto",
+    allow: Annotated[
+        tuple[str, ...], Parameter(help="A function workers may run: module:name.", consume_multiple=False)
+    ] = (),
+    allow_command: Annotated[
+        tuple[str, ...], Parameter(help="A command prefix workers may run.", consume_multiple=False)
+    ] = (),
+    out: Annotated[Path | None, Parameter(help="Where to; standard output without it.")] = None,
+    output: Output = Output(),  # noqa: B008 - frozen
+) -> None:
+    """Write a file that starts workers on Slurm, Kubernetes or Ray, to be submitted as it is."""
+    import shlex
+
+    if nodes < 1:
+        raise InvalidSpec(f"--nodes is {nodes}; accepted is a whole number from 1.")
+    if gpus < 0:
+        raise InvalidSpec(f"--gpus is {gpus}; accepted is a whole number from 0.")
+    words = [word for one in allow for word in ("--allow", one)]
+    words += [word for one in allow_command for word in ("--allow-command", one)]
+    shell = "".join(f" {shlex.quote(word)}" for word in words)
+    given = {"nodes": nodes, "slots": slots, "grace": GRACE}
+    match kind:
+        case "slurm":
+            resources = f"#SBATCH --gpus-per-node={gpus}\n" if gpus else "#SBATCH --cpus-per-task=4\n"
+            text = SLURM.format(**given, resources=resources, allow=shell)
+        case "k8s":
+            text = K8S.format(
+                **given, gpus=f", nvidia.com/gpu: {gpus}" if gpus else "", allow=shell.replace('"', '\\"')
+            )
+        case "ray":
+            text = RAY.format(**given, gpus=gpus, allow="".join(f", {word!r}" for word in words))
+    if out is not None:
+        out.write_text(text)
+    show(
+        output,
+        {"kind": kind, "text": text, "out": str(out) if out else None},
+        f"{kind} workers in {out}" if out else text.rstrip(),
+    )
