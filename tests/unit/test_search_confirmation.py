@@ -9,7 +9,8 @@ import pytest
 
 from isoloss.domain.spec import decode_study
 from isoloss.errors import InvalidSpec, WrongState
-from isoloss.search.confirmation import Confirmation, Pull, sentence, separated
+from isoloss.search.confirmation import Confirmation, Pull, finalists_of, sentence, separated
+from isoloss.search.confirmation import rewards as rewards_of
 from isoloss.search.driver import Driver
 from isoloss.search.events import Asked, Confirming
 from isoloss.search.replay import replay
@@ -91,7 +92,7 @@ def test_a_search_confirms_at_rest_and_once_more_when_it_is_deepened() -> None:
     search = driver.search
     first = search.confirmation
     assert first is not None and search.idle and first.level == 2
-    standing = first.standing(search.rewards())
+    standing = first.standing(rewards_of(search))
     assert separated(standing) and standing[0].behind == 0
     again = [search.trial(number) for number in first.trials.values()]
     assert {one.source for one in again} == {"confirm"} and {one.repeat for one in again} >= {1, 2}
@@ -140,11 +141,11 @@ def test_a_run_that_diverged_counts_against_its_finalist() -> None:
         if (ask := driver.ask()) is None:
             break
         x = float(ask.params["x"])
-        favourite = driver.search.trial(driver.search.finalists(1)[0]).configuration["x"] if ask.repeat else None
+        favourite = driver.search.trial(finalists_of(driver.search, 1)[0]).configuration["x"] if ask.repeat else None
         bad = ask.repeat % 2 == 1 and x == favourite
         driver.tell(ask.trial, ask.budget_to, {"loss": float("nan") if bad else x})
     search = driver.search
     assert search.confirmation is not None
-    rewards = search.rewards()
+    rewards = rewards_of(search)
     favourite = search.confirmation.finalists[0]
     assert rewards[favourite, 1] == min(rewards.values())

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from statistics import fmean
 
 from isoloss.search.answers import Incumbent
-from isoloss.search.confirmation import Confirmation, sentence, separated
+from isoloss.search.confirmation import Confirmation, rewards, sentence, separated
 from isoloss.search.desirability import OverallDesirability, overall
 from isoloss.search.foresight import Values
 from isoloss.search.search import Search
@@ -65,7 +65,7 @@ def _incumbent(search: Search, front: Sequence[Incumbent], *, settled: bool) -> 
     if settled:
         return settled_best(search)
     confirmation = search.confirmation
-    found = confirmation.standing(search.rewards()) if confirmation else []
+    found = confirmation.standing(rewards(search)) if confirmation else []
     if confirmation and separated(found):
         trial, result = search.trial(found[0].trial), search.result(found[0].trial, confirmation.level)
         return Incumbent(
@@ -78,7 +78,7 @@ def _incumbent(search: Search, front: Sequence[Incumbent], *, settled: bool) -> 
 def _confirmation(search: Search) -> pb.Confirmation:
     if (confirmation := search.confirmation) is None:
         return pb.Confirmation()
-    found, desired = confirmation.standing(search.rewards()), bool(search.spec.desirability)
+    found, desired = confirmation.standing(rewards(search)), bool(search.spec.desirability)
     sign = 1 if desired or search.spec.goal == "maximize" else -1
     return pb.Confirmation(
         finalists=[pb.Finalist(**asdict(one) | {"mean": sign * one.mean}) for one in found],

@@ -29,6 +29,7 @@ from isoloss.domain.study import StudyState
 from isoloss.domain.task import TaskState
 from isoloss.errors import InvalidSpec, IsolossError, WrongState
 from isoloss.search import events as ev
+from isoloss.search.confirmation import due
 from isoloss.search.judging import Judge, preferring, worthless
 from isoloss.search.preview import planned_rungs
 from isoloss.search.proposals import check_sampler
@@ -292,7 +293,7 @@ class _Book:
             await self._rescore()
         if rescore:
             await preferences.reworth(self.conn, self.row.id, (await self._judge()).worths())
-        if (confirming := self.search.to_confirm()) is not None:
+        if (confirming := due(self.search)) is not None:
             await self._fold(confirming)
 
     async def _ready(self, wants: Sequence[Want]) -> tuple[tasks.Granted, list[Want]]:

@@ -11,11 +11,20 @@ The runs by which the finalists were chosen are not counted: who was chosen for 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+
+from isoloss.search.events import Confirming
+
+if TYPE_CHECKING:
+    from isoloss.search.search import Search
 
 Pull = tuple[int, int]  # (finalist, repeat); repeats count from 1, the study's own seed is 0
+FEWEST: Final = 2  # finalists
 FIRST: Final = 2  # seeds that every finalist sees before anything is compared
 DIGITS: Final = 9  # to which gaps are compared, so that every machine decides alike
 
@@ -111,6 +120,43 @@ class Confirmation:
                 )
             )  # fmt: skip
         return sorted(found, key=lambda one: (-one.mean, one.trial != self.finalists[leader], one.trial))
+
+
+def finalists_of(search: Search, most: int) -> tuple[int, ...]:
+    """The trials measured highest up, of one level the best first; no two of one configuration."""
+    highest: dict[int, tuple[int, float, int]] = {}
+    for (number, level), result in search.tasks.items():  # a trial's tasks are created level by level
+        if result is not None and result.score is not None and not search.trial(number).repeat:
+            highest[number] = (-level, result.score, number)
+    found: dict[bytes, int] = {}
+    for _, _, number in sorted(highest.values()):
+        found.setdefault(msgspec.json.encode(search.trial(number).configuration), number)
+    return tuple(found.values())[:most]
+
+
+def due(search: Search) -> Confirming | None:
+    """What a spec that confirms asks for now: at rest, once for each largest budget."""
+    wanted, begun = search.spec.confirm, search.confirmation
+    if wanted is None or search.stopped is not None or (begun is not None and begun.level == search.ladder.top):
+        return None
+    if not search.idle or len(finalists_of(search, FEWEST)) < FEWEST:
+        return None
+    return Confirming(finalists=wanted.finalists, delta=wanted.delta, runs=wanted.runs)
+
+
+def rewards(search: Search) -> dict[Pull, float]:
+    """What the finalists' runs are worth, the more the better: soft D, or the metric turned so that more is better.
+
+    A run that diverged or failed counts as D = 0, or as the worst of the others.
+    """
+    ended = {} if search.confirmation is None else {
+        pull: result for pull, number in search.confirmation.trials.items()
+        if (result := search.result(number, search.confirmation.level)) is not None
+    }  # fmt: skip
+    desired = bool(search.spec.desirability)
+    worth = {p: math.exp(-r.score) if desired else -r.score for p, r in ended.items() if r.score is not None}
+    worst = 0.0 if desired else min(worth.values(), default=None)
+    return worth if worst is None else {pull: worth.get(pull, worst) for pull in ended}
 
 
 def sentence(found: list[Finalist], confirmation: Confirmation) -> str:

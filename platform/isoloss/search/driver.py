@@ -17,6 +17,7 @@ from isoloss.domain.space import Scalar
 from isoloss.domain.spec import StudySpec, checked, decode_study
 from isoloss.errors import InvalidSpec
 from isoloss.search.answers import ProposalRequest
+from isoloss.search.confirmation import due
 from isoloss.search.events import Asked, CreateTask, Decision, Deepened, Event, Status, TaskDone
 from isoloss.search.judging import Judge, informed, preferring, worthless
 from isoloss.search.proposals import check_sampler, propose
@@ -76,7 +77,7 @@ class Driver:
         """The next task to run, or ``None`` when there is nothing until a result is told or the study is deepened."""
         if (request := self.search.proposal_request(ahead=1)) is not None:
             self._propose(informed(request, self.search, self._metrics))
-        if (confirming := self.search.to_confirm()) is not None:
+        if (confirming := due(self.search)) is not None:
             self._apply(confirming)
         task = self._created()
         while task is not None and task.budget_from == 0 and worthless(self.spec, self.search.trial(task.trial)):

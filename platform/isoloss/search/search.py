@@ -22,7 +22,7 @@ from isoloss.domain.spec import StudySpec
 from isoloss.domain.widening import widened
 from isoloss.errors import InvalidSpec, WrongState
 from isoloss.search.answers import Incumbent, ProposalRequest, Result, RungSummary, Trial
-from isoloss.search.confirmation import Confirmation, Pull
+from isoloss.search.confirmation import Confirmation, Pull, finalists_of, rewards
 from isoloss.search.deepening import Bracket, Candidate, Kept
 from isoloss.search.geometry import Ladder, Plan, plan_of
 from isoloss.search.proposals import COMPOSITE, seen
@@ -192,44 +192,10 @@ class Search:
         score, minus_level, trial = self._best
         return Incumbent(trial=trial, level=-minus_level, score=score, configuration=self._trials[trial].configuration)
 
-    def finalists(self, most: int) -> tuple[int, ...]:
-        """The trials measured highest up, of one level the best first; no two of one configuration."""
-        highest: dict[int, tuple[int, float, int]] = {}
-        for (trial, level), result in self._tasks.items():  # a trial's tasks are created level by level
-            if result is not None and result.score is not None and not self._trials[trial].repeat:
-                highest[trial] = (-level, result.score, trial)
-        found: dict[bytes, int] = {}
-        for _, _, trial in sorted(highest.values()):
-            found.setdefault(msgspec.json.encode(self._trials[trial].configuration), trial)
-        return tuple(found.values())[:most]
-
-    def to_confirm(self) -> ledger.Confirming | None:
-        """What a spec that confirms asks for now: at rest, once for each largest budget."""
-        wanted, begun = self.spec.confirm, self._confirmation
-        if wanted is None or self._stopped is not None or (begun is not None and begun.level == self.ladder.top):
-            return None
-        if not self.idle or len(self.finalists(2)) < 2:
-            return None
-        return ledger.Confirming(finalists=wanted.finalists, delta=wanted.delta, runs=wanted.runs)
-
     @property
     def confirmation(self) -> Confirmation | None:
         """The finalists that run again, to look at."""
         return self._confirmation
-
-    def rewards(self) -> dict[Pull, float]:
-        """What the finalists' runs are worth, the more the better: soft D, or the metric turned so that more is better.
-
-        A run that diverged or failed counts as D = 0, or as the worst of the others.
-        """
-        ended = {} if self._confirmation is None else {
-            pull: result for pull, trial in self._confirmation.trials.items()
-            if (result := self._tasks.get((trial, self._confirmation.level))) is not None
-        }  # fmt: skip
-        desired = bool(self.spec.desirability)
-        worth = {p: math.exp(-r.score) if desired else -r.score for p, r in ended.items() if r.score is not None}
-        worst = 0.0 if desired else min(worth.values(), default=None)
-        return worth if worst is None else {pull: worth.get(pull, worst) for pull in ended}
 
     def settled(self) -> dict[int, dict[int, tuple[int, ...]]]:
         """The synchronous member sets known so far: bracket → level → trials, in order of creation."""
@@ -377,7 +343,7 @@ class Search:
     def _confirm(self, event: ledger.Confirming) -> tuple[ledger.Decision, ...]:
         if self.spec.objectives:
             raise WrongState("confirming needs one best; accepted is a study with an objective or a desirability.")
-        finalists = self.finalists(event.finalists)
+        finalists = finalists_of(self, event.finalists)
         if len(finalists) < 2:
             raise WrongState(f"confirming finds {len(finalists)} trials with a result; accepted is a study with two.")
         self._confirmation = Confirmation(
@@ -391,7 +357,7 @@ class Search:
             self._confirmation is None or self._confirmation.level != self.ladder.top
         ):  # deepened: others may be the best
             return None
-        return self._confirmation.next(self.rewards())
+        return self._confirmation.next(rewards(self))
 
     def _repeat(self, finalist: int, repeat: int) -> tuple[ledger.Decision, ...]:
         confirmation = self._confirmation
