@@ -14,6 +14,7 @@ from isoloss.search.confirmation import rewards as rewards_of
 from isoloss.search.driver import Driver
 from isoloss.search.events import Asked, Confirming
 from isoloss.search.replay import replay
+from isoloss.search.retention import spare
 from isoloss.search.search import Search
 
 
@@ -149,3 +150,10 @@ def test_a_run_that_diverged_counts_against_its_finalist() -> None:
     rewards = rewards_of(search)
     favourite = search.confirmation.finalists[0]
     assert rewards[favourite, 1] == min(rewards.values())
+
+
+def test_nothing_goes_on_from_a_further_run_so_its_checkpoint_may_go() -> None:
+    driver = Driver({**SPEC, "fidelity": {"keep": "planned"}})
+    play(driver)
+    confirmation = driver.search.confirmation
+    assert confirmation is not None and set(confirmation.trials.values()) <= set(spare(driver.search))

@@ -21,19 +21,20 @@ from isoloss.wire.values import to_values
 async def best(search: Search, known: Values, *, settled: bool) -> pb.Best:
     """The finalist that was confirmed, else the first by expected D, of a front the first, else the lowest score.
 
-    Of a confirmed finalist the values are means over its further runs: the first one chose it. With ``settled`` it is the best of the highest settled rung whatever else is known.
+    Of a confirmed finalist the values are means over its further runs: the first one chose it. With ``settled`` it is the best
+    of the highest settled rung whatever else is known. ``KeyError`` when the fold is ahead of what was ``known``.
     """
     spec, ladder = search.spec, search.ladder
     front = front_of(search, known) if spec.objectives else []
     confirmation, incumbent = _confirmation(search), _incumbent(search, front, settled=settled)
+    means = _means(search.confirmation, incumbent, known)
     by_worth = believing(ranking(search, known), search, known) if spec.desirability else list
     ranked: list[Worth] = await asyncio.to_thread(by_worth)
     if ranked and not settled and not confirmation.separated:
         incumbent = ranked[0].incumbent
     if incumbent is None:
         return pb.Best()
-    again = confirmation.separated and not settled
-    values = _means(search.confirmation, incumbent, known) if again else known[incumbent.trial, incumbent.level]
+    values = (confirmation.separated and not settled and means) or known[incumbent.trial, incumbent.level]
     message = pb.Best(
         found=True, trial=incumbent.trial, level=incumbent.level, budget=ladder.budget(incumbent.level), values=values,
         params=to_values(incumbent.configuration), near=_near(ranked, front, known),
@@ -52,13 +53,13 @@ async def best(search: Search, known: Values, *, settled: bool) -> pb.Best:
     return message
 
 
-def _means(confirmation: Confirmation | None, incumbent: Incumbent, known: Values) -> dict[str, float]:
-    """The means over a finalist's further runs that ended well."""
-    trials = (
-        [] if confirmation is None else [t for (one, _), t in confirmation.trials.items() if one == incumbent.trial]
-    )
+def _means(confirmation: Confirmation | None, incumbent: Incumbent | None, known: Values) -> dict[str, float]:
+    """The means over a finalist's further runs that ended well; empty without any."""
+    if confirmation is None or incumbent is None:
+        return {}
+    trials = [trial for (finalist, _), trial in confirmation.trials.items() if finalist == incumbent.trial]
     runs = [values for trial in trials if (values := known.get((trial, incumbent.level)))]
-    return {metric: fmean(run[metric] for run in runs if metric in run) for metric in runs[0]}
+    return {metric: fmean(run[metric] for run in runs if metric in run) for metric in (runs[0] if runs else ())}
 
 
 def _incumbent(search: Search, front: Sequence[Incumbent], *, settled: bool) -> Incumbent | None:

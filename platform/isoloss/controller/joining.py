@@ -28,14 +28,8 @@ def prepare(home: Path, listen: str, reached_as: str) -> dict[str, str]:
     if not (folder / "ca.key").exists():
         make_ca(folder)
     host, _ = split_address(listen, "--listen")
-    names = {
-        "localhost",
-        "127.0.0.1",
-        socket.gethostname(),
-        socket.getfqdn(),
-        reached_as,
-        *([] if host in ANY else [host]),
-    }
+    own = [] if host in ANY else [host]
+    names = {"localhost", "127.0.0.1", socket.gethostname(), socket.getfqdn(), reached_as, *own}
     with contextlib.suppress(OSError):
         names |= {str(info[4][0]) for info in socket.getaddrinfo(socket.gethostname(), None)}
     make_leaf(folder, "server", sorted(names - {""}))
@@ -49,12 +43,10 @@ async def hand_out(conn: Conn, home: Path, address: str, reached_as: str) -> dic
     ca = (home / "certs" / "ca.pem").read_text()
     found = {role: home / name for role, name in FILES.items()}
     for role, path in found.items():
-        before = await _kept(conn, path)
-        wanted = Join(address=reached, ca=ca, fingerprint=fingerprint_of(ca), token=before or "")
-        if not before:
+        token = await _kept(conn, path)
+        if token is None:
             token = await tokens.create(conn, role=role, note=f"{path.name} of {reached}", lasts=LASTS)
-            wanted = Join(address=reached, ca=ca, fingerprint=wanted.fingerprint, token=token)
-        wanted.write(path)
+        Join(address=reached, ca=ca, fingerprint=fingerprint_of(ca), token=token).write(path)
     return found
 
 

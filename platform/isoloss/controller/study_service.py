@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import AsyncIterator
 from dataclasses import asdict, replace
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -19,7 +20,7 @@ from isoloss.domain.ids import StudyId
 from isoloss.domain.space import AnyParameter
 from isoloss.domain.spec import Confirm, StudySpec, decode, decode_study, encode
 from isoloss.domain.study import StudyState
-from isoloss.errors import AlreadyExists, InvalidSpec, IsolossError, WrongState
+from isoloss.errors import AlreadyExists, Busy, InvalidSpec, IsolossError, WrongState
 from isoloss.search.events import (
     ENQUEUED,
     Confirming,
@@ -49,6 +50,7 @@ from isoloss.wire.values import decode_json, from_values, to_values
 
 Context = Any  # grpc.aio.ServicerContext, generic in its stubs only
 JSON = msgspec.json.Encoder()
+BEST_TRIES: Final = 20
 
 
 class StudyService(study_pb2_grpc.StudyServiceServicer):
@@ -224,9 +226,12 @@ class StudyService(study_pb2_grpc.StudyServiceServicer):
         async with self.pool.connection() as conn:
             row = await studies.by_name(conn, request.project, request.name)
         search = await self.decider.search(row.id)
-        async with self.pool.connection() as conn:
-            known = await studies.outcomes(conn, row.id)
-        return await best(search, known, settled=request.settled)
+        for _ in range(BEST_TRIES):
+            async with self.pool.connection() as conn:
+                known = await studies.outcomes(conn, row.id)
+            with contextlib.suppress(KeyError):  # a pass under way has folded what it has not committed yet
+                return await best(search, known, settled=request.settled)
+        raise Busy(f"Study {row.name!r} is decided upon at this moment.")
 
     async def ListTrials(self, request: pb.StudyName, context: Context) -> pb.ListTrialsReply:
         async with self.pool.connection() as conn:

@@ -20,10 +20,10 @@ and losers of a study that widens by itself.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from collections.abc import Set as AbstractSet
 from dataclasses import replace
-from itertools import islice
+from itertools import chain, islice
 
 from isoloss.errors import InvalidSpec
 from isoloss.search.deepening import Bracket
@@ -41,10 +41,11 @@ def spare(search: Search) -> tuple[int, ...]:
     if search.spec.fidelity.kept == "all":
         return ()
     safe = {trial for trial, _ in bests(search)} | search.dropped
-    if search.stopped is not None:
-        found = (n for n in range(search.trials) if search.trial(n).bracket != ADDED)
-    else:
+    found: Iterable[int] = (n for n in range(search.trials) if search.trial(n).bracket != ADDED)
+    if search.stopped is None:
         found = (trial for bracket in search.brackets for trial in _spare_of(search, bracket, safe))
+    if (again := search.confirmation) is not None:  # nothing goes on from a further run
+        found = chain(found, (trial for trial in again.trials.values() if not search.runs(trial, again.level)))
     return tuple(sorted(trial for trial in found if trial not in safe))
 
 
