@@ -156,6 +156,7 @@ class World:
     """One seed: a study, some workers, two controllers, and what goes wrong between them."""
 
     def __init__(self, pool: Pool, sync: psycopg.Connection, seed: int) -> None:
+        deciding.SNAPSHOT_LEAST = 6  # type: ignore[misc]  # so that many are saved
         self.seed, self.rng = seed, random.Random(seed)
         self.pool, self.cut, self.sync = pool, Cut(pool), sync
         self.now = 0.0
@@ -241,8 +242,13 @@ class World:
         with contextlib.suppress(Lost):
             await self.served(lambda _: Reaper(self.cut, self.bell, TTL).once())  # type: ignore[arg-type]
         with contextlib.suppress(Lost):
-            await self.served(lambda decider: decider.decide(self.study_id))
+            await self.served(self.decides)
         self.at(self.now + self.rng.uniform(2, 8), self.reap)
+
+    async def decides(self, decider: Decider) -> None:
+        """What a decider does by itself: results, and folds that have grown are saved."""
+        await decider.decide(self.study_id)
+        await decider._save_folds()
 
     # ---- workers -----------------------------------------------------------------------------------------------
 

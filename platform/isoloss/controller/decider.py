@@ -110,15 +110,20 @@ class Decider:
 
     async def _save_folds(self) -> None:
         """Keep the folds that have grown by a quarter: whoever comes next begins there, and all in all it costs a few folds."""
-        for study_id, folded in list(self._cache.items()):
-            if folded.seq - self._saved[study_id] <= max(SNAPSHOT_LEAST, folded.seq // 4):
-                continue
+        grown = [
+            study_id for study_id, folded in self._cache.items()
+            if folded.seq - self._saved[study_id] > max(SNAPSHOT_LEAST, folded.seq // 4)
+        ]  # fmt: skip
+        for study_id in grown:
             async with self._locks[study_id]:
-                folded = self._cache.get(study_id, folded)  # noqa: PLW2901 - as it is under the lock
-                body = folded.search.snapshot()
+                if (
+                    folded := self._cache.get(study_id)
+                ) is None:  # a pass failed: its fold is ahead of what was committed
+                    continue
+                seq, body = folded.seq, folded.search.snapshot()
             async with self.pool.connection() as conn:
-                await ledger.save_snapshot(conn, study_id, folded.seq, body)
-            self._saved[study_id] = folded.seq
+                await ledger.save_snapshot(conn, study_id, seq, body)
+            self._saved[study_id] = seq
 
     def mark(self, study_ids: Iterable[StudyId]) -> None:
         """Results of these studies have just become durable."""
