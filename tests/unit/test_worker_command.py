@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from isoloss.errors import InvalidSpec
+from isoloss.errors import InvalidSpec, TrainableFailed
 from isoloss_worker.job import Diverged, Failed, Job, Preempted, Reporter, Values
 from isoloss_worker.trainables.command import fill, run_command
 
@@ -213,3 +213,48 @@ def test_what_a_program_leaves_running_ends_with_it(tmp_path: Path) -> None:
     ) and time.monotonic() < deadline:
         time.sleep(0.01)
     assert not alive
+
+
+def test_a_command_that_ignores_its_budget_is_ended_and_not_tried_again(tmp_path: Path) -> None:
+    code = (
+        textwrap.dedent(REPORT)
+        + "import time\nfor step in range(4, 100): report(step=step, val_loss=1 / step); time.sleep(0.05)"
+    )
+    news, begun = News(), time.monotonic()
+    with pytest.raises(TrainableFailed, match="reported step 10, and its budget_to is 9; accepted are steps up to"):
+        run_command(job(tmp_path, code), news.reporter)
+    assert [step for step, _ in news.points] == [4, 5, 6, 7, 8, 9]
+    assert time.monotonic() - begun < 4.5, "it is not left to run on"
+
+
+@pytest.mark.parametrize("lines", [1, 3])
+def test_a_metrics_file_written_anew_is_read_anew_and_no_step_counts_twice(
+    tmp_path: Path, lines: int, capfd: pytest.CaptureFixture[str]
+) -> None:
+    code = f"""
+        import json, os, time
+        rows = []
+        for step in range(4, 10):
+            rows.append(json.dumps({{"step": step, "val_loss": 1 / step}}) + "\\n")
+            open(os.environ["ISOLOSS_METRICS"], "w").write("".join(rows[-{lines}:]))
+            time.sleep(0.5)
+    """
+    news = News()
+    assert run_command(job(tmp_path, code), news.reporter) == {"val_loss": 1 / 9}
+    assert [step for step, _ in news.points] == [4, 5, 6, 7, 8, 9]
+    assert capfd.readouterr().out.count("was written anew: append to it") == 1
+
+
+def test_lines_of_ten_megabytes_and_bytes_that_are_no_text_disturb_nothing(tmp_path: Path) -> None:
+    code = (
+        REPORT
+        + """
+    open(os.environ["ISOLOSS_METRICS"], "ab").write(b"\\xff\\xfe loss=3\\n")
+    report(step=8, val_loss=2.0, note="x" * 10_000_000)
+    open(os.environ["ISOLOSS_METRICS"], "ab").write(b"y" * 10_000_000 + b"\\n")
+    report(step=9, val_loss=1.0)
+    """
+    )
+    news = News()
+    assert run_command(job(tmp_path, code), news.reporter) == {"val_loss": 1.0}
+    assert news.points == [(8, {"val_loss": 2.0}), (9, {"val_loss": 1.0})]

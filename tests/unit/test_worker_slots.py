@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
+import sys
 import textwrap
 import time
 from collections.abc import Awaitable, Callable
@@ -286,3 +288,45 @@ def test_a_trainer_does_not_see_the_workers_own_credentials(folder: Path, monkey
     monkeypatch.setenv("ISOLOSS_KEY", "/keys/gpu-1.key")
     (ended,) = run_all(job(folder, "credentials"))
     assert isinstance(ended, Ended) and ended.values == {"val_loss": 0.0}
+
+
+@pytest.mark.parametrize("how", ["exits", "killed"])
+def test_nothing_a_program_started_outlives_its_run_not_even_in_a_session_of_its_own(folder: Path, how: str) -> None:
+    (folder / "forks.py").write_text(
+        textwrap.dedent("""
+        import json, os, subprocess, sys, time
+        sleeps = [sys.executable, "-c", "import time; time.sleep(60)"]
+        nested = f"import subprocess; subprocess.Popen({sleeps!r}, start_new_session=True)"
+        left = [subprocess.Popen(sleeps, start_new_session=True), subprocess.Popen(sleeps)]
+        subprocess.run([sys.executable, "-c", nested], check=True)
+        with open(os.environ["ISOLOSS_METRICS"], "a") as file:
+            file.write(json.dumps({"step": 1, "val_loss": 1.0}) + "\\n")
+        time.sleep(60 if sys.argv[1] == "killed" else 0)
+    """)
+    )
+    command = {"command": [sys.executable, str(folder / "forks.py"), how], "function": None}
+    sleeping = "time.sleep(60)"
+
+    async def body(slot: Slot) -> Any:
+        stop: asyncio.Future[str] = never()
+
+        def listen(message: Measured | Saved) -> None:
+            if how == "killed" and not stop.done():
+                stop.set_result("cancelling")
+
+        ended = await slot.run(job(folder, "", run=command), listen, stop)
+        return ended, [line for line in _commands(folder) if sleeping in line]
+
+    ended, left = in_slot(body)
+    assert isinstance(ended, Stopped) if how == "killed" else ended.kind == "complete"
+    assert left == []
+
+
+def _commands(folder: Path) -> list[str]:
+    """The command lines of the live processes that work in a folder."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if (process / "cwd").readlink() == folder:
+                found.append((process / "cmdline").read_bytes().replace(b"\0", b" ").decode())
+    return found

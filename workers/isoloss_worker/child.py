@@ -21,7 +21,7 @@ import msgspec
 from isoloss.errors import InvalidSpec, NotAllowed, TrainableFailed
 from isoloss_worker.job import Diverged, Failed, Job, Preempted, Reporter, Stop, Values
 from isoloss_worker.messages import STDERR_END, Ended, Measured, Message, Ready, Saved, line
-from isoloss_worker.processes import die_with_parent
+from isoloss_worker.processes import adopt_orphans, die_with_parent, kill_orphans
 
 FRAMES: Final = 6  # of a traceback, the innermost
 
@@ -29,6 +29,7 @@ FRAMES: Final = 6  # of a traceback, the innermost
 def main() -> None:
     """Serve jobs until stdin ends."""
     die_with_parent()
+    adopt_orphans()
     jobs, news = _private_pipes()
     lock, stop = threading.Lock(), Stop()
 
@@ -39,7 +40,10 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: stop.ask())  # also before a job is read: then it ends as it begins
     say(Ready())
     for text in jobs:
-        ended = execute(msgspec.json.decode(text, type=Job), _reporter(say, stop))
+        job = msgspec.json.decode(text, type=Job)
+        ended = execute(job, _reporter(say, stop))
+        if job.run.get("command") is not None:  # a function's own processes may serve its next trial
+            kill_orphans()
         sys.stdout.flush()
         sys.stderr.flush()
         os.write(2, STDERR_END + b"\n")

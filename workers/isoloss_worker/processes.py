@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 PR_SET_PDEATHSIG: Final = 1
+PR_SET_CHILD_SUBREAPER: Final = 36
 _LIBC: Final[Any] = ctypes.CDLL(None) if sys.platform == "linux" else None  # loaded now: not between fork and exec
 
 
@@ -22,6 +23,24 @@ def die_with_parent() -> None:
     """Ask the kernel to kill this process when the one that started it dies."""
     if _LIBC is not None:
         _LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+
+
+def adopt_orphans() -> None:
+    """Become the parent of whatever this process's descendants leave behind, so that ``kill_orphans`` finds it."""
+    if _LIBC is not None:
+        _LIBC.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def kill_orphans() -> None:
+    """Kill all that descends from this process, and reap it.
+
+    A killed process's children become this one's, perhaps after they were looked for: so look until there are none.
+    """
+    while found := children(os.getpid()):
+        for pid in found:
+            kill_tree(pid)
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(pid, 0)
 
 
 def kill_tree(pid: int) -> None:
@@ -41,9 +60,13 @@ def kill_group(pid: int) -> None:
 
 def descendants(pid: int) -> list[int]:
     """The processes started by ``pid`` and by those, as far as the system says."""
+    return [one for child in children(pid) for one in (child, *descendants(child))]
+
+
+def children(pid: int) -> list[int]:
+    """The children of a process, as far as the system says."""
     found: list[int] = []
     for file in Path(f"/proc/{pid}/task").glob("*/children"):
         with contextlib.suppress(OSError):
-            for child in map(int, file.read_text().split()):
-                found += [child, *descendants(child)]
+            found += map(int, file.read_text().split())
     return found

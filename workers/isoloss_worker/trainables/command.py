@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Final
 
 from isoloss.errors import InvalidSpec
-from isoloss_worker.job import Diverged, Failed, Job, Preempted, Reporter, Values
+from isoloss_worker.job import Failed, Job, Preempted, Reporter, Values
 from isoloss_worker.processes import die_with_parent, kill_group, kill_tree
 from isoloss_worker.trainables.environment import METRICS_FILE, facts, text, variables, write_params
 from isoloss_worker.trainables.measured import Measured, MetricsFile
@@ -96,7 +96,7 @@ def _start(argv: list[str], job: Job, folder: Path) -> subprocess.Popen[bytes]:
 def _watch(
     process: subprocess.Popen[bytes], file: MetricsFile, measured: Measured, job: Job, reporter: Reporter
 ) -> None:
-    """Until the program ends: report its metrics and its checkpoint as they come; a lost objective ends it."""
+    """Until the program ends: report its metrics and its checkpoint as they come; what loses the run ends it."""
     done, registered = Path(job.save_to) / DONE, False
     while True:
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -105,9 +105,9 @@ def _watch(
         if not registered and done.exists():
             registered = True
             reporter.checkpoint(saved_step(job, measured))
-        if measured.diverged is not None:
+        if measured.lost is not None:
             _end(process)
-            raise Diverged(measured.diverged.step, measured.last)
+            raise measured.lost
         if process.returncode is not None:
             return
 

@@ -48,10 +48,10 @@ class Trial:
         yield from range(self.budget_from + 1, self.budget_to + 1)
 
     def report(self, step: int, **metrics: float) -> None:
-        """Report metrics at a step; a non-finite objective ends the run here."""
+        """Report metrics at a step; a non-finite objective and a step past the budget end the run here."""
         self._measured.take(step, metrics)
-        if self._measured.diverged is not None:
-            raise self._measured.diverged
+        if self._measured.lost is not None:
+            raise self._measured.lost
 
 
 def run_function(job: Job, reporter: Reporter) -> Values:
