@@ -40,10 +40,10 @@ TRAINERS = """
     def silent(trial): return {"accuracy": 1.0}
 """
 PROGRAM = """
-    import json, os, pathlib, sys
+    import json, os, pathlib, sys, time
     save, resume = pathlib.Path(os.environ["ISOLOSS_SAVE_TO"]), os.environ["ISOLOSS_RESUME_FROM"]
-    def report(step):
-        with open(os.environ["ISOLOSS_METRICS"], "a") as file:
+    def report(step, mode="a"):
+        with open(os.environ["ISOLOSS_METRICS"], mode) as file:
             file.write(json.dumps({"step": step, "val_loss": 1 / step}) + "\\n")
     if sys.argv[1] == "fails":
         print("the last words", file=sys.stderr); sys.exit(3)
@@ -52,6 +52,13 @@ PROGRAM = """
         report(1); (save / "state").write_text("1"); sys.exit(75)
     start = int((pathlib.Path(resume) / "state").read_text()) if resume else 0
     assert start == int(os.environ["ISOLOSS_BUDGET_FROM"])
+    if sys.argv[1] == "never-exits": report(3); (save / "state").write_text("3"); time.sleep(60)
+    if sys.argv[1] == "shrinks":
+        for step in (1, 2, 3): report(step, "w"); time.sleep(0.5)
+        sys.exit(0)
+    if sys.argv[1] == "long-lines": print("x" * 10_000_000); open(os.environ["ISOLOSS_METRICS"], "a").write("y" * 10_000_000 + "\\n")
+    if sys.argv[1] == "past-its-budget":
+        for step in range(1, 100): report(step); time.sleep(0.1)
     for step in range(start + 1, int(os.environ["ISOLOSS_BUDGET_TO"]) + 1): report(step)
     (save / "state").write_text(os.environ["ISOLOSS_BUDGET_TO"])
 """
@@ -163,6 +170,31 @@ def test_how_programs_and_functions_end_is_what_their_tasks_become(cluster: Clus
     assert (first[0], first[2]) == ("failed", "The child process ended with exit code 139.")
     assert second[0] == "ok", "the study goes on"
     assert attempts(cluster, "crashes") == ["failed", "failed", "failed", "ok"]
+
+
+def test_what_bad_programs_do_ends_their_trial_or_nothing_and_never_the_worker(
+    cluster: Cluster, client: Client
+) -> None:
+    names = ("past-its-budget", "never-exits", "shrinks", "long-lines")
+    studies = {
+        name: one(
+            client, name, {"command": ["python", "program.py", name], "timeout": 2 if name == "never-exits" else 60}
+        )
+        for name in names
+    }
+    worker = cluster.worker("bad-programs", slots=2, allow_command=("python program.py",))
+    for study in studies.values():
+        idle(study, 60)
+    said = {name: levels(study) for name, study in studies.items()}
+    ((state, _, message),) = said["past-its-budget"]
+    assert (state, attempts(cluster, "past-its-budget")) == ("failed", ["failed"]), "once is enough"
+    assert "reported step 4, and its budget_to is 3" in message
+    ((state, _, message),) = said["never-exits"]
+    assert state == "failed" and message.startswith("The run took longer than run.timeout, 2 s.")
+    for name in ("shrinks", "long-lines"):
+        assert [(state, values["val_loss"]) for state, values, _ in said[name]] == [("ok", 1 / 3)], name
+    assert worker.process.poll() is None
+    assert "Traceback" not in worker.said
 
 
 def test_a_terminated_worker_gives_its_task_back_and_another_goes_on(cluster: Cluster, client: Client) -> None:

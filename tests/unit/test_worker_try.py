@@ -43,22 +43,65 @@ TRAINERS = """
 """
 
 
-def tried(tmp_path: Path, name: str) -> tuple[int, dict[str, dict[str, Any]]]:
+PROGRAM = """
+    import json, os, pathlib, signal, subprocess, sys, time
+    names = ("BUDGET_FROM", "BUDGET_TO", "RESUME_FROM", "SAVE_TO", "METRICS", "LR")
+    low, high, resume, save, metrics, lr = (os.environ[f"ISOLOSS_{name}"] for name in names)
+    low, high, lr, what = int(low), int(high), float(lr), sys.argv[1]
+    def report(step, mode="a", **row):
+        with open(metrics, mode) as file: file.write(json.dumps({"step": step, **row}) + "\\n")
+    def keep(step): (pathlib.Path(save) / "state").write_text(str(step))
+    def leave(*_):
+        keep(at); sys.exit(75)
+    if what == "saves_when_asked":
+        signal.signal(signal.SIGTERM, leave)
+        assert not resume or int((pathlib.Path(resume) / "state").read_text()) == low
+    if what == "crashes": print("out of luck", file=sys.stderr); sys.exit(3)
+    for at in range(low + 1, (high if what != "ignores_its_budget" else 99) + 1):
+        if what == "garbage": open(metrics, "ab").write(b"\\xff loss=3\\n")
+        elif what == "nan": report(at, val_loss=float("nan"))
+        elif what == "rewrites": report(at, "w", val_loss=lr + 1 / at); time.sleep(0.25)
+        elif what == "long_lines":
+            report(at, val_loss=lr + 1 / at, note="x" * 10_000_000); print("y" * 10_000_000, file=sys.stderr)
+        elif what != "silent": report(at, val_loss=lr + 1 / at)
+        time.sleep(0.05)
+    if what == "forks":
+        subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], start_new_session=True)
+    if what != "saves_nothing": keep(high)
+    if what == "never_exits": time.sleep(600)
+"""
+
+
+def tried_program(tmp_path: Path, what: str) -> tuple[int, dict[str, dict[str, Any]]]:
+    (tmp_path / "program.py").write_text(textwrap.dedent(PROGRAM))
+    return tried(tmp_path, what, {"command": [sys.executable, "program.py", what]})
+
+
+def tried(tmp_path: Path, name: str, run: dict[str, Any] | None = None) -> tuple[int, dict[str, dict[str, Any]]]:
     (tmp_path / "trainers.py").write_text(textwrap.dedent(TRAINERS))
     spec = {
         "name": "t", "space": {"lr": {"type": "float", "low": 1e-4, "high": 1e-1}}, "objective": {"metric": "val_loss"},
-        "method": {"min_budget": 6, "max_budget": 18}, "run": {"function": f"trainers:{name}"},
+        "method": {"min_budget": 6, "max_budget": 18}, "run": run or {"function": f"trainers:{name}"},
     }  # fmt: skip
-    command = [sys.executable, "-m", "isoloss_worker", "try"]
+    command = [sys.executable, "-m", "isoloss_worker", "try", "--patience", "3s"]
     done = subprocess.run(command, input=json.dumps(spec), cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode in (0, 1), done.stderr
-    return done.returncode, {check["what"]: check for check in json.loads(done.stdout)["checks"]}
+    assert "Traceback" not in done.stderr
+    said = [json.loads(line) for line in done.stdout.splitlines()]
+    checks = {one["what"]: one for one in said if "what" in one}
+    assert all(bool(check["change"]) != check["ok"] for check in checks.values()), "every ✗ says what to change"
+    return done.returncode, checks | {key: value for one in said if "price" in one for key, value in one.items()}
 
 
 def test_a_trainer_that_keeps_the_contract_passes_every_check(tmp_path: Path) -> None:
     code, checks = tried(tmp_path, "good")
     assert code == 0
+    price = checks.pop("price")
     assert all(check["ok"] for check in checks.values())
+    assert (price["tasks"], price["budget"], price["unit"]) == (4, 30, "steps")
+    assert price["seconds"] == pytest.approx(30 * price["seconds_per_unit"] + 4 * price["start_seconds"])
+    assert price["gpu_hours"] == pytest.approx(price["seconds"] / 3600)
+    assert 0.02 <= price["seconds_per_unit"] < 0.1
     assert checks["it survives a kill in mid-run"]["detail"].startswith("killed at ")
     assert "steps" in checks["price of the plan"]["detail"]
 
@@ -66,7 +109,7 @@ def test_a_trainer_that_keeps_the_contract_passes_every_check(tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("name", "what", "detail"),
     [
-        ("from_the_start", "the curve continues over the resume", "it reported step 1, outside 7 to 18"),
+        ("from_the_start", "the curve continues over the resume", "it resumed at 6 and reported step 1"),
         ("forgetful", "the curve continues over the resume", "val_loss"),
         ("deaf", "parameters arrive", "gave equal metrics"),
         ("saves_nothing", "save_to is complete", "nothing was saved"),
@@ -77,7 +120,7 @@ def test_a_trainer_that_keeps_the_contract_passes_every_check(tmp_path: Path) ->
 def test_each_way_of_breaking_the_contract_has_its_own_cross(tmp_path: Path, name: str, what: str, detail: str) -> None:
     code, checks = tried(tmp_path, name)
     assert code == 1
-    assert [check["what"] for check in checks.values() if not check["ok"]] == [what]
+    assert [key for key, check in checks.items() if not check.get("ok", True)] == [what]
     assert detail in checks[what]["detail"]
 
 
@@ -87,3 +130,40 @@ def test_a_spec_that_cannot_be_read_is_wrong_usage(text: str, sentence: str) -> 
     done = subprocess.run(command, input=text, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (2, "")
     assert sentence in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("program", "what", "detail", "change"),
+    [
+        ("ignores_its_budget", "it runs to its end", "reported step 7, and its budget_to is 6", "Stop at budget_to"),
+        ("silent", "metrics come", "val_loss is missing; 0 reports", '{"step": 6, "val_loss": 1.5}'),
+        ("nan", "it runs to its end", "no finite number at step 1", "ranks such a trial last"),
+        ("garbage", "metrics come", "a line that is no JSON object of numbers: b'\\xff loss=3'", "Append lines"),
+        ("never_exits", "it runs to its end", "said nothing for 3", "End the program at budget_to"),
+        ("saves_nothing", "save_to is complete", "nothing was saved", "Save the state at decay_from"),
+        ("crashes", "it runs to its end", "exited with 3.\nout of luck", "Mend what its last words name"),
+    ],
+)
+def test_each_bad_program_has_its_own_cross_and_is_told_what_to_change(
+    tmp_path: Path, program: str, what: str, detail: str, change: str
+) -> None:
+    code, checks = tried_program(tmp_path, program)
+    assert code == 1
+    assert [key for key, check in checks.items() if not check.get("ok", True)] == [what]
+    assert detail in checks[what]["detail"]
+    assert change in checks[what]["change"]
+
+
+@pytest.mark.parametrize("program", ["rewrites", "long_lines", "forks"])
+def test_what_the_worker_copes_with_is_no_cross(tmp_path: Path, program: str) -> None:
+    code, checks = tried_program(tmp_path, program)
+    assert (code, checks["metrics come"]["detail"].startswith("6 reports")) == (0, True)
+    assert ("was written anew" in checks["metrics come"]["detail"]) == (program == "rewrites")
+
+
+def test_a_program_that_saves_when_asked_goes_on_from_there(tmp_path: Path) -> None:
+    code, checks = tried_program(tmp_path, "saves_when_asked")
+    assert code == 0
+    said = checks["it leaves when asked to"]["detail"].partition(": it saved and exited with 75; begins again at ")
+    assert said[0].startswith("SIGTERM at ") and 3 <= int(said[2]) < 6
+    assert checks["the curve continues in mid-run"]["detail"].startswith("val_loss ")

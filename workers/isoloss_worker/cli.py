@@ -22,9 +22,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     configure_logs(json=not sys.stderr.isatty())
     try:
         if words[:1] == ["try"]:
-            from isoloss_worker.rehearsal import rehearse_stdin
+            from isoloss_worker.rehearsal import PATIENCE, rehearse_stdin
 
-            return rehearse_stdin()
+            parser = argparse.ArgumentParser(prog="isoloss-worker try")
+            parser.add_argument("--patience", default=PATIENCE, help="how long a run may say nothing")
+            return rehearse_stdin(parser.parse_args(words[1:]).patience)
         return _work(_parser().parse_args(words))
     except IsolossError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -93,6 +93,14 @@ class Slot:
             return Stopped(stop.result())
         return Ended(kind="fail", message=f"The run took longer than run.timeout, {limit:g} s.{_quote(child)}")
 
+    async def words(self) -> list[str]:
+        """The last lines of stderr of the job that ran; none once its child is gone."""
+        if (child := self._child) is None:
+            return []
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(child.all_said.wait(), LAST_WORDS_SECONDS)
+        return list(child.tail)
+
     async def close(self) -> None:
         """Kill the child and all it started."""
         child, self._child = self._child, None

@@ -91,25 +91,46 @@ def preview(
 
 
 @app.command(name="try")
-def try_(spec: Spec, *, set_: Set = (), output: Output = Output()) -> None:  # noqa: B008 - frozen
+def try_(
+    spec: Spec,
+    *,
+    set_: Set = (),
+    patience: Annotated[str, Parameter(help="How long a run may say nothing before it counts as stuck.")] = "5m",
+    output: Output = Output(),  # noqa: B008 - frozen
+) -> None:
     """Run one configuration at the first two rungs without any service, kill it, resume it, and say what works."""
+    import json
     import subprocess
     import sys
 
     from isoloss.files.spec import load_spec
 
     body = load_spec(spec, set_)
-    command = [sys.executable, "-m", "isoloss_worker", "try"]
-    done = subprocess.run(command, input=dumps(body), text=True, stdout=subprocess.PIPE, check=False)
-    if done.returncode not in (0, 1):
-        raise SystemExit(done.returncode)
-    import json
+    value: dict[str, Any] = {"checks": [], "price": None}
+    command = [sys.executable, "-m", "isoloss_worker", "try", "--patience", patience]
+    with subprocess.Popen(command, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as trying:
+        assert trying.stdin is not None and trying.stdout is not None  # noqa: S101, PT018 - PIPE
+        trying.stdin.write(dumps(body))
+        trying.stdin.close()
+        for check in map(json.loads, trying.stdout):
+            if "price" in check:
+                value |= check
+                continue
+            value["checks"].append(check)
+            if not output.json:
+                show(output, check, *_check_lines(check))
+    if trying.returncode not in (0, 1):
+        raise SystemExit(trying.returncode)
+    show(output, value)
+    if trying.returncode:
+        raise IsolossError("The trainer does not keep the contract yet; the ✗ above say where, and what to change.")
 
-    value = json.loads(done.stdout)
-    marks = [("✓" if check["ok"] else "✗", check["what"], check["detail"]) for check in value["checks"]]
-    show(output, value, Table(("", "", ""), marks))
-    if done.returncode:
-        raise IsolossError("The trainer does not keep the contract yet; the ✗ above say where.")
+
+def _check_lines(check: Mapping[str, Any]) -> list[str]:
+    """A check as lines."""
+    first, *rest = check["detail"].splitlines() or [""]
+    change = [f"  → {check['change']}"] if check["change"] else []
+    return [f"{'✓' if check['ok'] else '✗'} {check['what']}: {first}", *(f"    {line}" for line in rest), *change]
 
 
 @app.command
