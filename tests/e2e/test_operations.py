@@ -12,23 +12,16 @@ from typing import Any
 
 import psycopg
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from psycopg.conninfo import make_conninfo
 
 import isoloss
 from isoloss import errors
 from isoloss.cli import run
 from isoloss.client.locate import Local
-from isoloss.controller.dispatch import deal
 from isoloss.controller.janitor import Janitor
 from isoloss.controller.line import Line
-from isoloss.domain.ids import StudyId
-from isoloss.domain.study import StudyState
 from isoloss.store.embedded import Embedded
 from isoloss.store.pool import Pool
-from isoloss.store.projects import Share
-from isoloss.store.studies import Hungry
 from isoloss.testing.controller import controller, temporary_home
 from isoloss.testing.oracles import violations
 
@@ -170,57 +163,6 @@ def test_a_line_serves_together_who_comes_together_and_an_error_finds_whom_it_is
         assert await line.stand(99, seconds=60) == 198
 
     asyncio.run(body())
-
-
-def hungry(number: int, leased: int = 0, project: str = "p", weight: float = 1.0) -> Hungry:
-    return Hungry(
-        id=StudyId(number), project=project, trainable="", gpus=0, state=StudyState.ACTIVE, leased=leased, weight=weight
-    )  # fmt: skip
-
-
-def test_slots_are_dealt_to_the_studies_with_the_fewest_leases_that_they_may_run() -> None:
-    a, b, c = hungry(1), hungry(2), hungry(3, 9)
-    assert deal({"w": 4}, {"w": [a, b]}, {}) == {1: {"w": 2}, 2: {"w": 2}}
-    assert deal({"w": 3}, {"w": [hungry(1, 5), hungry(2, 3)]}, {}) == {2: {"w": 2}, 1: {"w": 1}}
-    assert deal({"v": 2, "w": 2}, {"v": [a, b], "w": [c]}, {}) == {1: {"v": 1}, 2: {"v": 1}, 3: {"w": 2}}
-    assert deal({"w": 3}, {"w": []}, {}) == deal({}, {}, {}) == {}
-
-
-def test_slots_are_dealt_by_weight_between_projects_and_within_and_below_a_quota() -> None:
-    mine, yours = hungry(1, project="mine", weight=3), hungry(2, project="mine")
-    theirs = hungry(3, project="theirs")
-    assert deal({"w": 8}, {"w": [mine, yours]}, {}) == {1: {"w": 6}, 2: {"w": 2}}
-    assert deal({"w": 8}, {"w": [mine, yours, theirs]}, {}) == {1: {"w": 3}, 3: {"w": 4}, 2: {"w": 1}}
-    shares = {"theirs": Share(name="theirs", weight=3.0, running=2)}
-    assert deal({"w": 6}, {"w": [mine, theirs]}, shares) == {1: {"w": 2}, 3: {"w": 4}}
-    bound = {"mine": Share(name="mine", most=2, running=1)}
-    assert deal({"w": 4}, {"w": [mine, yours]}, bound) == {1: {"w": 1}}
-    assert deal({"v": 1, "w": 1}, {"v": [mine], "w": [mine, theirs]}, bound) == {1: {"v": 1}, 3: {"w": 1}}
-
-
-@given(
-    st.lists(st.tuples(st.integers(0, 5), st.sampled_from(["a", "b", "c"]), st.floats(0.1, 9)), min_size=1, max_size=8),
-    st.lists(st.integers(0, 20), min_size=1, max_size=4), st.dictionaries(st.sampled_from(["a", "b"]), st.integers(0, 9)),
-)  # fmt: skip
-def test_no_slot_is_left_while_somebody_may_have_it_and_no_quota_is_passed(
-    drawn: list[tuple[int, str, float]], slots: list[int], most: dict[str, int]
-) -> None:
-    studies = [hungry(n, leased, project, weight) for n, (leased, project, weight) in enumerate(drawn)]
-    running = {name: sum(s.leased for s in studies if s.project == name) for name in "abc"}
-    shares = {name: Share(name=name, most=most.get(name), running=running[name]) for name in "abc"}
-    lacking = {f"w{n}": count for n, count in enumerate(slots)}
-    dealt = deal(lacking, dict.fromkeys(lacking, studies), shares)
-    given_ = {s.id: sum(dealt.get(s.id, {}).values()) for s in studies}
-    by_project = {name: sum(given_[s.id] for s in studies if s.project == name) for name in "abc"}
-    for name, bound in most.items():
-        assert by_project[name] == 0 or running[name] + by_project[name] <= bound
-    room = [s for s in studies if s.project not in most or running[s.project] + by_project[s.project] < most[s.project]]
-    assert sum(given_.values()) == sum(slots) or not room
-    for one in studies:  # who got less for its weight than another of its project was not further behind
-        for other in (s for s in studies if s.project == one.project and given_[s.id]):
-            assert (other.leased + given_[other.id]) / other.weight <= (
-                one.leased + given_[one.id] + 1
-            ) / one.weight + 1e-9
 
 
 def test_a_project_at_its_quota_leases_nothing_more_and_says_so(

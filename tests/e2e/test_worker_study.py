@@ -270,7 +270,7 @@ def test_a_task_that_needs_more_gpus_than_a_slot_has_waits_with_a_reason_and_hol
     narrow = one(client, "narrow", {"function": "trainers:fine"})
     wait_until(lambda: narrow.info().state == "idle", 30)
     assert not any(level.state != "ready" for trial in wide.trials() for level in trial.levels), "nobody took it"
-    assert any("run.gpus is 8 and no worker has more than 0 GPUs a slot" in reason for reason in wide.why())
+    assert any("run.gpus is 8 and no worker has more than 0 GPUs for a task" in reason for reason in wide.why())
 
 
 def test_of_two_workers_of_one_name_the_later_one_stays_and_the_other_says_why(

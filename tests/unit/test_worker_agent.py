@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -127,8 +129,8 @@ def test_a_release_of_nothing_saved_has_no_checkpoint() -> None:
     assert Attempt.of(lease()).ending(Ended(kind="release"), {}) == Ending(kind="release")
 
 
-@pytest.mark.parametrize("gpu_ids", [(0,), ()])
-def test_a_run_that_wants_more_gpus_than_a_slot_has_is_refused(gpu_ids: tuple[int, ...]) -> None:
+@pytest.mark.parametrize("gpu_ids", [("0",), ()])
+def test_a_run_that_wants_more_gpus_than_its_slots_have_is_refused(gpu_ids: tuple[str, ...]) -> None:
     with pytest.raises(InvalidSpec, match=r"run\.gpus is 8; accepted on this worker are at most"):
         Attempt.of(lease({"function": "a:b", "gpus": 8})).job(EVERYTHING, gpu_ids)
 
@@ -139,10 +141,44 @@ def test_a_duration_of_the_spec_is_the_time_limit_in_seconds() -> None:
 
 
 def test_gpus_are_dealt_to_slots() -> None:
-    assert shares((0, 1, 2, 3), 2) == [(0, 1), (2, 3)]
+    assert shares(("0", "1", "2", "3"), 2) == [("0", "1"), ("2", "3")]
     assert shares((), 2) == [(), ()]
-    assert shares((5,), 2) == [(5,), (5,)]
-    assert slots_of("auto", ()) == 1 and slots_of("auto", (0, 1)) == 2
+    assert shares(("GPU-5",), 2) == [("GPU-5",), ("GPU-5",)]
+    assert slots_of("auto", ()) == 1 and slots_of("auto", ("0", "1")) == 2
+
+
+@pytest.mark.parametrize(
+    ("stated", "seen"),
+    [("", ()), ("-1", ()), ("GPU-8932f937, MIG-1f2e", ("GPU-8932f937", "MIG-1f2e")), ("GPU-1,no,GPU-2", ("GPU-1",)),
+     ("GPU-1,GPU-1", ("GPU-1",))],
+)  # fmt: skip
+def test_a_worker_sees_the_gpus_that_cuda_would(
+    stated: str, seen: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "pynvml", None)
+    assert gpus.visible({"CUDA_VISIBLE_DEVICES": stated}) == seen
+
+
+def test_chosen_gpus_are_names_each_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pynvml", None)
+    assert gpus.chosen("none") == ()
+    assert gpus.chosen("0, GPU-1f") == ("0", "GPU-1f")
+    for wrong in ("0,0", "cuda:0", "", "0,,1"):
+        with pytest.raises(InvalidSpec, match=r"--gpus is .*; accepted is auto, none, or names"):
+            gpus.chosen(wrong)
+
+
+def test_a_gpu_is_one_workers_until_it_lets_go(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(tempfile, "gettempdir", lambda: str(tmp_path))
+    mine, yours, theirs = ("GPU-1", "MIG-GPU-1/7/0"), ("GPU-2", "MIG-GPU-1/7/0"), ("GPU-2",)
+    refused = pytest.raises(InvalidSpec, match="GPU MIG-GPU-1/7/0 is another worker's on this machine")
+    with gpus.held(mine):
+        with refused, gpus.held(yours):
+            pass
+        with gpus.held(theirs):
+            pass
+    with gpus.held(yours):
+        pass
 
 
 def test_without_a_gpu_there_is_no_energy_and_no_estimate() -> None:

@@ -13,7 +13,7 @@ import signal
 import socket
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Final
 
@@ -21,7 +21,7 @@ import structlog
 
 from isoloss.client.pulse import Pulse
 from isoloss.client.transport import AsyncTransport
-from isoloss.domain.lease import Ending, LeaseKey
+from isoloss.domain.lease import Ending, LeaseKey, slots_taken
 from isoloss.errors import IsolossError, NotFound, Unreachable, WrongState
 from isoloss.v1 import common_pb2 as pb
 from isoloss.v1 import work_pb2
@@ -52,8 +52,9 @@ class Agent:
         self._incarnation = uuid.uuid4().hex
         self._slots = slots
         self._allowed = allowed
-        used = [gpu for slot in slots for gpu in slot.gpu_ids]
-        self._metered = len(set(used)) == len(used)  # a counter is a device's: shared, it measures the other slot too
+        self._gpu_ids = tuple(gpu for slot in slots for gpu in slot.gpu_ids)
+        self._of_each = min((len(slot.gpu_ids) for slot in slots), default=0)
+        self._own_gpus = len({*self._gpu_ids}) == len(self._gpu_ids)  # no slot shares one with another
         self._endings = Endings(self._transport)
         self._pulse: Pulse | None = None
         self._holding: dict[
@@ -61,7 +62,6 @@ class Agent:
         ] = {}  # a task comes again under another epoch before the loss is heard
         self._cleaner = Cleaner(busy=lambda: {key.task_id for key in self._holding})
         self._freed = asyncio.Event()  # a slot is free, or the worker is to leave
-        self._left = asyncio.Event()
         self._leaving = ""  # "" | "finish" what is held | "release" it
         self._gave_up: Unreachable | WrongState | None = None
 
@@ -98,7 +98,6 @@ class Agent:
         if self._leaving not in (how, "release"):
             log.info("worker.leaving", worker=self._name, how=how, held=len(self._holding))
             self._leaving = how
-            self._left.set()
             self._freed.set()
         if how == "release":
             for stop in self._holding.values():
@@ -115,12 +114,18 @@ class Agent:
                     await self._freed.wait()
                     continue
                 for lease in await self._lease(len(free)):
-                    if not free:
+                    attempt = Attempt.of(lease)
+                    takes = slots_taken(attempt.gpus, self._of_each) if self._own_gpus else 1
+                    if takes > len(free):
                         await self._give_back(lease)
                         continue
-                    slot, stop = free.pop(0), asyncio.get_running_loop().create_future()
-                    slot.busy, self._holding[from_key(lease.key)] = True, stop
-                    attempts.add(group.create_task(self._attempt(slot, lease, stop), name=f"task {lease.key.task_id}"))
+                    slots, free, stop = free[:takes], free[takes:], asyncio.get_running_loop().create_future()
+                    for slot in slots:
+                        slot.busy = True
+                    self._holding[from_key(lease.key)] = stop
+                    attempts.add(
+                        group.create_task(self._attempt(slots, attempt, stop), name=f"task {lease.key.task_id}")
+                    )
                 attempts = {attempt for attempt in attempts if not attempt.done()}
             for lost in await self._lost_leases():
                 await self._give_back(lost)
@@ -149,10 +154,10 @@ class Agent:
     # ---- leases ------------------------------------------------------------------------------------------------
 
     async def _register(self) -> None:
-        gpu_ids = tuple(gpu for slot in self._slots for gpu in slot.gpu_ids)
+        allowed = self._allowed.message(self._of_each, self._of_each * (len(self._slots) if self._own_gpus else 1))
         request = work_pb2.RegisterRequest(
             worker_id=self._name, incarnation=self._incarnation, host=socket.gethostname(), slots=len(self._slots),
-            device=gpus.describe(gpu_ids), allowed=self._allowed.message(min((len(slot.gpu_ids) for slot in self._slots), default=0)),
+            device=gpus.describe(tuple(dict.fromkeys(self._gpu_ids))), allowed=allowed,
         )  # fmt: skip
         await self._transport.call(self._transport.workers.Register, request)
         log.info("worker.registered", worker=self._name, address=self._address, slots=len(self._slots))
@@ -162,11 +167,13 @@ class Agent:
         begun = time.monotonic()
         while not self._leaving:
             calling = asyncio.ensure_future(self._ask(slots, WAIT_SECONDS))
-            left = asyncio.ensure_future(self._left.wait())
-            await asyncio.wait({calling, left}, return_when=asyncio.FIRST_COMPLETED)
-            left.cancel()
+            changed = asyncio.ensure_future(self._freed.wait())
+            await asyncio.wait({calling, changed}, return_when=asyncio.FIRST_COMPLETED)
+            changed.cancel()
+            if not calling.done() and not self._leaving:
+                await asyncio.wait({calling}, timeout=BREATH_SECONDS)  # a busy controller is about to answer
             if not calling.done():
-                calling.cancel()
+                calling.cancel()  # more slots are free than it was told of, or the worker is to leave
                 break
             try:
                 return await calling
@@ -216,15 +223,15 @@ class Agent:
 
     # ---- attempts ----------------------------------------------------------------------------------------------
 
-    async def _attempt(self, slot: Slot, lease: pb.Lease, stop: asyncio.Future[str]) -> None:
-        """Run one leased task in its slot, and tell how it ended."""
-        attempt, key, pulse = Attempt.of(lease), from_key(lease.key), self._pulse
+    async def _attempt(self, slots: Sequence[Slot], attempt: Attempt, stop: asyncio.Future[str]) -> None:
+        """Run one leased task on the GPUs of its slots, in the child of the first, and tell how it ended."""
+        key, pulse = from_key(attempt.lease.key), self._pulse
         assert pulse is not None  # noqa: S101 - it lives as long as the loop that leases
-        structlog.contextvars.bind_contextvars(slot=slot.number, **attempt.identity)
+        structlog.contextvars.bind_contextvars(slot=slots[0].number, **attempt.identity)
         begun = time.monotonic()
         try:
-            pulse.hold(key, lease.ttl_seconds, _threadsafe(asyncio.get_running_loop(), _resolve, stop))
-            ending = await self._train(slot, attempt, stop)
+            pulse.hold(key, attempt.lease.ttl_seconds, _threadsafe(asyncio.get_running_loop(), _resolve, stop))
+            ending = await self._train(slots, attempt, stop)
             verdict = "" if ending is None else await self._tell(key, ending)
             attempt.tidy(ending if verdict in ("accepted", "already_done") else None)
             how, why = (ending.kind, ending.message.partition("\n")[0]) if ending else ("lost", "")
@@ -232,10 +239,11 @@ class Agent:
         finally:
             pulse.forget(key)
             del self._holding[key]
-            slot.busy = False
+            for slot in slots:
+                slot.busy = False
             self._freed.set()
 
-    async def _train(self, slot: Slot, attempt: Attempt, stop: asyncio.Future[str]) -> Ending | None:
+    async def _train(self, slots: Sequence[Slot], attempt: Attempt, stop: asyncio.Future[str]) -> Ending | None:
         """How the attempt ended; ``None`` when its lease is somebody else's, and nothing is to be told."""
         key, pulse = from_key(attempt.lease.key), self._pulse
         assert pulse is not None  # noqa: S101
@@ -247,10 +255,12 @@ class Agent:
                 pulse.report(key, [], saved)
 
         try:
-            job, run = attempt.job(self._allowed, slot.gpu_ids)
+            job, run = attempt.job(self._allowed, tuple(gpu for slot in slots for gpu in slot.gpu_ids))
             log.info("task.started", budget_from=job.budget_from, budget_to=job.budget_to)
-            meter = Meter(slot.gpu_ids if self._metered else ())
-            ended = await slot.run(job, listen, stop, run.timeout)
+            meter = Meter(
+                job.gpu_ids if self._own_gpus else ()
+            )  # a counter is a device's: shared, it has the other's too
+            ended = await slots[0].run(job, listen, stop, run.timeout)
             measured = meter.values()
         except IsolossError as error:
             return Ending(kind="fail", retryable=False, message=str(error))

@@ -16,6 +16,7 @@ from isoloss.v1 import common_pb2 as pb
 from isoloss.wire.values import from_key, from_values
 from isoloss_worker import checkpoint
 from isoloss_worker.allow import AllowList
+from isoloss_worker.gpus import GpuIds
 from isoloss_worker.job import Job
 from isoloss_worker.messages import Ended, Saved
 
@@ -35,23 +36,31 @@ class Attempt:
         """The attempt of a lease."""
         return cls(lease=lease, folder=checkpoint.folder_of(lease))
 
-    def job(self, allowed: AllowList, gpu_ids: tuple[int, ...]) -> tuple[Job, Run]:
-        """What to run; raises ``NotAllowed`` or ``InvalidSpec`` when this worker will not."""
+    @property
+    def gpus(self) -> int:
+        """How many GPUs its task takes."""
+        return int(describe(self.lease).get("gpus") or 0)
+
+    def job(self, allowed: AllowList, gpu_ids: GpuIds) -> tuple[Job, Run]:
+        """What to run on these GPUs, or as many of them as it wants.
+
+        Raises ``NotAllowed`` or ``InvalidSpec`` when this worker will not.
+        """
         lease, mapping = self.lease, describe(self.lease)
         run = decode(mapping, Run)
         run.check()
         allowed.check(run)
         if run.gpus > len(gpu_ids):
             raise InvalidSpec(
-                f"run.gpus is {run.gpus}; accepted on this worker are at most {len(gpu_ids)}, the GPUs of one slot.",
-                hint="Start it with fewer --slots, so that each has more GPUs.",
+                f"run.gpus is {run.gpus}; accepted on this worker are at most {len(gpu_ids)}.",
+                hint="Slots that share a GPU cannot be joined: start the worker with as many --slots as GPUs, or fewer.",
             )
         resume_from = self._resume_from()
         return Job(
             study=f"{lease.project}/{lease.study}", trial=lease.trial, level=lease.level, params=from_values(lease.params),
             budget_from=lease.budget_from if resume_from or not lease.resume_from else 0, decay_from=lease.decay_from,
             budget_to=lease.budget_to, save_to=str(self.folder), run=_plain(mapping, run), resume_from=resume_from,
-            seed=lease.seed, metrics=tuple(lease.metrics), gpu_ids=gpu_ids,
+            seed=lease.seed, metrics=tuple(lease.metrics), gpu_ids=gpu_ids[: run.gpus or None],
         ), run  # fmt: skip
 
     def _resume_from(self) -> str:

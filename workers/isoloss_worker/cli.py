@@ -14,6 +14,7 @@ from isoloss.errors import InvalidSpec, IsolossError
 
 if TYPE_CHECKING:
     from isoloss_worker.agent import Agent
+    from isoloss_worker.gpus import GpuIds
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -43,6 +44,7 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--address", help="the controller; otherwise ISOLOSS_ADDRESS, otherwise this user's local one")
     add("--slots", default="auto", help="tasks at once: a number, or auto (the GPUs, else one)")
+    add("--gpus", default="auto", help="the GPUs it shares out to its slots: auto (those it sees), none, or names: 0,1")
     add("--name", help="the worker's name; otherwise host and pid")
     add("--allow", action="append", default=[], metavar="MODULE:FUNCTION", help="a function it may run")
     add("--allow-command", action="append", default=[], metavar="PREFIX", help="what commands it may run begin with")
@@ -57,13 +59,14 @@ def _work(flags: argparse.Namespace) -> int:
     from isoloss_worker.allow import AllowList
     from isoloss_worker.slots import Slot
 
-    address, gpu_ids = find_address(flags.address), gpus.visible()
+    address, gpu_ids = find_address(flags.address), gpus.chosen(flags.gpus)
     slots = [Slot(number, share) for number, share in enumerate(shares(gpu_ids, slots_of(flags.slots, gpu_ids)))]
     allowed = AllowList(
         functions=tuple(flags.allow), command_prefixes=tuple(flags.allow_command), everything=flags.allow_everything
     )
     name = flags.name or f"{socket.gethostname()}-{os.getpid()}"
-    asyncio.run(_run(lambda: Agent(address, name=name, slots=slots, allowed=allowed)))
+    with gpus.held(tuple(dict.fromkeys(gpu_ids))):
+        asyncio.run(_run(lambda: Agent(address, name=name, slots=slots, allowed=allowed)))
     return 0
 
 
@@ -72,7 +75,7 @@ async def _run(build: Callable[[], Agent]) -> None:
     await build().run()
 
 
-def slots_of(text: str, gpu_ids: tuple[int, ...]) -> int:
+def slots_of(text: str, gpu_ids: GpuIds) -> int:
     """How many tasks at once; ``InvalidSpec`` unless it is ``auto`` or a number from 1."""
     if text == "auto":
         return max(1, len(gpu_ids))
@@ -81,7 +84,7 @@ def slots_of(text: str, gpu_ids: tuple[int, ...]) -> int:
     return int(text)
 
 
-def shares(gpu_ids: tuple[int, ...], slots: int) -> list[tuple[int, ...]]:
+def shares(gpu_ids: GpuIds, slots: int) -> list[GpuIds]:
     """The GPUs dealt to the slots, as many to each; with more slots than GPUs they share."""
     each = len(gpu_ids) // slots
     if gpu_ids and not each:

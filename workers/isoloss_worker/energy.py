@@ -13,7 +13,7 @@ METRIC = "joules"
 class Meter:
     """Reads the counters of a slot's GPUs at the start and at the end of an attempt."""
 
-    def __init__(self, gpu_ids: tuple[int, ...]) -> None:
+    def __init__(self, gpu_ids: gpus.GpuIds) -> None:
         self._gpu_ids = gpu_ids
         self._begun = gpus.millijoules(gpu_ids)
 

@@ -31,7 +31,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     resume_from: str = ""
     seed: int = 0
     metrics: tuple[str, ...] = ()
-    gpu_ids: tuple[int, ...] = ()
+    gpu_ids: tuple[str, ...] = ()
 
     @property
     def resume_folder(self) -> Path | None:

@@ -21,9 +21,11 @@ from typing import Any, Final
 import msgspec
 import structlog
 
+from isoloss_worker.gpus import GpuIds
 from isoloss_worker.job import Job
 from isoloss_worker.messages import DECODER, STDERR_END, Ended, Measured, Ready, Saved
 from isoloss_worker.processes import kill_tree
+from isoloss_worker.trainables.environment import gpu_environment
 
 log = structlog.get_logger()
 TAIL_LINES: Final = 50
@@ -32,7 +34,7 @@ GRACE_SECONDS: Final = 5.0
 LAST_WORDS_SECONDS: Final = 1.0
 LOOK_SECONDS: Final = 0.5
 CREDENTIALS: Final = frozenset(("ISOLOSS_JOIN", "ISOLOSS_TOKEN", "ISOLOSS_TOKEN_FILE", "ISOLOSS_KEY", "ISOLOSS_DSN"))
-FRESH: Final = ""  # a child that has run nothing yet serves any task without an environment of its own
+FRESH: Final = ""  # a child that has run nothing yet is warm for any task
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +50,7 @@ class Child:
 
     process: Process
     warm_for: str
+    environment: dict[str, str]  # what it has beyond its worker's
     tail: deque[str] = field(default_factory=lambda: deque(maxlen=TAIL_LINES))
     all_said: asyncio.Event = field(default_factory=asyncio.Event)
     reader: asyncio.Task[None] | None = None
@@ -56,7 +59,7 @@ class Child:
 class Slot:
     """Runs jobs in a child process that it keeps warm."""
 
-    def __init__(self, number: int, gpu_ids: tuple[int, ...] = ()) -> None:
+    def __init__(self, number: int, gpu_ids: GpuIds = ()) -> None:
         self.number = number
         self.gpu_ids = gpu_ids
         self.busy = False
@@ -64,7 +67,7 @@ class Slot:
 
     async def warm(self) -> None:
         """Start the child before there is a job, so that the first one finds it."""
-        await self._child_for(FRESH, {})
+        await self._child_for(FRESH, gpu_environment(self.gpu_ids))
 
     async def run(
         self,
@@ -74,7 +77,7 @@ class Slot:
         limit: float | None = None,
     ) -> Ended | Stopped:
         """Run one job to its end, or until ``stop`` or the time limit; raises ``OSError`` when no child can start."""
-        child = await self._child_for(warmth(job), own_environment(job))
+        child = await self._child_for(warmth(job), own_environment(job, self.gpu_ids))
         child.tail.clear()
         child.all_said.clear()
         talk = asyncio.create_task(self._talk(child, job, listen))
@@ -113,12 +116,7 @@ class Slot:
     async def _child_for(self, warm_for: str, environment: dict[str, str]) -> Child:
         child = self._child
         usable = child is not None and child.process.returncode is None
-        if (
-            usable
-            and child is not None
-            and child.warm_for in (warm_for, FRESH)
-            and not (environment and child.warm_for == FRESH)
-        ):
+        if usable and child is not None and child.warm_for in (warm_for, FRESH) and child.environment == environment:
             child.warm_for = warm_for
             return child
         await self.close()
@@ -127,12 +125,11 @@ class Slot:
 
     async def _spawn(self, warm_for: str, environment: dict[str, str]) -> Child:
         begun = time.monotonic()
-        own = {"CUDA_VISIBLE_DEVICES": ",".join(map(str, self.gpu_ids))} if self.gpu_ids else {}
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "isoloss_worker.child", stdin=PIPE, stdout=PIPE, stderr=PIPE,
-            env={**inherited(os.environ), **own, **environment}, limit=LINE_LIMIT, start_new_session=True,
+            env={**inherited(os.environ), **environment}, limit=LINE_LIMIT, start_new_session=True,
         )  # fmt: skip
-        child = Child(process=process, warm_for=warm_for)
+        child = Child(process=process, warm_for=warm_for, environment=environment)
         child.reader = asyncio.create_task(_read_stderr(child), name=f"stderr of slot {self.number}")
         assert process.stdout is not None  # noqa: S101 - PIPE
         first = await process.stdout.readline()
@@ -192,8 +189,8 @@ def warmth(job: Job) -> str:
     """What a child that runs this job is warm for: the GPT, one study's function with its folder, or any command."""
     run = job.run
     if run.get("function") is not None:
-        return f"{job.study} {run['function']} {run.get('cwd')} {run.get('env')}"
-    return f"gpt {run.get('env')}" if run.get("gpt") is not None else "command"
+        return f"{job.study} {run['function']} {run.get('cwd')}"
+    return "gpt" if run.get("gpt") is not None else "command"
 
 
 def inherited(environment: Mapping[str, str]) -> dict[str, str]:
@@ -201,9 +198,11 @@ def inherited(environment: Mapping[str, str]) -> dict[str, str]:
     return {name: value for name, value in environment.items() if name not in CREDENTIALS}
 
 
-def own_environment(job: Job) -> dict[str, str]:
-    """What ``run.env`` adds to the child's environment; a command's program gets it, not the child."""
-    return {} if job.run.get("command") is not None else job.run.get("env") or {}
+def own_environment(job: Job, gpu_ids: GpuIds) -> dict[str, str]:
+    """What a child has beyond its worker's environment: its slot's GPUs, and the job's with ``run.env`` if it runs inside."""
+    if job.run.get("command") is not None:
+        return gpu_environment(gpu_ids)
+    return gpu_environment(job.gpu_ids) | (job.run.get("env") or {})
 
 
 def runs_inside(warm_for: str) -> bool:

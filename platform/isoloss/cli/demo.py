@@ -1,6 +1,6 @@
 """``isoloss demo``: the whole story on this machine, from nothing to a forecast and its outcome.
 
-The demo is a client like any other: it starts a controller with two local workers in a home of its own, launches one
+The demo is a client like any other: it starts a controller with a local worker of two slots in a home of its own, launches one
 campaign and one study, and watches. Ctrl-C ends controller and workers; everything is in Postgres, and the next
 ``isoloss demo`` goes on where this one was.
 """
@@ -119,7 +119,7 @@ def _finish(run: Campaign, study: Study, folder: Path, local: Local, seconds: fl
 @contextlib.contextmanager
 def _controller() -> Iterator[Local]:
     """The demo's own controller and workers, for as long as the block lasts; adopted if they run already."""
-    say("starting Postgres, a controller and two workers …")
+    say("starting Postgres, a controller and a worker …")
     local = start_local("--workers", str(WORKERS), "--lease-seconds", "10")
     try:
         yield local

@@ -39,7 +39,7 @@ def up(
     dash
         Address of the dashboard.
     workers
-        Local worker processes to run beside it, each with one slot.
+        Tasks to run at once on this machine: a local worker with so many slots, which share out its GPUs.
     lease_seconds
         How long a worker may be silent before its task is leased again.
     tls_cert
@@ -129,19 +129,20 @@ async def _handed_out(local: Local, reached_as: str) -> tuple[Path, dict[str, An
 
 @contextlib.asynccontextmanager
 async def _workers(address: str, n: int, join: Path | None) -> AsyncIterator[None]:
-    """Local workers of the same user, who may run whatever this user's specs name."""
+    """A local worker of so many slots, which may run whatever this user's specs name; its slots share out the GPUs."""
+    if not n:
+        yield
+        return
     where = f"127.0.0.1:{address.rpartition(':')[2]}" if join else address
-    command = [sys.executable, "-m", "isoloss_worker", "--address", where, "--slots", "1", "--allow-everything"]
+    command = [sys.executable, "-m", "isoloss_worker", "--address", where, "--slots", str(n), "--allow-everything"]
     environment = {**os.environ, "ISOLOSS_JOIN": str(join)} if join else None
-    processes = [subprocess.Popen([*command, "--name", f"local-{i}"], env=environment) for i in range(n)]
+    process = subprocess.Popen([*command, "--name", "local"], env=environment)
     try:
         yield
     finally:
-        for process in processes:
-            process.terminate()
-        for process in processes:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                await asyncio.to_thread(process.wait, 10)
+        process.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            await asyncio.to_thread(process.wait, 10)
 
 
 def status(*, output: Output = Output()) -> None:  # noqa: B008

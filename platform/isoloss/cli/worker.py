@@ -29,6 +29,9 @@ AllowCommand = Annotated[
 def start(
     *,
     slots: Annotated[str, Parameter(help="Tasks at once: a number, or auto (the GPUs, else one).")] = "auto",
+    gpus: Annotated[
+        str, Parameter(help="Its GPUs: auto (those it sees), none, or names: 0,1 or GPU-… or MIG-….")
+    ] = "auto",
     name: Annotated[str | None, Parameter(help="The worker's name; otherwise host and pid.")] = None,
     allow: Allow = (),
     allow_command: AllowCommand = (),
@@ -43,6 +46,7 @@ def start(
         for name_ in ("ISOLOSS_TOKEN", "ISOLOSS_TOKEN_FILE"):
             os.environ.pop(name_, None)
     command = [sys.executable, "-m", "isoloss_worker", "--address", find_address(address), "--slots", slots]
+    command += ["--gpus", gpus]
     command += ["--name", name] if name else []
     command += [word for function in allow for word in ("--allow", function)]
     command += [word for prefix in allow_command for word in ("--allow-command", prefix)]

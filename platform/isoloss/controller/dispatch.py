@@ -2,12 +2,14 @@
 
 Every kind of call stands in a line of its own and is served together with the others of its kind, so that a busy
 controller writes in few transactions. Free slots are dealt to the studies they may run, to those with the fewest leases
-first; a study's ready tasks go before new ones, which are created against this demand and never before it.
+first; a study's ready tasks go before new ones, which are created against this demand and never before it. A task of
+many GPUs takes several slots of one worker at once, which are kept for it when it has waited long.
 """
 
 from __future__ import annotations
 
-import heapq
+import math
+import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -15,12 +17,13 @@ from datetime import timedelta
 from typing import Any, Final
 
 from isoloss.controller.access import PRINCIPAL
+from isoloss.controller.deal import deal, kept, squeezed_out
 from isoloss.controller.decider import Decider
 from isoloss.controller.duty import Bell
 from isoloss.controller.line import Line
-from isoloss.controller.why import allows
+from isoloss.controller.why import gpus_of, slots_for
 from isoloss.domain.ids import StudyId
-from isoloss.domain.lease import LeaseKey
+from isoloss.domain.lease import LeaseKey, slots_taken
 from isoloss.domain.study import StudyState
 from isoloss.domain.task import TaskState
 from isoloss.errors import IsolossError, NotFound
@@ -35,6 +38,8 @@ from isoloss.wire.states import VERDICTS
 from isoloss.wire.values import from_checkpoint, from_ending, from_key, from_series, to_key, to_values
 
 LONGEST_WAIT_SECONDS: Final = 30.0
+LONG_WAIT: Final = 2.0  # lease times
+ANNOUNCE_SECONDS: Final = 5.0
 Answer = Lease | StudyState
 Beat = tuple[str, Sequence[LeaseKey]]  # a worker, or nobody in particular, and what it holds
 
@@ -60,6 +65,8 @@ class Dispatcher:
         self.ttl = ttl
         self.draining = False
         self._ids: dict[tuple[str, str], StudyId] = {}
+        self._served: dict[StudyId, float] = {}  # when it last got a task here
+        self._announced: dict[StudyId, float] = {}  # when it was last asked for a task that would have to wait
         self._endings = Line[Sequence[tasks.Said], list[str]](self._finish)
         self._beats = Line[Beat, tuple[bool, dict[LeaseKey, TaskState]]](self._beat)
         self._curves = Line[Sequence[curves.Batch], dict[LeaseKey, TaskState]](self._store)
@@ -169,29 +176,50 @@ class Dispatcher:
         granted: dict[str, list[Lease]],
     ) -> None:
         """Deal free slots to studies, and again to the others what a study had no task for."""
-        left = {study.id: study for study in hungry if study.state is StudyState.ACTIVE}
+        left = {study.id: self._since_served(study) for study in hungry if study.state is StudyState.ACTIVE}
         while left:
-            lacking = {want.holder: want.n - len(granted[want.holder]) for want in wants}
+            lacking = {want.holder: want.n - self._taken(granted[want.holder], allowed[want.holder]) for want in wants}
             able = {
-                want.holder: [s for s in left.values() if want.project in ("", s.project)
-                              and allows(allowed[want.holder], s.trainable, s.gpus)]
+                want.holder: {s: takes for s in left.values() if want.project in ("", s.project)
+                              and (takes := slots_for(allowed[want.holder], s.trainable, s.gpus))}
                 for want in wants if lacking[want.holder] > 0
             }  # fmt: skip
-            dealt = deal(lacking, able, shares)
+            await self._announce(squeezed_out(lacking, able))
+            dealt = deal(lacking, kept(lacking, able, shares, self.ttl.total_seconds() * LONG_WAIT), shares)
             if not dealt:
                 return
-            for study_id, slots in dealt.items():
+            for study_id, tasks_ in dealt.items():
                 project = left[study_id].project
-                given = [replace(want, n=slots[want.holder]) for want in wants if want.holder in slots]
+                given = [replace(want, n=tasks_[want.holder]) for want in wants if want.holder in tasks_]
                 decided = await self.decider.decide(study_id, wants=given)
                 for holder, lease in decided.leases:
                     granted[holder].append(lease)
-                if len(decided.leases) < sum(slots.values()):
+                if len(decided.leases) < sum(tasks_.values()):
                     del left[study_id]
                 else:
-                    left[study_id] = replace(left[study_id], leased=left[study_id].leased + len(decided.leases))
+                    more = left[study_id].leased + len(decided.leases)
+                    left[study_id] = replace(left[study_id], leased=more, waits=None)
+                if decided.leases:
+                    self._served[study_id] = time.monotonic()
                 share = shares.get(project, Share(name=project))
                 shares[project] = replace(share, running=share.running + len(decided.leases))
+
+    def _taken(self, leases: Sequence[Lease], allowed: Mapping[str, Any]) -> int:
+        return sum(slots_taken(gpus_of(lease.spec), allowed.get("gpus", 0)) for lease in leases)
+
+    def _since_served(self, study: Hungry) -> Hungry:
+        """The study, whose wait begins again with every task that it gets."""
+        if study.waits is None or study.id not in self._served:
+            return study
+        return replace(study, waits=min(study.waits, time.monotonic() - self._served[study.id]))
+
+    async def _announce(self, studies_: Sequence[Hungry]) -> None:
+        """See that what fits nowhere now has a task that is seen to wait, if there is one to run."""
+        for study in studies_:
+            now = time.monotonic()
+            if study.waits is None and now - self._announced.get(study.id, -math.inf) > ANNOUNCE_SECONDS:
+                self._announced[study.id] = now
+                await self.decider.decide(study.id, ask=1)
 
     # ---- what is heard of leases -------------------------------------------------------------------------------
 
@@ -268,45 +296,6 @@ class Dispatcher:
             params=to_values(spec.fixed | lease.params), resume_from=lease.resume_from, seed=spec.seed + lease.repeat, run_json=run,
             metrics=spec.metrics, ttl_seconds=self.ttl.total_seconds(),
         )  # fmt: skip
-
-
-def deal(
-    lacking: Mapping[str, int], able: Mapping[str, Sequence[Hungry]], shares: Mapping[str, Share]
-) -> dict[StudyId, dict[str, int]]:
-    """Deal slots one by one: study → holder → slots.
-
-    Each goes to the project that has the fewest tasks for its weight and is below its bound, and there to the study that has
-    the fewest for its own.
-    """
-    dealt: dict[StudyId, dict[str, int]] = {}
-    leased = {study.id: study.leased for studies_ in able.values() for study in studies_}
-    running = {name: share.running for name, share in shares.items()}
-
-    def wanting(name: str) -> tuple[float, str]:
-        return (running.get(name, 0) + 1) / shares.get(name, Share(name=name)).weight, name
-
-    for holder, studies_ in able.items():
-        heaps: dict[str, list[tuple[float, StudyId, float]]] = {}
-        for study in studies_:
-            heaps.setdefault(study.project, []).append(((leased[study.id] + 1) / study.weight, study.id, study.weight))
-        for heap in heaps.values():
-            heapq.heapify(heap)
-        for _ in range(lacking[holder]):
-            below = [name for name in heaps if _below(shares.get(name), running.get(name, 0))]
-            if not below:
-                break
-            name = min(below, key=wanting)
-            _, study_id, weight = heaps[name][0]
-            leased[study_id] += 1
-            running[name] = running.get(name, 0) + 1
-            heapq.heapreplace(heaps[name], ((leased[study_id] + 1) / weight, study_id, weight))
-            slots = dealt.setdefault(study_id, {})
-            slots[holder] = slots.get(holder, 0) + 1
-    return dealt
-
-
-def _below(share: Share | None, running: int) -> bool:
-    return share is None or share.most is None or running < share.most
 
 
 def _is_current(want: Want, known: Mapping[str, workers.Known]) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from isoloss.domain.lease import slots_taken
 from isoloss.domain.study import StudyState
 from isoloss.search.search import Search
 from isoloss.store.projects import Share
@@ -45,16 +46,25 @@ def obstacles(
 
 def _short_of_workers(trainable: str, gpus: int, workers: Sequence[WorkerRow], *, running: bool) -> list[str]:
     live = [worker for worker in workers if worker.seen_seconds_ago < SILENT_SECONDS and not worker.draining]
-    able = [worker for worker in live if allows(worker.allowed, trainable, gpus)]
+    able = [worker for worker in live if slots_for(worker.allowed, trainable, gpus)]
     if not live:
         return ["No worker is there: `isoloss worker start` starts one."]
-    if not able and any(allows(worker.allowed, trainable, 0) for worker in live):
-        most = max(worker.allowed.get("gpus", 0) for worker in live)
-        return [f"run.gpus is {gpus} and no worker has more than {most} GPUs a slot: start one with fewer --slots."]
+    if not able and any(slots_for(worker.allowed, trainable, 0) for worker in live):
+        most = max(most_gpus(worker.allowed) for worker in live)
+        return [f"run.gpus is {gpus} and no worker has more than {most} GPUs for a task: start a larger one."]
     if not able:
         return [f"{len(live)} workers are there and none of them allows {trainable!r}: start one with --allow."]
-    if not running and sum(worker.leases for worker in able) >= sum(worker.slots for worker in able):
+    if running:
+        return []
+    if all(worker.taken >= worker.slots for worker in able):
         return ["Every slot that could run it is taken by other studies."]
+    lacking = {worker.id: slots_for(worker.allowed, trainable, gpus) - worker.slots + worker.taken for worker in able}
+    if min(lacking.values()) > 0:
+        nearest = min(lacking, key=lambda name: lacking[name])
+        return [
+            f"run.gpus is {gpus} and no worker has as many free at once: {nearest!r} lacks {lacking[nearest]} slots. "
+            "When it has waited for two lease times, a worker's slots are kept for it as they become free."
+        ]
     return []
 
 
@@ -63,18 +73,27 @@ def gpus_of(spec: Mapping[str, Any]) -> int:
     return int((spec.get("run") or {}).get("gpus") or 0)
 
 
-def allows(allowed: Mapping[str, Any], trainable: str, gpus: int) -> bool:
-    """Whether a worker that allows so much may run a trainable (``kind:name``) on so many GPUs; nobody the SDK's own."""
-    if gpus > allowed.get("gpus", 0):
-        return False
+def most_gpus(allowed: Mapping[str, Any]) -> int:
+    """The most GPUs that one task may have on a worker that allows so much."""
+    return max(int(allowed.get("gpus", 0)), int(allowed.get("most_gpus", 0)))
+
+
+def slots_for(allowed: Mapping[str, Any], trainable: str, gpus: int) -> int:
+    """How many slots of a worker that allows so much a task takes (``kind:name`` on so many GPUs); 0 if it may not run it.
+
+    Nobody runs the SDK's own.
+    """
+    if gpus > most_gpus(allowed):
+        return 0
     kind, _, name = trainable.partition(":")
     match kind:
         case "gpt":
-            return bool(allowed.get("everything") or allowed.get("gpt"))
+            allows = allowed.get("everything") or allowed.get("gpt")
         case "function":
-            return bool(allowed.get("everything")) or name in allowed.get("functions", ())
+            allows = allowed.get("everything") or name in allowed.get("functions", ())
         case "command":
             prefixes = allowed.get("command_prefixes", ())
-            return bool(allowed.get("everything")) or any(name == p or name.startswith(p + " ") for p in prefixes)
+            allows = allowed.get("everything") or any(name == p or name.startswith(p + " ") for p in prefixes)
         case _:
-            return False
+            allows = False
+    return slots_taken(gpus, allowed.get("gpus", 0)) if allows else 0

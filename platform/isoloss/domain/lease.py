@@ -18,6 +18,11 @@ from isoloss.domain.task import MAX_FAILURES, MAX_INFRA_FAILURES, AttemptOutcome
 RETRY_SECONDS = 1.0  # doubled with every failure of the task
 
 
+def slots_taken(gpus: int, of_each_slot: int) -> int:
+    """How many slots of one worker a task of so many GPUs takes, when each slot has so many."""
+    return max(1, -(-gpus // of_each_slot)) if of_each_slot else 1
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LeaseKey:
     """What a worker shows to be heard: task, epoch and the lease's secret."""

@@ -152,13 +152,19 @@ async def set_state(conn: Conn, study_id: StudyId, state: StudyState) -> None:
 HUNGRY: Final[LiteralString] = """
     SELECT study.id, study.project, study.trainable, coalesce((study.spec #>> '{run,gpus}')::int, 0) AS gpus, study.state::text,
            (SELECT count(*) FROM task WHERE task.study_id = study.id AND task.state = 'leased') AS leased,
-           coalesce((study.spec ->> 'weight')::float8, 1.0) AS weight
+           coalesce((study.spec ->> 'weight')::float8, 1.0) AS weight,
+           CASE WHEN (study.spec #>> '{run,gpus}')::int > 1 THEN (
+               SELECT extract(epoch FROM now() - min(greatest(created_at, not_before)))::float8 FROM task
+               WHERE task.study_id = study.id AND task.state = 'ready' AND not_before <= now()) END AS waits
     FROM study WHERE state IN ('active', 'idle') ORDER BY leased, study.id"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hungry:
-    """A study whose tasks may be leased; ``gpus`` is what each takes, ``weight`` its share of its project's slots."""
+    """A study whose tasks may be leased; ``gpus`` is what each takes, ``weight`` its share of its project's slots.
+
+    ``waits`` is the seconds that a task of several GPUs has been ready; ``None`` when none is.
+    """
 
     id: StudyId
     project: str
@@ -167,6 +173,7 @@ class Hungry:
     state: StudyState
     leased: int
     weight: float
+    waits: float | None = None
 
 
 async def hungry(conn: Conn) -> list[Hungry]:
@@ -174,10 +181,11 @@ async def hungry(conn: Conn) -> list[Hungry]:
     rows = await (await conn.execute(HUNGRY)).fetchall()
     return [
         Hungry(
-            id=StudyId(r[0]), project=r[1], trainable=r[2], gpus=r[3], state=StudyState(r[4]), leased=r[5], weight=r[6]
+            id=StudyId(r[0]), project=r[1], trainable=r[2], gpus=r[3], state=StudyState(r[4]), leased=r[5], weight=r[6],
+            waits=r[7],
         )
         for r in rows
-    ]
+    ]  # fmt: skip
 
 
 SPEC: Final[LiteralString] = "SELECT spec FROM study WHERE id = %(study_id)s"

@@ -15,7 +15,7 @@ from isoloss.store.pool import Conn
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerRow:
-    """A worker as it was last heard of."""
+    """A worker as it was last heard of; its ``leases`` have ``taken`` so many of its slots."""
 
     id: str
     incarnation: str
@@ -26,6 +26,7 @@ class WorkerRow:
     draining: bool
     seen_seconds_ago: float
     leases: int
+    taken: int
 
 
 REGISTER: Final[LiteralString] = """
@@ -83,8 +84,13 @@ def unknown(worker_id: str) -> NotFound:
 LIST: Final[LiteralString] = """
     SELECT id, incarnation, host, slots, device, allowed, draining,
            extract(epoch FROM now() - seen_at)::float8 AS seen_seconds_ago,
-           (SELECT count(*) FROM lease WHERE lease.worker_id = worker.id)::int AS leases
-    FROM worker ORDER BY seen_at DESC"""
+           held.leases, held.taken
+    FROM worker, LATERAL (
+        SELECT count(*)::int AS leases, coalesce(sum(greatest(1, ceil(
+            coalesce((study.spec #>> '{run,gpus}')::numeric, 0) / nullif((worker.allowed ->> 'gpus')::int, 0)))), 0)::int AS taken
+        FROM lease JOIN task ON task.id = lease.task_id JOIN study ON study.id = task.study_id
+        WHERE lease.worker_id = worker.id) AS held
+    ORDER BY seen_at DESC"""
 
 
 async def listed(conn: Conn) -> list[WorkerRow]:

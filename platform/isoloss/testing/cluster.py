@@ -160,6 +160,7 @@ class Cluster:
         name: str = "worker",
         *,
         slots: int = 1,
+        gpus: str = "auto",
         allow: Sequence[str] = (),
         allow_command: Sequence[str] = (),
         everything: bool = False,
@@ -167,7 +168,7 @@ class Cluster:
         environment: Mapping[str, str] | None = None,
     ) -> WorkerProcess:
         """Start a worker; it leases as soon as it is up."""
-        flags = ["--address", self.address, "--name", name, "--slots", str(slots)]
+        flags = ["--address", self.address, "--name", name, "--slots", str(slots), "--gpus", gpus]
         flags += [word for function in allow for word in ("--allow", function)]
         flags += [word for prefix in allow_command for word in ("--allow-command", prefix)]
         flags += ["--allow-everything"] if everything else []

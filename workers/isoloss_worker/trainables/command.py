@@ -24,7 +24,15 @@ from typing import Final
 from isoloss.errors import InvalidSpec
 from isoloss_worker.job import Failed, Job, Preempted, Reporter, Values
 from isoloss_worker.processes import die_with_parent, kill_group, kill_tree
-from isoloss_worker.trainables.environment import METRICS_FILE, facts, text, variables, write_params
+from isoloss_worker.trainables.environment import (
+    METRICS_FILE,
+    facts,
+    gpu_environment,
+    rendezvous,
+    text,
+    variables,
+    write_params,
+)
 from isoloss_worker.trainables.measured import Measured, MetricsFile
 
 LOOK_SECONDS: Final = 0.2
@@ -73,8 +81,9 @@ def fill(command: list[str], job: Job, folder: Path) -> list[str]:
 
 def environment(job: Job, folder: Path, base: Mapping[str, str]) -> dict[str, str]:
     """The program's environment: the worker's, then ours, then ``run.env``; our Python's folder ends the path."""
+    own = gpu_environment(job.gpu_ids) | rendezvous(job) | variables(job, folder)
     path = os.pathsep.join(filter(None, (base.get("PATH", os.defpath), str(Path(sys.executable).parent))))
-    return {**base, "PATH": path, "PYTHONUNBUFFERED": "1", **variables(job, folder), **(job.run.get("env") or {})}
+    return {**base, "PATH": path, "PYTHONUNBUFFERED": "1", **own, **(job.run.get("env") or {})}
 
 
 def _start(argv: list[str], job: Job, folder: Path) -> subprocess.Popen[bytes]:

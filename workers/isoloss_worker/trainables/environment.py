@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import socket
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -39,6 +40,24 @@ def variables(job: Job, folder: Path) -> dict[str, str]:
         "ISOLOSS_LEVEL": str(job.level),
     }
     return {f"ISOLOSS_{name.upper()}": text(value) for name, value in job.params.items()} | own
+
+
+def gpu_environment(gpu_ids: Sequence[str]) -> dict[str, str]:
+    """What makes a process see these GPUs and no others; nothing where there are none."""
+    return {"CUDA_VISIBLE_DEVICES": ",".join(gpu_ids), "CUDA_DEVICE_ORDER": "PCI_BUS_ID"} if gpu_ids else {}
+
+
+def rendezvous(job: Job) -> dict[str, str]:
+    """Where the ranks of a run meet: a port of its own on this machine, for ``torch.distributed`` and for ``torchrun``.
+
+    ``torchrun`` reads ``PET_*`` where its arguments say nothing, so that two runs on one machine do not meet at 29500; it
+    starts a rank for each GPU unless it is told otherwise.
+    """
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    ranks = {"PET_NPROC_PER_NODE": str(job.run["gpus"])} if job.run.get("gpus") else {}
+    return {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "PET_MASTER_PORT": port, **ranks}
 
 
 def write_params(folder: Path, params: Mapping[str, Any]) -> None:
