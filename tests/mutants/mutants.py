@@ -22,6 +22,7 @@ ROOT: Final = Path(__file__).parents[2]
 STORE: Final = "tests/store/test_leases.py"
 MANY: Final = "tests/store/test_controllers.py"
 ACCESS: Final = "tests/e2e/test_access.py"
+GPUS: Final = "tests/e2e/test_worker_gpus.py"
 TASKS, LEDGER = "platform/isoloss/store/tasks.py", "platform/isoloss/store/ledger.py"
 DECIDER, LEASE = "platform/isoloss/controller/decider.py", "platform/isoloss/domain/lease.py"
 
@@ -66,6 +67,10 @@ MUTANTS: Final = (
     Mutant("a token ends", "platform/isoloss/controller/access.py", "        if not found.alive:", "        if False:", ACCESS),
     Mutant("a token's secret is compared", "platform/isoloss/controller/access.py", "if found is None or not found.is_shown_by(secret):", "if found is None:", ACCESS),
     Mutant("a lease is bound to a project", "platform/isoloss/controller/dispatch.py", "secret=key.secret + PRINCIPAL.get().project)", 'secret=key.secret + "")', ACCESS),
+    Mutant("a task of many GPUs does not starve", "platform/isoloss/controller/dispatch.py", "kept(lacking, able, shares, self.ttl.total_seconds() * LONG_WAIT)", "able", GPUS),
+    Mutant("what fits nowhere has a task that is seen to wait", "platform/isoloss/controller/dispatch.py", "            await self._announce(squeezed_out(lacking, able))\n", "", GPUS),
+    Mutant("a GPU is one worker's", "workers/isoloss_worker/gpus.py", "fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)", "pass", GPUS),
+    Mutant("a freed slot is told of", "workers/isoloss_worker/agent.py", "{calling, changed}, return_when", "{calling}, return_when", GPUS),
     Mutant("no listener for strangers without TLS", "platform/isoloss/controller/settings.py", "    if host not in LOOPBACK and not settings.tls_cert:", "    if False:", ACCESS),
 )  # fmt: skip
 
