@@ -192,17 +192,19 @@ def test_a_run_under_torchrun_that_is_preempted_goes_on_from_what_it_saved(clust
 
 def test_a_task_of_many_gpus_among_a_stream_of_small_ones_is_run_in_good_time(cluster: Cluster, client: Client) -> None:
     small = launch(client, "small", {"function": "plain:fine", "cwd": str(cluster.home)}, trials=400)
-    cluster.worker("busy", slots=4, gpus="40,41,42,43", everything=True)
+    cluster.worker(
+        "busy", slots=5, gpus="40,41,42,43,44", everything=True
+    )  # more than those that have just been killed
     wait_until(lambda: small.info().tasks.get("done", 0) > 4, 30)
-    large = launch(client, "large", {"function": "plain:fine", "cwd": str(cluster.home), "gpus": 4})
+    large = launch(client, "large", {"function": "plain:fine", "cwd": str(cluster.home), "gpus": 5})
     said = wait_until(lambda: [why for why in large.why() if "as many free at once" in why], 10)
     assert "'busy' lacks" in said[0]
-    idle(large, 30)
+    idle(large, 60)
     assert small.info().state == "active", "it did not wait for the others to end"
     (path,) = (row[0] for row in cluster.rows(
         "SELECT path FROM checkpoint JOIN task ON task.id = task_id JOIN study ON study.id = study_id WHERE name = 'large'"
     ))  # fmt: skip
-    assert (cluster.home / path / "seen").read_text() == "40,41,42,43"
+    assert (cluster.home / path / "seen").read_text() == "40,41,42,43,44"
     done = small.info().tasks["done"]
     wait_until(lambda: small.info().tasks["done"] > done + 4, 20, what="the small ones go on")
 

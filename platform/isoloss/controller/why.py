@@ -56,9 +56,9 @@ def _short_of_workers(trainable: str, gpus: int, workers: Sequence[WorkerRow], *
         return [f"{len(live)} workers are there and none of them allows {trainable!r}: start one with --allow."]
     if running:
         return []
-    if all(worker.taken >= worker.slots for worker in able):
-        return ["Every slot that could run it is taken by other studies."]
     lacking = {worker.id: slots_for(worker.allowed, trainable, gpus) - worker.slots + worker.taken for worker in able}
+    if min(lacking.values()) > 0 and all(slots_for(worker.allowed, trainable, gpus) == 1 for worker in able):
+        return ["Every slot that could run it is taken by other studies."]
     if min(lacking.values()) > 0:
         nearest = min(lacking, key=lambda name: lacking[name])
         return [
