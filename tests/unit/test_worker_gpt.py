@@ -65,7 +65,9 @@ def train(job: Job, *, metrics: Callable[[int, Values], None] = lambda *_: None,
 
     saved: list[int] = []
     values = train(job, Reporter(metrics, saved.append, stop))
-    return {name: value for name, value in values.items() if name != "cpu_us_per_token"}, saved
+    return {
+        name: value for name, value in values.items() if name not in ("cpu_us_per_token", "tokens_per_second")
+    }, saved
 
 
 def state(tmp_path: Path, name: str) -> bytes:
@@ -152,7 +154,7 @@ def test_a_budget_that_is_no_whole_number_of_steps_is_refused(tmp_path: Path) ->
 @pytest.mark.parametrize(("schedule", "middle"), [("constant", 1.0), ("linear", 0.5), ("cosine", 0.5)])
 def test_a_schedule_is_a_function_of_the_budget_it_ends_at(corpus: Path, schedule: Any, middle: float) -> None:
     from isoloss.domain.spec import Gpt
-    from isoloss_worker.trainables.gpt.train import Run
+    from isoloss_worker.trainables.gpt.run import Run
 
     run = Run(Gpt(width=16, depth=1, lr=0.01, batch_tokens=64, schedule=schedule, data=str(corpus)), seed=0)
     assert run.rate(6400, 6400) == pytest.approx(0.01)

@@ -104,13 +104,20 @@ class Gpt(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     depth: Annotated[int, Meta(ge=1)] = 2
     head_width: Annotated[int, Meta(ge=4)] = 16
     context: Annotated[int, Meta(ge=8)] = 64
-    data: str = "stdlib"  # the standard library's source text, or a folder or file of text
+    data: str = (
+        "stdlib"  # the standard library's source text, or a folder or file: of text, or with vocabulary of tokens
+    )
+    vocabulary: Annotated[int, Meta(ge=2, le=1 << 32)] | None = None  # of token files; text is read as bytes
+    dtype: Literal["uint16", "uint32"] | None = None  # of token files; else what their header says, else uint16
     lr: Annotated[float, Meta(gt=0)] = 0.004
     batch_tokens: Annotated[int, Meta(ge=1)] = 512
     weight_decay: Annotated[float, Meta(ge=0)] = 0.1
     warmup_tokens: Count = Count(0)
     schedule: Literal["constant", "cosine", "linear"] = "constant"  # after the warm-up; cosine and linear end at zero
     eval_tokens: Annotated[int, Meta(ge=64)] = 32768
+    precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: bf16 on a GPU; weights and optimizer are fp32 always
+    compile: bool = False
+    micro_batch: Annotated[int, Meta(ge=1)] | None = None  # sequences that pass at once; else all of a batch that fit
 
     @property
     def n_params(self) -> int:

@@ -1,4 +1,4 @@
-"""Text as bytes: the standard library's own source by default, or a folder or file of the user's.
+"""What is trained on: text as bytes (the standard library's own source, or the user's), or the user's token files.
 
 Sequence ``i`` of the training stream is a function of (seed, i) alone, whatever the batch size, so every trial of a
 study reads the same text in the same order, and a resumed run goes on exactly where it was.
@@ -15,10 +15,13 @@ from typing import Final
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from isoloss.client.locate import home
+from isoloss.domain.spec import Gpt
 from isoloss.errors import TrainableFailed
+from isoloss_worker.trainables.gpt import tokens
+from isoloss_worker.trainables.gpt.model import BYTES
+from isoloss_worker.trainables.gpt.tokens import Tokens
 
 STDLIB: Final = "stdlib"
 HELD_OUT_EVERY: Final = 20  # one file in twenty is never trained on
@@ -26,24 +29,29 @@ LEAST_BYTES: Final = 100_000
 
 
 class Corpus:
-    """Bytes to train on and bytes held out, mapped from disk; ``digest`` names them in the recipe."""
+    """Tokens to train on and tokens held out, mapped from disk; ``digest`` names them in the recipe."""
 
-    def __init__(self, train: NDArray[np.uint8], held_out: NDArray[np.uint8], digest: str) -> None:
+    def __init__(self, train: Tokens, held_out: Tokens, *, vocabulary: int, digest: str) -> None:
         self.train = train
         self.held_out = held_out
+        self.vocabulary = vocabulary
         self.digest = digest
 
     def batch(self, seed: int, first: int, count: int, context: int) -> torch.Tensor:
         """Sequences ``first … first + count - 1`` of the stream, int64, (count, context + 1)."""
-        offsets = [offset(seed, first + i, len(self.train) - context - 1) for i in range(count)]
-        rows = np.stack([self.train[o : o + context + 1] for o in offsets])
-        return torch.from_numpy(rows.astype(np.int64))
+        places = [offset(seed, first + i, self.train.places(context)) for i in range(count)]
+        return self._read(self.train, places, context)
 
     def windows(self, n_tokens: int, context: int) -> torch.Tensor:
         """Fixed windows of the held-out text, evenly spaced, int64, (n_tokens // context, context + 1)."""
         count = max(1, n_tokens // context)
-        offsets = np.linspace(0, len(self.held_out) - context - 2, count).astype(np.int64)
-        rows = np.stack([self.held_out[o : o + context + 1] for o in offsets])
+        places = np.linspace(0, self.held_out.places(context) - 1, count).astype(np.int64)
+        return self._read(self.held_out, places.tolist(), context)
+
+    def _read(self, of: Tokens, places: list[int], context: int) -> torch.Tensor:
+        rows = of.rows(places, context)
+        if (highest := int(rows.max())) >= self.vocabulary:  # on a GPU it would end the process and say nothing
+            raise tokens.beyond(highest, self.vocabulary)
         return torch.from_numpy(rows.astype(np.int64))
 
 
@@ -54,6 +62,14 @@ def offset(seed: int, index: int, size: int) -> int:
     z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & mask
     z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & mask
     return (z ^ (z >> 31)) % size
+
+
+def corpus_of(spec: Gpt) -> Corpus:
+    """What ``run.gpt.data`` names: token files where a vocabulary is said, else text."""
+    if spec.vocabulary is None:
+        return load(spec.data)
+    train, held_out, digest = tokens.load(spec.data, spec.vocabulary, spec.dtype, spec.context)
+    return Corpus(train, held_out, vocabulary=spec.vocabulary, digest=digest)
 
 
 @lru_cache(maxsize=2)
@@ -69,7 +85,8 @@ def load(source: str) -> Corpus:
     parts = [np.memmap(folder / f"{name}.bin", dtype=np.uint8, mode="r") for name in ("train", "held_out")]
     if min(map(len, parts)) < LEAST_BYTES // HELD_OUT_EVERY:
         raise TrainableFailed(f"run.gpt.data is {source!r}, too little text; accepted is a corpus of at least 100 kB.")
-    return Corpus(parts[0], parts[1], digest.hexdigest()[:16])
+    train, held_out = (Tokens([part]) for part in parts)
+    return Corpus(train, held_out, vocabulary=BYTES, digest=digest.hexdigest()[:16])
 
 
 def _files(source: str) -> list[Path]:

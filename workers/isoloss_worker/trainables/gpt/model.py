@@ -7,13 +7,16 @@ width so that attention means the same at every size. Initial variance is 1 / fa
 from __future__ import annotations
 
 import math
-from typing import Final, cast
+from collections.abc import Callable
+from functools import cache
+from typing import Any, Final, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-VOCABULARY: Final = 256  # bytes
+BYTES: Final = 256  # the vocabulary of text
+MOST_SHAPES: Final = 256  # graphs one process keeps, of one region
 
 
 class Block(nn.Module):
@@ -40,26 +43,28 @@ class Block(nn.Module):
 
 
 class Gpt(nn.Module):
-    """Bytes in, the loss of the next byte out."""
+    """Tokens in, the loss of the next token out."""
 
-    def __init__(self, *, width: int, depth: int, head_width: int, context: int) -> None:
+    def __init__(self, *, width: int, depth: int, head_width: int, context: int, vocabulary: int = BYTES) -> None:
         super().__init__()
-        self.embedding = nn.Embedding(VOCABULARY, width)
+        self.compiled = False  # set it to train through compiled regions
+        self.embedding = nn.Embedding(vocabulary, width)
         self.blocks = nn.ModuleList(Block(width, head_width) for _ in range(depth))
         self.norm = nn.RMSNorm(width)
-        self.readout = nn.Linear(width, VOCABULARY, bias=False)
+        self.readout = nn.Linear(width, vocabulary, bias=False)
         cosines, sines = rotation(context, head_width)
         self.register_buffer("cosines", cosines, persistent=False)
         self.register_buffer("sines", sines, persistent=False)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """The mean loss in nats of ``tokens[:, 1:]``; ``tokens`` is (batch, context + 1)."""
+        # Without gradients it would be another graph to compile, for a few passes: evaluation is never compiled.
+        region = compiled if self.compiled and torch.is_grad_enabled() else _as_it_is
         inputs, targets = tokens[:, :-1], tokens[:, 1:]
         x = self.embedding(inputs)
         for block in self.blocks:
-            x = block(x, (self.cosines, self.sines))
-        logits = self.readout(self.norm(x))
-        return F.cross_entropy(logits.reshape(-1, VOCABULARY).float(), targets.reshape(-1))
+            x = region(Block.forward)(block, x, (self.cosines, self.sines))
+        return cast("Tensor", region(next_token_loss)(x, self.norm, self.readout, targets))
 
     @torch.no_grad()
     def initialise(self, seed: int) -> None:
@@ -71,6 +76,25 @@ class Gpt(nn.Module):
                 continue
             deviation = 1.0 if name == "embedding.weight" else 1 / math.sqrt(weight.shape[1])
             weight.copy_(torch.randn(weight.shape, generator=generator) * deviation)
+
+
+def next_token_loss(x: Tensor, norm: nn.Module, readout: nn.Module, targets: Tensor) -> Tensor:
+    """The end of the model: norm, readout and mean loss, a region of its own since its logits are the largest tensor."""
+    logits: Tensor = readout(norm(x))
+    return F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten())
+
+
+@cache
+def compiled(region: Callable[..., Any]) -> Callable[..., Any]:
+    """The function compiled, one graph for each shape: all blocks share it, and all models of a process."""
+    import torch._dynamo
+
+    torch._dynamo.config.recompile_limit = MOST_SHAPES  # noqa: SLF001 - a warm child meets every shape of a study
+    return torch.compile(region, fullgraph=True, dynamic=False)
+
+
+def _as_it_is(region: Callable[..., Any]) -> Callable[..., Any]:
+    return region
 
 
 def rotation(context: int, head_width: int) -> tuple[Tensor, Tensor]:
@@ -88,8 +112,3 @@ def _turned(x: Tensor, turn: tuple[Tensor, Tensor]) -> Tensor:
     cosines, sines = turn
     first, second = x.chunk(2, dim=-1)
     return x * cosines + torch.cat((-second, first), dim=-1) * sines
-
-
-def flops_per_token(*, width: int, depth: int, context: int) -> int:
-    """Training FLOPs a token: 6 · (12 · depth · width² + width · vocabulary) + 12 · depth · width · context."""
-    return 6 * (12 * depth * width**2 + width * VOCABULARY) + 12 * depth * width * context

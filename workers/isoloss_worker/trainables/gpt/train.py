@@ -7,139 +7,86 @@ of (spec, seed, tokens seen), so a killed and resumed run equals one that never 
 
 from __future__ import annotations
 
-import json
 import math
-import os
-import time
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import torch
-from safetensors.torch import load_file, save_file
 
 from isoloss.domain.spec import Gpt as GptSpec
 from isoloss.domain.spec import decode
-from isoloss.errors import InvalidSpec, TrainableFailed
+from isoloss.errors import InvalidSpec
 from isoloss_worker.job import Diverged, Job, Preempted, Reporter, Values
-from isoloss_worker.trainables.gpt import data
-from isoloss_worker.trainables.gpt.model import Gpt, flops_per_token
+from isoloss_worker.trainables.gpt.cost import Cost
+from isoloss_worker.trainables.gpt.run import Run
 
-BETAS: Final = (0.9, 0.95)
-EPSILON: Final = 1e-12
-CLIP: Final = 1.0
-HOPELESS: Final = 3 * math.log(256)  # nats: three times the loss of knowing nothing
+HOPELESS: Final = 3  # times the loss of knowing nothing
 REPORTS: Final = 20  # points of the curve in one rung
 
 
-class Run:
-    """One model in training; ``tokens`` is how far it is."""
+class Curve:
+    """Follows the training loss, one step behind: while it is read, a GPU has the next step to work on."""
 
-    def __init__(self, spec: GptSpec, seed: int) -> None:
-        self.spec = spec
-        self.seed = seed
-        self.tokens = 0
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.corpus = data.load(spec.data)
-        self.model = Gpt(width=spec.width, depth=spec.depth, head_width=spec.head_width, context=spec.context)
-        self.model.initialise(seed)
-        self.model.to(self.device)
-        matrices = [p for p in self.model.parameters() if p.ndim >= 2]
-        vectors = [p for p in self.model.parameters() if p.ndim < 2]
-        groups = [{"params": matrices, "weight_decay": spec.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
-        self.optimizer = torch.optim.AdamW(groups, lr=spec.lr, betas=BETAS, eps=EPSILON, fused=True)
+    def __init__(self, run: Run, reporter: Reporter, every: int) -> None:
+        self.last = math.nan
+        self._run = run
+        self._reporter = reporter
+        self._every = every * run.spec.batch_tokens
+        self._hopeless = HOPELESS * math.log(run.corpus.vocabulary)
+        self._ahead: tuple[int, torch.Tensor] | None = None
 
-    def rate(self, decay_from: int, budget_to: int) -> float:
-        """The learning rate of the next step: warm-up in tokens, then the schedule, or linear to zero over the branch."""
-        after = self.tokens + self.spec.batch_tokens
-        warm = min(1.0, after / self.spec.warmup_tokens) if self.spec.warmup_tokens else 1.0
-        left = (budget_to - self.tokens) / (budget_to - decay_from) if self.tokens >= decay_from < budget_to else 1.0
-        done = self.tokens / budget_to
-        schedule = {"constant": 1.0, "linear": 1.0 - done, "cosine": 0.5 + 0.5 * math.cos(math.pi * done)}
-        return self.spec.lr * warm * left * schedule[self.spec.schedule]
+    def follow(self, loss: torch.Tensor) -> None:
+        """Take the loss of the step just asked for, and settle the one before."""
+        self.settle()
+        self._ahead = self._run.tokens, loss
 
-    def step(self, lr: float) -> float:
-        """One optimizer step; returns the training loss before it."""
-        count = self.spec.batch_tokens // self.spec.context
-        batch = self.corpus.batch(self.seed, self.tokens // self.spec.context, count, self.spec.context)
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
-            loss = self.model(batch.to(self.device, non_blocking=True))
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), CLIP)
-        self.optimizer.step()
-        self.tokens += self.spec.batch_tokens
-        return float(loss.detach())
-
-    @torch.no_grad()
-    def held_out_loss(self) -> float:
-        """The mean loss on the fixed held-out windows."""
-        windows = self.corpus.windows(self.spec.eval_tokens, self.spec.context)
-        losses = [float(self.model(part.to(self.device))) * len(part) for part in torch.split(windows, 128)]
-        return sum(losses) / len(windows)
-
-    def save(self, folder: Path) -> None:
-        """The whole state: tensors in safetensors, the rest as JSON, whole or not there."""
-        folder.mkdir(parents=True, exist_ok=True)
-        tensors = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
-        state = self.optimizer.state_dict()["state"]
-        tensors |= {f"adam.{i}.{key}": value for i, one in state.items() for key, value in one.items()}
-        draft = folder / f"state.{os.getpid()}"
-        save_file({name: tensor.contiguous().cpu() for name, tensor in tensors.items()}, draft)
-        (folder / "state.json").write_text(
-            json.dumps({"tokens": self.tokens, "seed": self.seed, "data": self.corpus.digest})
-        )
-        draft.replace(folder / "state.safetensors")
-
-    def load(self, folder: Path) -> None:
-        """Go on from a saved state; raises ``TrainableFailed`` when it was trained on other text."""
-        meta = json.loads((folder / "state.json").read_text())
-        if meta["data"] != self.corpus.digest:
-            raise TrainableFailed(f"The checkpoint {folder} was trained on other text than run.gpt.data holds now.")
-        tensors = load_file(folder / "state.safetensors")
-        self.model.load_state_dict({k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")})
-        found: dict[int, dict[str, Any]] = {}
-        for name, tensor in tensors.items():
-            if name.startswith("adam."):
-                _, index, key = name.split(".")
-                found.setdefault(int(index), {})[key] = tensor
-        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": found})
-        self.tokens = meta["tokens"]
+    def settle(self) -> None:
+        """Wait for the last step: report its loss where one is due; raises ``Diverged`` where training is lost."""
+        if self._ahead is None:
+            return
+        (tokens, awaited), self._ahead = self._ahead, None
+        loss = float(awaited)
+        if not math.isfinite(loss) or loss > self._hopeless:
+            raise Diverged(tokens, {"train_loss": self.last} if math.isfinite(self.last) else {})
+        self.last = loss
+        if tokens % self._every == 0:
+            self._reporter.metrics(tokens, {"train_loss": loss})
 
 
 def train(job: Job, reporter: Reporter) -> Values:
-    """Run one task; returns the final metrics: val_loss, and what it cost. Raises ``Diverged``."""
+    """Run one task; returns the final metrics: val_loss, and what it cost. Raises ``Diverged``, ``OutOfMemory``."""
     spec = spec_of(job)
     torch.set_num_threads(1)
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()  # of the trial before, in a warm child
     run = Run(spec, job.seed)
     if (folder := job.resume_folder) is not None:
         run.load(folder)
-    begun, began_at = time.process_time(), run.tokens
-    every = max(1, (job.budget_to - run.tokens) // spec.batch_tokens // REPORTS)
-    last = math.nan
+    cost = Cost(run.device, job.gpu_ids, run.tokens)
+    curve = Curve(run, reporter, max(1, (job.budget_to - run.tokens) // spec.batch_tokens // REPORTS))
+    begun_at = run.tokens
     saved = job.decay_from <= run.tokens
     while run.tokens < job.budget_to:
         if reporter.stop.asked:
+            curve.settle()
             raise _preempted(run, job, saved=saved)
         if run.tokens >= job.decay_from and not saved:
+            curve.settle()
             run.save(Path(job.save_to))
             reporter.checkpoint(run.tokens)
             saved = True
-        loss = run.step(run.rate(job.decay_from, job.budget_to))
-        if not math.isfinite(loss) or loss > HOPELESS:
-            raise Diverged(run.tokens, {"train_loss": last} if math.isfinite(last) else {})
-        last = loss
-        if (run.tokens // spec.batch_tokens) % every == 0:
-            reporter.metrics(run.tokens, {"train_loss": loss})
-    seconds = time.process_time() - begun
+        curve.follow(run.step(run.rate(job.decay_from, job.budget_to)))
+        if run.tokens == begun_at + spec.batch_tokens:
+            curve.settle()
+            cost.first_step_done(run.tokens)
+    curve.settle()
+    costs = cost.values(run.tokens, flops_per_token=run.flops_per_token, bf16=run.bf16)
     if not saved:
         run.save(Path(job.save_to))
-    cost = {
-        "cpu_us_per_token": 1e6 * seconds / max(1, run.tokens - began_at),
-        "flops": float(flops_per_token(width=spec.width, depth=spec.depth, context=spec.context) * run.tokens),
-    }
-    values = {"val_loss": run.held_out_loss(), "train_loss": last, **cost}
+    costs["flops"] = float(run.flops_per_token * run.tokens)
+    if run.micro_batch < run.sequences:
+        costs["micro_batch"] = float(run.micro_batch)
+    values = {"val_loss": run.held_out_loss(), "train_loss": curve.last, **costs}
     reporter.metrics(run.tokens, values)
     return values
 
@@ -157,6 +104,12 @@ def spec_of(job: Job) -> GptSpec:
     base = job.run.get("gpt") or {}
     known = {name: value for name, value in job.params.items() if name in GptSpec.__struct_fields__}
     spec = decode({**base, **known}, GptSpec)
+    if spec.vocabulary is None and (spec.dtype is not None or spec.data.endswith(".bin")):
+        said = f"dtype is {spec.dtype!r}" if spec.dtype else f"data is {spec.data!r}"
+        raise InvalidSpec(
+            f"run.gpt.{said} and run.gpt.vocabulary is missing; accepted beside token files is how many tokens their "
+            "tokenizer has, such as 50304."
+        )
     if spec.width % spec.head_width:
         raise InvalidSpec(f"run.gpt.width is {spec.width}; accepted are multiples of head_width, {spec.head_width}.")
     if spec.batch_tokens % spec.context:
