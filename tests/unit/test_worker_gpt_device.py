@@ -307,7 +307,7 @@ def test_a_gpu_says_what_it_measured(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda _: None)
     monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda _: 123)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "NVIDIA H200")
-    cost = Cost(torch.device("cuda"), (0,), tokens=1000)
+    cost = Cost(torch.device("cuda"), ("0",), tokens=1000)
     cost.first_step_done(2000)
     values = cost.values(6000, flops_per_token=10**9, bf16=True)
     del values["cpu_us_per_token"]

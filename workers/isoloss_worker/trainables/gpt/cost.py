@@ -26,7 +26,7 @@ class Cost:
     Rates are over the steps after the first one, which compiles and allocates; over all where there is one alone.
     """
 
-    def __init__(self, device: torch.device, gpu_ids: tuple[int, ...], tokens: int) -> None:
+    def __init__(self, device: torch.device, gpu_ids: tuple[str, ...], tokens: int) -> None:
         self._device = device
         self._gpu_ids = gpu_ids
         self._cpu_seconds = time.process_time()

@@ -32,6 +32,8 @@ class Run:
     """One model in training; ``tokens`` is how far it is, ``micro_batch`` how many sequences pass at once."""
 
     def __init__(self, spec: GptSpec, seed: int) -> None:
+        # Also where nothing is compiled: the optimizer imports Dynamo, which settles the folder for the whole process.
+        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(home() / "cache" / "inductor"))
         self.spec = spec
         self.seed = seed
         self.tokens = 0
@@ -45,9 +47,7 @@ class Run:
             vocabulary=self.corpus.vocabulary,
         )  # fmt: skip
         self.model.initialise(seed)
-        if spec.compile:
-            os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(home() / "cache" / "inductor"))
-            self.model.compiled = True
+        self.model.compiled = spec.compile
         with self._within_memory():
             self.model.to(self.device)
         matrices = [p for p in self.model.parameters() if p.ndim >= 2]
