@@ -84,7 +84,9 @@ class Plain(nn.Module):
         inputs, targets = batch[:, :-1], batch[:, 1:]
         count, length = inputs.shape
         x = self.tokens(inputs) + self.positions(torch.arange(length))
-        for first, attend, out, second, up, down in self.blocks:  # type: ignore[misc]  # a ModuleList of ModuleLists
+        parts: tuple[nn.Module, ...]
+        for parts in self.blocks:  # type: ignore[assignment]  # a ModuleList of ModuleLists
+            first, attend, out, second, up, down = parts
             q, k, v = attend(first(x)).split(x.shape[2], dim=2)
             q, k, v = (part.view(count, length, self.heads, -1).transpose(1, 2) for part in (q, k, v))
             mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True)
@@ -189,6 +191,12 @@ def start(folder: Path, rounds: int, width: int) -> None:
         child.close()
     fresh, warm = (statistics.median(times) for times in zip(*found, strict=True))
     print(f"start: a fresh child ends its first step after {fresh:.2f} s, a warm one after {1000 * warm:.0f} ms")
+    for what in ("nothing in the cache", "its graphs in the cache"):
+        begun = time.perf_counter()
+        child = Child()
+        child.first_step(job(folder, {"width": width, "compile": True}, steps=1))
+        print(f"  compiled, with {what}: {time.perf_counter() - begun:.1f} s")
+        child.close()
 
 
 def overhead(folder: Path, seconds: float, width: int) -> None:

@@ -182,7 +182,11 @@ def cpu_says() -> None:
     torch.empty(1 << 60, dtype=torch.uint8)
 
 
-@pytest.mark.parametrize("error", [cuda_says, cpu_says])
+def cublas_says() -> None:
+    raise RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`")
+
+
+@pytest.mark.parametrize("error", [cuda_says, cpu_says, cublas_says])
 def test_what_does_not_fit_passes_in_parts_and_the_batch_stays_what_it_was(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Callable[[], Any]
 ) -> None:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 import torch
 
 from isoloss_worker.job import Failed
+
+
+SENTENCES: Final = ("DefaultCPUAllocator: can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")
 
 
 class OutOfMemory(Failed):
@@ -20,7 +25,7 @@ class OutOfMemory(Failed):
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an allocation failed: a GPU's has a class of its own, the CPU's only a sentence."""
+    """Whether an allocation failed: torch's own on a GPU has a class, the CPU's and cuBLAS's only a sentence."""
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
-        isinstance(error, RuntimeError) and "DefaultCPUAllocator: can't allocate memory" in str(error)
+        isinstance(error, RuntimeError) and any(sentence in str(error) for sentence in SENTENCES)
     )

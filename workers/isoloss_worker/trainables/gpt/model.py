@@ -35,8 +35,9 @@ class Block(nn.Module):
         """Activations in, activations out, (batch, length, width); ``turn`` is ``rotation``'s cosines and sines."""
         batch, length, width = x.shape
         qkv = self.qkv(self.norm_attention(x)).view(batch, length, 3, self.heads, width // self.heads)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4)
-        mixed = F.scaled_dot_product_attention(_turned(q, turn), _turned(k, turn), v, is_causal=True)
+        qkv = qkv.permute(2, 0, 3, 1, 4)
+        q, k = _turned(qkv[:2], turn)
+        mixed = F.scaled_dot_product_attention(q, k, qkv[2], is_causal=True)
         x = x + self.out(mixed.transpose(1, 2).reshape(batch, length, width))
         widened: Tensor = F.gelu(self.up(self.norm_mlp(x)), approximate="tanh")
         return x + cast("Tensor", self.down(widened))
