@@ -8,7 +8,6 @@ import torch
 
 from isoloss_worker.job import Failed
 
-
 SENTENCES: Final = ("DefaultCPUAllocator: can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")
 
 
