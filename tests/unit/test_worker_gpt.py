@@ -7,9 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
-from isoloss.errors import InvalidSpec
+from isoloss.errors import InvalidSpec, TrainableFailed
 from isoloss_worker.job import Diverged, Job, Preempted, Reporter, Stop, Values
 
 torch = pytest.importorskip("torch")
@@ -163,3 +164,51 @@ def test_a_schedule_is_a_function_of_the_budget_it_ends_at(corpus: Path, schedul
     run.tokens = 6336
     last = run.rate(6400, 6400)
     assert last == pytest.approx(0.01) if schedule == "constant" else 0 < last < 2e-4
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"seed": 12}, "has seed 11, and this run 12"),
+        ({"params": {"lr": 0.01, "batch_tokens": 64, "head_width": 8}}, "has head_width 16, and this run 8"),
+        ({"params": {"lr": 0.01, "batch_tokens": 64, "width": 32}}, "has width 16, and this run 32"),
+    ],
+)
+def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path, change: dict[str, Any], said: str) -> None:
+    train(job(tmp_path, "first"))
+    other = job(tmp_path, "other", resume_from=str(tmp_path / "first"), budget_from=1024, **change)
+    with pytest.raises(TrainableFailed, match=f"{said}; accepted is a checkpoint of the same model, seed and data"):
+        train(other)
+
+
+def test_a_checkpoint_of_other_text_is_refused(tmp_path: Path, corpus: Path) -> None:
+    from isoloss_worker.trainables.gpt import data
+
+    train(job(tmp_path, "first"))
+    corpus.write_text(corpus.read_text() + "more")
+    data.load.cache_clear()
+    with pytest.raises(TrainableFailed, match="has data '"):
+        train(job(tmp_path, "other", resume_from=str(tmp_path / "first"), budget_from=1024))
+
+
+@pytest.mark.parametrize("file", ["state.safetensors", "state.json"])
+def test_a_checkpoint_that_was_cut_short_is_refused(tmp_path: Path, file: str) -> None:
+    train(job(tmp_path, "first"))
+    whole = (tmp_path / "first" / file).read_bytes()
+    (tmp_path / "first" / file).write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(TrainableFailed, match="cannot be read .*; accepted is one that is whole"):
+        train(job(tmp_path, "other", resume_from=str(tmp_path / "first"), budget_from=1024))
+
+
+def test_a_slot_with_gpus_that_torch_does_not_see_is_no_reason_to_train_on_the_cpu(tmp_path: Path) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("this machine has one")
+    asked = job(tmp_path, "x")
+    with pytest.raises(TrainableFailed, match="run.gpus is 1, and this worker's torch finds no GPU"):
+        train(msgspec.structs.replace(asked, run={**asked.run, "gpus": 1}))
+
+
+def test_more_gpus_than_it_can_use_are_refused(tmp_path: Path) -> None:
+    asked = job(tmp_path, "x")
+    with pytest.raises(InvalidSpec, match=r"run.gpus is 2 with run.gpt; accepted are 0 and 1"):
+        train(msgspec.structs.replace(asked, run={**asked.run, "gpus": 2}))

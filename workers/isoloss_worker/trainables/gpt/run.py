@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from isoloss.client.locate import home
@@ -133,16 +134,25 @@ class Run:
         tensors |= {f"adam.{i}.{key}": value for i, one in state.items() for key, value in one.items()}
         draft = folder / f"state.{os.getpid()}"
         save_file({name: tensor.contiguous().cpu() for name, tensor in tensors.items()}, draft)
-        meta = {"tokens": self.tokens, "seed": self.seed, "data": self.corpus.digest, "micro_batch": self.micro_batch}
+        meta = {"tokens": self.tokens, "micro_batch": self.micro_batch, **self._identity()}
         (folder / "state.json").write_text(json.dumps(meta))
         draft.replace(folder / "state.safetensors")
 
     def load(self, folder: Path) -> None:
-        """Go on from a saved state; raises ``TrainableFailed`` when it was trained on other text."""
-        meta = json.loads((folder / "state.json").read_text())
-        if meta["data"] != self.corpus.digest:
-            raise TrainableFailed(f"The checkpoint {folder} was trained on other text than run.gpt.data holds now.")
-        tensors = load_file(folder / "state.safetensors")
+        """Go on from a saved state; raises ``TrainableFailed`` when it is of another run, or cannot be read."""
+        try:
+            meta = json.loads((folder / "state.json").read_text())
+            tensors = load_file(folder / "state.safetensors")
+        except (OSError, ValueError, SafetensorError) as error:
+            raise TrainableFailed(
+                f"The checkpoint {folder} cannot be read ({error}); accepted is one that is whole."
+            ) from error
+        for name, ours in self._identity().items():
+            if meta.get(name, ours) != ours:
+                raise TrainableFailed(
+                    f"The checkpoint {folder} has {name} {meta[name]!r}, and this run {ours!r}; accepted is a checkpoint of "
+                    "the same model, seed and data."
+                )
         self.model.load_state_dict({k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")})
         found: dict[int, dict[str, Any]] = {}
         for name, tensor in tensors.items():
@@ -152,9 +162,14 @@ class Run:
         with self._within_memory():
             self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": found})
         self.tokens = meta["tokens"]
-        self.micro_batch = min(
-            self.micro_batch, meta.get("micro_batch", self.micro_batch)
-        )  # what fitted, and the same sums
+        fitted = meta.get("micro_batch", self.micro_batch)  # its gradients are summed in the order they were
+        self.micro_batch = min(self.micro_batch, fitted)
+
+    def _identity(self) -> dict[str, Any]:
+        """What a checkpoint must have in common with a run; of some of it the shapes of the weights know nothing."""
+        spec = self.spec
+        shape = {"width": spec.width, "depth": spec.depth, "head_width": spec.head_width, "context": spec.context}
+        return {**shape, "vocabulary": self.corpus.vocabulary, "seed": self.seed, "data": self.corpus.digest}
 
     def _precision(self) -> torch.autocast:
         """Bf16 for what gains from it; weights, sums and the optimizer stay fp32."""

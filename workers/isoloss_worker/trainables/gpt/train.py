@@ -15,7 +15,7 @@ import torch
 
 from isoloss.domain.spec import Gpt as GptSpec
 from isoloss.domain.spec import decode
-from isoloss.errors import InvalidSpec
+from isoloss.errors import InvalidSpec, TrainableFailed
 from isoloss_worker.job import Diverged, Job, Preempted, Reporter, Values
 from isoloss_worker.trainables.gpt.cost import Cost
 from isoloss_worker.trainables.gpt.run import Run
@@ -56,6 +56,10 @@ class Curve:
 def train(job: Job, reporter: Reporter) -> Values:
     """Run one task; returns the final metrics: val_loss, and what it cost. Raises ``Diverged``, ``OutOfMemory``."""
     spec = spec_of(job)
+    if job.run.get("gpus") and not torch.cuda.is_available():
+        raise TrainableFailed(
+            f"run.gpus is {job.run['gpus']}, and this worker's torch finds no GPU; accepted is a torch built for CUDA, or 0."
+        )
     torch.set_num_threads(1)
     if torch.cuda.is_available():
         torch.cuda.empty_cache()  # of the trial before, in a warm child
@@ -110,6 +114,8 @@ def spec_of(job: Job) -> GptSpec:
             f"run.gpt.{said} and run.gpt.vocabulary is missing; accepted beside token files is how many tokens their "
             "tokenizer has, such as 50304."
         )
+    if job.run.get("gpus", 0) > 1:
+        raise InvalidSpec(f"run.gpus is {job.run['gpus']} with run.gpt; accepted are 0 and 1: it trains on one GPU.")
     if spec.width % spec.head_width:
         raise InvalidSpec(f"run.gpt.width is {spec.width}; accepted are multiples of head_width, {spec.head_width}.")
     if spec.batch_tokens % spec.context:
