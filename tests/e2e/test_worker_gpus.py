@@ -199,7 +199,7 @@ def test_a_task_of_many_gpus_among_a_stream_of_small_ones_is_run_in_good_time(cl
     large = launch(client, "large", {"function": "plain:fine", "cwd": str(cluster.home), "gpus": 5})
     said = wait_until(lambda: [why for why in large.why() if "as many free at once" in why], 10)
     assert "'busy' lacks" in said[0]
-    idle(large, 60)
+    idle(large, 18)
     assert small.info().state == "active", "it did not wait for the others to end"
     (path,) = (row[0] for row in cluster.rows(
         "SELECT path FROM checkpoint JOIN task ON task.id = task_id JOIN study ON study.id = study_id WHERE name = 'large'"

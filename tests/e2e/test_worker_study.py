@@ -53,6 +53,8 @@ PROGRAM = """
     start = int((pathlib.Path(resume) / "state").read_text()) if resume else 0
     assert start == int(os.environ["ISOLOSS_BUDGET_FROM"])
     if sys.argv[1] == "never-exits": report(3); (save / "state").write_text("3"); time.sleep(60)
+    if sys.argv[1] == "saves-and-waits" and not resume:
+        report(1); (save / "state").write_text("1"); (save / "DONE").write_text("1"); time.sleep(0 if pathlib.Path("go").exists() else 60)
     if sys.argv[1] == "shrinks":
         for step in (1, 2, 3): report(step, "w"); time.sleep(0.5)
         sys.exit(0)
@@ -304,6 +306,27 @@ def test_a_task_that_comes_back_before_its_loss_is_heard_runs_beside_what_is_lef
     assert worker.process.poll() is None, "the worker lives"
     assert attempts(cluster, "again")[0] == "expired"
     assert [state for state, _, _ in levels(study)] == ["ok"]
+
+
+def test_what_another_machine_saved_is_never_begun_again_in_silence(cluster: Cluster, client: Client) -> None:
+    command = ["python", "program.py", "saves-and-waits"]
+    study = one(client, "elsewhere", {"command": command, "cwd": str(cluster.home), "checksum": True})
+    saver = cluster.worker("saver", everything=True)
+    query = "SELECT path FROM checkpoint JOIN attempt USING (task_id, epoch) WHERE worker_id = 'saver'"
+    (path,) = wait_until(lambda: cluster.rows(query), 20)[0]
+    assert Path(f"{path}.sha256").read_text().split()[1] == f"{Path(path).name}/DONE"
+    cluster.rows("UPDATE worker SET host = 'gpu-1' WHERE id = 'saver' RETURNING 1")
+    saver.process.kill()
+    Path(path).rename(f"{path}.away")  # as if it were on the disk of gpu-1
+    (cluster.home / "go").touch()
+    cluster.worker("other", everything=True)
+    sentence = f"does not see {path}, which gpu-1 saved; accepted is an ISOLOSS_HOME that all workers share."
+    wait_until(lambda: any(sentence in why for why in study.why()), 20)
+    assert study.info().state == "active" and not any(level[0] == "failed" for level in levels(study))
+    cluster.worker("new", everything=True, begin_again=True)
+    idle(study)
+    how = attempts(cluster, "elsewhere")
+    assert how[:2] == ["expired", "released"] and how[-2:] == ["released", "ok"]
 
 
 def test_a_project_runs_no_more_than_its_quota_and_leaves_the_slots_to_others(cluster: Cluster, client: Client) -> None:

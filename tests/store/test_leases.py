@@ -19,7 +19,7 @@ from isoloss.domain.spec import decode_study, encode
 from isoloss.domain.task import NEXT, TERMINAL, TaskState
 from isoloss.errors import InvalidSpec, StoreUnavailable, WrongState
 from isoloss.search.events import Deepened, Stopped, TrialAdded
-from isoloss.store import curves, ledger, studies, tasks
+from isoloss.store import curves, ledger, studies, tasks, workers
 from isoloss.store.pool import Pool
 from isoloss.store.tasks import Lease, Want
 
@@ -224,6 +224,45 @@ def test_the_newest_complete_checkpoint_of_the_trial_is_where_it_resumes(in_stor
             await tasks.reap(conn)
         (again,) = await lease(pool, row.id)
         assert (again.budget_from, again.resume_from, again.budget_to) == (7, "/seven", 10)
+
+    in_store(body)
+
+
+def test_a_checkpoint_that_is_lost_is_dropped_and_the_trial_goes_on_from_the_one_before(in_store: InStore) -> None:
+    async def body(pool: Pool) -> None:
+        decider, row = await study(pool, method={"min_budget": 10, "max_budget": 90})
+        await decider.decide(row.id, ask=2)
+        (other,), (first,) = await lease(pool, row.id), await lease(pool, row.id, ttl=GONE)
+        async with pool.connection() as conn:
+            await workers.register(conn, worker_id="w", incarnation="", host="gpu-1", slots=1, device="cpu", allowed={})
+            await tasks.add_checkpoint(conn, key(first), Checkpoint(step=4, path="/four"))
+            await tasks.add_checkpoint(conn, key(first), Checkpoint(step=7, path="/seven"))
+            await tasks.reap(conn)
+        (second,) = await lease(pool, row.id)
+        assert (second.resume_from, second.resume_host) == ("/seven", "gpu-1")
+        async with pool.connection() as conn:
+            mine = Ending(kind="release", message="?", lost="/seven")
+            await tasks.finish(conn, [(key(other), mine)], owed)
+            assert (await tasks.describe(conn, [(second.task_id, "", "w")]))[0].resume_from == "/seven", (
+                "another trial's"
+            )
+            await tasks.finish(conn, [(key(second), Ending(kind="release", message="torn", lost="/seven"))], owed)
+        third = next(found for found in await lease(pool, row.id, 2) if found.task_id == second.task_id)
+        assert (third.task_id, third.resume_from, third.budget_from) == (second.task_id, "/four", 4), "at once"
+
+    in_store(body)
+
+
+def test_a_task_that_a_worker_cannot_run_waits_for_another_and_counts_no_failure(in_store: InStore) -> None:
+    async def body(pool: Pool) -> None:
+        decider, row = await study(pool)
+        await decider.decide(row.id, ask=1)
+        (found,) = await lease(pool, row.id)
+        async with pool.connection() as conn:
+            await tasks.finish(conn, [(key(found), Ending(kind="release", message="I do not see it."))], owed)
+            assert await studies.given_back(conn, row.id) == [(found.trial_no, "I do not see it.")]
+            counted = await (await conn.execute("SELECT failures, infra_failures FROM task")).fetchone()
+        assert counted == (0, 0) and await lease(pool, row.id) == [], "not at once"
 
     in_store(body)
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -16,7 +18,7 @@ from isoloss.domain.spec import Run, decode
 from isoloss.errors import InvalidSpec, NotAllowed
 from isoloss.v1 import common_pb2 as pb
 from isoloss.v1 import work_pb2
-from isoloss_worker import checkpoint, cli, gpus
+from isoloss_worker import checkpoint, cli, gpus, sums
 from isoloss_worker.allow import AllowList
 from isoloss_worker.attempt import Attempt
 from isoloss_worker.cleaner import Cleaner
@@ -76,18 +78,49 @@ def test_a_whole_checkpoint_is_resumed_from(tmp_path: Path) -> None:
     assert (job.budget_from, job.resume_from) == (4, str(folder))
 
 
-@pytest.mark.parametrize("damage", ["shorter", "gone", "empty"])
-def test_a_torn_or_missing_checkpoint_begins_the_trial_again(tmp_path: Path, damage: str) -> None:
+@pytest.mark.parametrize(
+    ("damage", "flaw"),
+    [("none", None), ("shorter", "state has 2 bytes instead of 3"), ("gone", "state has no bytes instead of 3"),
+     ("changed", "state is not what was saved, by its SHA-256 sum"), ("empty", "it is not there, or empty")],
+)  # fmt: skip
+def test_a_checkpoint_that_is_torn_or_gone_on_the_machine_that_saved_it_is_given_up(
+    tmp_path: Path, damage: str, flaw: str | None
+) -> None:
     folder = saved(tmp_path / "c", state="abc", other="x")
     checkpoint.seal(folder, 4)
-    if damage == "shorter":
-        (folder / "state").write_text("ab")
-    elif damage == "gone":
-        (folder / "state").unlink()
+    sums.write(folder)
+    match damage:
+        case "shorter":
+            (folder / "state").write_text("ab")
+        case "gone":
+            (folder / "state").unlink()
+        case "changed":
+            (folder / "state").write_text("xyz")
+        case "empty":
+            checkpoint.discard(folder)
+    refusal = Attempt.of(lease(resume_from=str(folder), resume_host=socket.gethostname())).refusal(begin_again=False)
+    if flaw is None:
+        assert refusal is None
     else:
-        checkpoint.discard(folder)
-    job, _ = Attempt.of(lease(resume_from=str(folder))).job(EVERYTHING, ())
-    assert (job.budget_from, job.resume_from) == (0, "")
+        assert refusal is not None and refusal.kind == "release" and refusal.lost == str(folder)
+        assert refusal.message == f"{folder} cannot be resumed from: {flaw}. It is given up."
+
+
+def test_what_another_machine_saved_and_nobody_sees_here_is_left_to_others(tmp_path: Path) -> None:
+    attempt = Attempt.of(lease(resume_from=str(tmp_path / "elsewhere"), resume_host="gpu-1"))
+    refusal = attempt.refusal(begin_again=False)
+    assert refusal is not None and (refusal.kind, refusal.lost) == ("release", "")
+    assert f"does not see {tmp_path / 'elsewhere'}, which gpu-1 saved" in refusal.message
+    told = attempt.refusal(begin_again=True)
+    assert told is not None and told.lost == str(tmp_path / "elsewhere")
+
+
+def test_sums_are_those_of_coreutils(tmp_path: Path) -> None:
+    folder = saved(tmp_path / "c", state="abc")
+    saved(folder / "shard-0", part="x" * 100_000)
+    sums.write(folder)
+    checked = subprocess.run(["sha256sum", "-c", "c.sha256"], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert checked.stdout.splitlines() == ["c/shard-0/part: OK", "c/state: OK"]
 
 
 def test_every_attempt_saves_to_a_folder_of_its_own(home: Path) -> None:

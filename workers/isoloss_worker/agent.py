@@ -45,13 +45,16 @@ GOODBYE_SECONDS: Final = GRACE_SECONDS + 5.0
 class Agent:
     """One worker process."""
 
-    def __init__(self, address: str, *, name: str, slots: list[Slot], allowed: AllowList) -> None:
+    def __init__(
+        self, address: str, *, name: str, slots: list[Slot], allowed: AllowList, begin_again: bool = False
+    ) -> None:
         self._transport = AsyncTransport(address, patience=WAIT_SECONDS)
         self._address = address
         self._name = name
         self._incarnation = uuid.uuid4().hex
         self._slots = slots
         self._allowed = allowed
+        self._begin_again = begin_again
         self._gpu_ids = tuple(gpu for slot in slots for gpu in slot.gpu_ids)
         self._of_each = min((len(slot.gpu_ids) for slot in slots), default=0)
         self._own_gpus = len({*self._gpu_ids}) == len(self._gpu_ids)  # no slot shares one with another
@@ -255,6 +258,9 @@ class Agent:
                 pulse.report(key, [], saved)
 
         try:
+            refusal = await asyncio.to_thread(attempt.refusal, begin_again=self._begin_again)
+            if refusal is not None:
+                return refusal
             job, run = attempt.job(self._allowed, tuple(gpu for slot in slots for gpu in slot.gpu_ids))
             log.info("task.started", budget_from=job.budget_from, budget_to=job.budget_to)
             meter = Meter(

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import socket
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import structlog
 
 from isoloss.client.held import describe
 from isoloss.domain.lease import Checkpoint, Ending
@@ -19,8 +18,6 @@ from isoloss_worker.allow import AllowList
 from isoloss_worker.gpus import GpuIds
 from isoloss_worker.job import Job
 from isoloss_worker.messages import Ended, Saved
-
-log = structlog.get_logger()
 
 
 @dataclass(slots=True)
@@ -55,21 +52,29 @@ class Attempt:
                 f"run.gpus is {run.gpus}; accepted on this worker are at most {len(gpu_ids)}.",
                 hint="Slots that share a GPU cannot be joined: start the worker with as many --slots as GPUs, or fewer.",
             )
-        resume_from = self._resume_from()
         return Job(
             study=f"{lease.project}/{lease.study}", trial=lease.trial, level=lease.level, params=from_values(lease.params),
-            budget_from=lease.budget_from if resume_from or not lease.resume_from else 0, decay_from=lease.decay_from,
-            budget_to=lease.budget_to, save_to=str(self.folder), run=_plain(mapping, run), resume_from=resume_from,
+            budget_from=lease.budget_from, decay_from=lease.decay_from,
+            budget_to=lease.budget_to, save_to=str(self.folder), run=_plain(mapping, run), resume_from=lease.resume_from,
             seed=lease.seed, metrics=tuple(lease.metrics), gpu_ids=gpu_ids[: run.gpus or None],
         ), run  # fmt: skip
 
-    def _resume_from(self) -> str:
-        """The checkpoint to resume from, unless it is torn: then the trial begins again."""
-        stated = self.lease.resume_from
-        if stated and (flaw := checkpoint.flaw(Path(stated))):
-            log.warning("checkpoint.refused", path=stated, why=flaw, budget_from=0)
-            return ""
-        return stated
+    def refusal(self, *, begin_again: bool) -> Ending | None:
+        """Why it cannot be resumed here, if it cannot: never begun again in silence.
+
+        What another machine saved and nobody sees here is left to others, unless it is to ``begin_again``; what is gone or
+        torn is lost to all, and the trial goes on from the checkpoint before it.
+        """
+        path, saver, here = self.lease.resume_from, self.lease.resume_host, socket.gethostname()
+        if not path or not (flaw := checkpoint.flaw(Path(path))):
+            return None
+        if not Path(path).exists() and saver != here and not begin_again:
+            return Ending(
+                kind="release",
+                message=f"{here} does not see {path}, which {saver or 'a program'} saved; accepted is an ISOLOSS_HOME that "
+                "all workers share. A worker started with --begin-again gives up what it does not see.",
+            )
+        return Ending(kind="release", message=f"{path} cannot be resumed from: {flaw}. It is given up.", lost=path)
 
     def saved(self, message: Saved) -> Checkpoint | None:
         """The checkpoint that the trainer completed in mid-run."""

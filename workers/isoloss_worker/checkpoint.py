@@ -17,6 +17,7 @@ from isoloss.client.held import checkpoint_folder, manifest
 from isoloss.client.locate import home
 from isoloss.domain.lease import Checkpoint
 from isoloss.v1 import common_pb2 as pb
+from isoloss_worker import sums
 
 SUFFIX: Final = ".manifest.json"
 
@@ -51,13 +52,14 @@ def flaw(folder: Path) -> str:
     for name, size in sealed.items():
         if found.get(name) != size:
             return f"{name} has {found.get(name, 'no')} bytes instead of {size}"
-    return ""
+    return sums.flaw(folder)
 
 
 def discard(folder: Path) -> None:
-    """Remove an attempt's folder with its manifest."""
+    """Remove an attempt's folder with its manifest and sums."""
     shutil.rmtree(folder, ignore_errors=True)
     beside(folder).unlink(missing_ok=True)
+    sums.beside(folder).unlink(missing_ok=True)
 
 
 def beside(folder: Path) -> Path:

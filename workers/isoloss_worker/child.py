@@ -19,6 +19,7 @@ from typing import BinaryIO, Final
 import msgspec
 
 from isoloss.errors import InvalidSpec, NotAllowed, TrainableFailed
+from isoloss_worker import sums
 from isoloss_worker.job import Diverged, Failed, Job, Preempted, Reporter, Stop, Values
 from isoloss_worker.messages import STDERR_END, Ended, Measured, Message, Ready, Saved, line
 from isoloss_worker.processes import adopt_orphans, die_with_parent, kill_orphans
@@ -41,7 +42,7 @@ def main() -> None:
     say(Ready())
     for text in jobs:
         job = msgspec.json.decode(text, type=Job)
-        ended = execute(job, _reporter(say, stop))
+        ended = execute(job, _reporter(job, say, stop))
         if job.run.get("command") is not None:  # a function's own processes may serve its next trial
             kill_orphans()
         sys.stdout.flush()
@@ -62,8 +63,18 @@ def _private_pipes() -> tuple[BinaryIO, BinaryIO]:
     return jobs, news
 
 
-def _reporter(say: Callable[[Message], None], stop: Stop) -> Reporter:
-    return Reporter(lambda step, values: say(Measured(step, finite(values))), lambda step: say(Saved(step)), stop)
+def _reporter(job: Job, say: Callable[[Message], None], stop: Stop) -> Reporter:
+    def saved(step: int) -> None:
+        _sum(job)
+        say(Saved(step))
+
+    return Reporter(lambda step, values: say(Measured(step, finite(values))), saved, stop)
+
+
+def _sum(job: Job) -> None:
+    """Sum what was saved, here and not in the agent, which has other slots to listen to."""
+    if job.run.get("checksum"):
+        sums.write(Path(job.save_to))
 
 
 def execute(job: Job, reporter: Reporter) -> Ended:
@@ -73,6 +84,8 @@ def execute(job: Job, reporter: Reporter) -> Ended:
     except Diverged as error:
         return Ended(kind="diverge", step=error.step, values=finite(error.values))
     except Preempted as error:
+        if error.saved is not None:
+            _sum(job)
         return Ended(kind="release", saved=error.saved)
     except (InvalidSpec, NotAllowed, TrainableFailed) as error:
         return Ended(kind="fail", retryable=False, message=str(error))
@@ -83,6 +96,8 @@ def execute(job: Job, reporter: Reporter) -> Ended:
     if any(not math.isfinite(values.get(metric, 0.0)) for metric in job.metrics):
         return Ended(kind="diverge", step=job.budget_to, values=finite(values))
     saved = job.decay_from if holds_files(Path(job.save_to)) else None
+    if saved is not None:
+        _sum(job)
     return Ended(kind="complete", values=finite(values), saved=saved)
 
 

@@ -49,6 +49,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--allow", action="append", default=[], metavar="MODULE:FUNCTION", help="a function it may run")
     add("--allow-command", action="append", default=[], metavar="PREFIX", help="what commands it may run begin with")
     add("--allow-everything", action="store_true", help="run whatever this user's own specs name")
+    add("--begin-again", action="store_true", help="begin a trial again whose checkpoint is on another machine's disk")
     return parser
 
 
@@ -66,7 +67,9 @@ def _work(flags: argparse.Namespace) -> int:
     )
     name = flags.name or f"{socket.gethostname()}-{os.getpid()}"
     with gpus.held(tuple(dict.fromkeys(gpu_ids))):
-        asyncio.run(_run(lambda: Agent(address, name=name, slots=slots, allowed=allowed)))
+        asyncio.run(
+            _run(lambda: Agent(address, name=name, slots=slots, allowed=allowed, begin_again=flags.begin_again))
+        )
     return 0
 
 

@@ -36,6 +36,9 @@ def start(
     allow: Allow = (),
     allow_command: AllowCommand = (),
     allow_everything: Annotated[bool, Parameter(negative="", help="Run whatever this user's own specs name.")] = False,
+    begin_again: Annotated[
+        bool, Parameter(negative="", help="Begin a trial again whose checkpoint is on another machine's disk.")
+    ] = False,
     join: Annotated[str | None, Parameter(help="A file `isoloss up` wrote: address, CA and token; mode 600.")] = None,
     address: Address = None,
 ) -> None:
@@ -51,6 +54,7 @@ def start(
     command += [word for function in allow for word in ("--allow", function)]
     command += [word for prefix in allow_command for word in ("--allow-command", prefix)]
     command += ["--allow-everything"] if allow_everything else []
+    command += ["--begin-again"] if begin_again else []
     os.execv(sys.executable, command)  # noqa: S606 - from here on this process is the worker
 
 

@@ -340,7 +340,7 @@ class _Book:
         return Lease(
             task_id=task_id, epoch=1, secret=new.secret, project=row.project, study=row.name, study_id=row.id,
             trial_no=task.trial, level=task.level, budget_from=0, decay_from=task.decay_from, budget_to=task.budget_to,
-            params=self._begun[task.trial].configuration, resume_from="", spec=row.spec, spec_version=row.spec_version,
+            params=self._begun[task.trial].configuration, resume_from="", resume_host="", spec=row.spec, spec_version=row.spec_version,
             repeat=self._begun[task.trial].repeat,
         )  # fmt: skip
 

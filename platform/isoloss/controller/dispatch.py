@@ -293,7 +293,7 @@ class Dispatcher:
         return pb.Lease(
             key=to_key(key), study=lease.study, project=lease.project, trial=lease.trial_no, level=lease.level,
             budget_from=lease.budget_from, decay_from=lease.decay_from, budget_to=lease.budget_to,
-            params=to_values(spec.fixed | lease.params), resume_from=lease.resume_from, seed=spec.seed + lease.repeat, run_json=run,
+            params=to_values(spec.fixed | lease.params), resume_from=lease.resume_from, resume_host=lease.resume_host, seed=spec.seed + lease.repeat, run_json=run,
             metrics=spec.metrics, ttl_seconds=self.ttl.total_seconds(),
         )  # fmt: skip
 

@@ -261,11 +261,12 @@ class StudyService(study_pb2_grpc.StudyServiceServicer):
         async with self.pool.connection() as conn:
             row = await studies.by_name(conn, request.project, request.name)
             open_tasks = await studies.open_tasks(conn, row.id)
+            given_back = await studies.given_back(conn, row.id)
             found = await workers.listed(conn)
             shares = {share.name: share for share in await projects.shares(conn)}
         search = await self.decider.search(row.id)
         return pb.Explanation(
-            sentences=obstacles(row, search, open_tasks, found, shares.get(row.project)),
+            sentences=obstacles(row, search, open_tasks, found, shares.get(row.project), given_back),
             trials=[
                 pb.TrialReason(trial=r.trial, level=r.level, code=r.code, sentence=r.sentence) for r in reasons(search)
             ],

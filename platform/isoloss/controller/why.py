@@ -17,7 +17,7 @@ SILENT_SECONDS = 60.0
 
 def obstacles(
     row: StudyRow, search: Search, open_tasks: Sequence[Mapping[str, Any]], workers: Sequence[WorkerRow],
-    share: Share | None = None,
+    share: Share | None = None, given_back: Sequence[tuple[int, str]] = (),
 ) -> list[str]:  # fmt: skip
     """What keeps the study from running now; one sentence saying that it runs, when nothing does."""
     if row.state == StudyState.STOPPED:
@@ -28,9 +28,9 @@ def obstacles(
         return ["The study has run everything it asked for: it is idle. Deepen it, or add a trial."]
     by_state = {task["state"]: task for task in open_tasks}
     leased, ready = by_state.get("leased"), by_state.get("ready")
-    found = []
+    found = [f"Trial {trial} was given back by a worker. {said}" for trial, said in given_back]
     if ready and ready["wait"] and ready["wait"] > 0:
-        found.append(f"{ready['n']} tasks back off after failures; the next may run in {ready['wait']:.0f} s.")
+        found.append(f"{ready['n']} tasks back off; the next may run in {ready['wait']:.0f} s.")
     if share is not None and share.most is not None and share.running >= share.most:
         found.append(
             f"Project {row.project!r} runs {share.running} tasks of at most {share.most} (`isoloss project set`)."

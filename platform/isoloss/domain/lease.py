@@ -16,6 +16,7 @@ from isoloss.domain.ids import TaskId
 from isoloss.domain.task import MAX_FAILURES, MAX_INFRA_FAILURES, AttemptOutcome, ResultStatus, TaskState
 
 RETRY_SECONDS = 1.0  # doubled with every failure of the task
+REFUSED_SECONDS = 5.0  # until a task that a worker could not run is leased again, perhaps to another
 
 
 def slots_taken(gpus: int, of_each_slot: int) -> int:
@@ -51,6 +52,7 @@ class Ending:
     retryable: bool = True
     message: str = ""
     checkpoint: Checkpoint | None = None
+    lost: str = ""  # released: the folder it was to resume from, when nobody can any more
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,7 +89,10 @@ def judge(ending: Ending, *, state: TaskState, failures: int, infra_failures: in
         case "fail":
             return _failed(failures, ending.message, retryable=ending.retryable)
         case "release":
-            return Move(state=TaskState.READY, outcome=AttemptOutcome.RELEASED, message=ending.message)
+            return Move(
+                state=TaskState.READY, outcome=AttemptOutcome.RELEASED, message=ending.message,
+                delay_seconds=REFUSED_SECONDS if ending.message and not ending.lost else 0.0,
+            )  # fmt: skip
         case "expire":
             return _expired(infra_failures)
 

@@ -135,6 +135,7 @@ class Run(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     cwd: str | None = None
     env: dict[str, str] = {}
     timeout: Seconds | None = None
+    checksum: bool = False  # sums of every checkpoint, looked at before it is resumed from
     metrics: dict[str, str] = {}  # ours: theirs
 
     def check(self) -> None:

@@ -264,6 +264,19 @@ OBSTACLES: Final[LiteralString] = """
     FROM task WHERE study_id = %(study_id)s AND state IN ('ready', 'leased', 'cancelling') GROUP BY task.state"""
 
 
+GIVEN_BACK: Final[LiteralString] = """
+    SELECT task.trial_no, attempt.message
+    FROM task JOIN attempt ON attempt.task_id = task.id AND attempt.epoch = task.epoch
+    WHERE task.study_id = %(study_id)s AND task.state = 'ready' AND attempt.outcome = 'released' AND attempt.message <> ''
+    ORDER BY task.id LIMIT 3"""
+
+
+async def given_back(conn: Conn, study_id: StudyId) -> list[tuple[int, str]]:
+    """Trials that wait because a worker could not run them, with what it said; the first few."""
+    rows = await (await conn.execute(GIVEN_BACK, {"study_id": study_id})).fetchall()
+    return [(row[0], row[1]) for row in rows]
+
+
 async def open_tasks(conn: Conn, study_id: StudyId) -> Sequence[dict[str, Any]]:
     """Open tasks by state, with the shortest wait of those that back off."""
     async with conn.cursor(row_factory=dict_row) as cursor:

@@ -37,6 +37,7 @@ class Lease:
     budget_to: int
     params: dict[str, Any]
     resume_from: str
+    resume_host: str
     spec: dict[str, Any]
     spec_version: int
     repeat: int  # added to the spec's seed
@@ -98,14 +99,15 @@ RECLAIM: Final[LiteralString] = """
 DESCRIBE: Final[LiteralString] = """
     SELECT task.id AS task_id, task.epoch, given.secret, study.project, study.name AS study, study.id AS study_id,
            task.trial_no, task.level, coalesce(checkpoint.step, 0) AS budget_from, task.decay_from, task.budget_to,
-           trial.params, coalesce(checkpoint.path, '') AS resume_from, study.spec, study.spec_version,
-           trial.repeat
+           trial.params, coalesce(checkpoint.path, '') AS resume_from, coalesce(checkpoint.host, '') AS resume_host,
+           study.spec, study.spec_version, trial.repeat
     FROM unnest(%(ids)s::bigint[], %(secrets)s::text[]) AS given(id, secret)
     JOIN task ON task.id = given.id
     JOIN study ON study.id = task.study_id
     JOIN trial ON trial.study_id = task.study_id AND trial.no = task.trial_no
     LEFT JOIN LATERAL (
-        SELECT c.step, c.path FROM checkpoint c JOIN task earlier ON earlier.id = c.task_id
+        SELECT c.step, c.path, worker.host FROM checkpoint c JOIN task earlier ON earlier.id = c.task_id
+        JOIN attempt ON attempt.task_id = c.task_id AND attempt.epoch = c.epoch LEFT JOIN worker ON worker.id = attempt.worker_id
         WHERE earlier.study_id = task.study_id AND earlier.trial_no = task.trial_no
           AND c.step <= task.decay_from AND c.step < task.budget_to AND c.dropped_at IS NULL
           AND (earlier.id = task.id OR study.spec #>> '{fidelity,mode}' IS DISTINCT FROM 'fresh')
@@ -191,6 +193,10 @@ END_ATTEMPTS: Final[LiteralString] = """
         WHERE said.status IS NOT NULL)
     SELECT count(*) FROM moved"""
 
+LOSE: Final[LiteralString] = """
+    UPDATE checkpoint SET dropped_at = now() FROM task AS earlier JOIN task USING (study_id, trial_no)
+    WHERE task.id = %(task_id)s AND checkpoint.task_id = earlier.id AND path = %(path)s AND dropped_at IS NULL"""
+
 STORED: Final[LiteralString] = """
     SELECT result.task_id, result.epoch, result.status::text, result."values", study.id, study.spec_version
     FROM result JOIN study ON study.id = result.study_id WHERE result.task_id = ANY(%(ids)s)"""
@@ -239,6 +245,8 @@ async def finish(conn: Conn, endings: Sequence[Said], owed: Owed) -> tuple[list[
         moves[key.task_id] = move, ending.step
         if ending.checkpoint is not None:
             await add_checkpoint(conn, key, ending.checkpoint)
+        if ending.lost:
+            await conn.execute(LOSE, {"task_id": key.task_id, "path": ending.lost})
     await _end(conn, moves)
     verdicts = ["accepted"] * len(endings)
     if late:

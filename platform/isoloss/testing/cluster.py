@@ -164,6 +164,7 @@ class Cluster:
         allow: Sequence[str] = (),
         allow_command: Sequence[str] = (),
         everything: bool = False,
+        begin_again: bool = False,
         cwd: Path | None = None,
         environment: Mapping[str, str] | None = None,
     ) -> WorkerProcess:
@@ -172,6 +173,7 @@ class Cluster:
         flags += [word for function in allow for word in ("--allow", function)]
         flags += [word for prefix in allow_command for word in ("--allow-command", prefix)]
         flags += ["--allow-everything"] if everything else []
+        flags += ["--begin-again"] if begin_again else []
         log = self.home / f"{name}.log"
         with log.open("ab") as sink:
             process = subprocess.Popen(

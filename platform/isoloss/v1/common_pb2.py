@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17isoloss/v1/common.proto\x12\nisoloss.v1\"T\n\x05Value\x12\x10\n\x06number\x18\x01 \x01(\x01H\x00\x12\x11\n\x07integer\x18\x02 \x01(\x03H\x00\x12\x0e\n\x04text\x18\x03 \x01(\tH\x00\x12\x0e\n\x04\x66lag\x18\x04 \x01(\x08H\x00\x42\x06\n\x04kind\"\x1a\n\x0bIdempotency\x12\x0b\n\x03key\x18\x01 \x01(\t\":\n\x08LeaseKey\x12\x0f\n\x07task_id\x18\x01 \x01(\x03\x12\r\n\x05\x65poch\x18\x02 \x01(\x05\x12\x0e\n\x06secret\x18\x03 \x01(\t\"\xf0\x02\n\x05Lease\x12!\n\x03key\x18\x01 \x01(\x0b\x32\x14.isoloss.v1.LeaseKey\x12\r\n\x05study\x18\x02 \x01(\t\x12\x0f\n\x07project\x18\x03 \x01(\t\x12\r\n\x05trial\x18\x04 \x01(\x05\x12\r\n\x05level\x18\x05 \x01(\x05\x12\x13\n\x0b\x62udget_from\x18\x06 \x01(\x03\x12\x12\n\ndecay_from\x18\x07 \x01(\x03\x12\x11\n\tbudget_to\x18\x08 \x01(\x03\x12-\n\x06params\x18\t \x03(\x0b\x32\x1d.isoloss.v1.Lease.ParamsEntry\x12\x13\n\x0bresume_from\x18\n \x01(\t\x12\x0c\n\x04seed\x18\x0b \x01(\x04\x12\x10\n\x08run_json\x18\x0c \x01(\t\x12\x0f\n\x07metrics\x18\r \x03(\t\x12\x13\n\x0bttl_seconds\x18\x0e \x01(\x01\x1a@\n\x0bParamsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12 \n\x05value\x18\x02 \x01(\x0b\x32\x11.isoloss.v1.Value:\x02\x38\x01\"W\n\x06Series\x12\x0e\n\x06metric\x18\x01 \x01(\t\x12\r\n\x05\x66irst\x18\x02 \x01(\x03\x12\x0e\n\x06stride\x18\x03 \x01(\x03\x12\r\n\x05steps\x18\x04 \x03(\x03\x12\x0f\n\x07samples\x18\x05 \x03(\x01\"T\n\x0bSeriesBatch\x12!\n\x03key\x18\x01 \x01(\x0b\x32\x14.isoloss.v1.LeaseKey\x12\"\n\x06series\x18\x02 \x03(\x0b\x32\x12.isoloss.v1.Series\"?\n\nCheckpoint\x12\x0c\n\x04step\x18\x01 \x01(\x03\x12\x0c\n\x04path\x18\x02 \x01(\t\x12\x15\n\rmanifest_json\x18\x03 \x01(\t\"\x96\x05\n\x06\x45nding\x12!\n\x03key\x18\x01 \x01(\x0b\x32\x14.isoloss.v1.LeaseKey\x12/\n\x08\x63omplete\x18\x02 \x01(\x0b\x32\x1b.isoloss.v1.Ending.CompleteH\x00\x12-\n\x07\x64iverge\x18\x03 \x01(\x0b\x32\x1a.isoloss.v1.Ending.DivergeH\x00\x12\'\n\x04\x66\x61il\x18\x04 \x01(\x0b\x32\x17.isoloss.v1.Ending.FailH\x00\x12-\n\x07release\x18\x05 \x01(\x0b\x32\x1a.isoloss.v1.Ending.ReleaseH\x00\x12\"\n\x06series\x18\x06 \x03(\x0b\x32\x12.isoloss.v1.Series\x1a\x9e\x01\n\x08\x43omplete\x12\x37\n\x06values\x18\x01 \x03(\x0b\x32\'.isoloss.v1.Ending.Complete.ValuesEntry\x12*\n\ncheckpoint\x18\x02 \x01(\x0b\x32\x16.isoloss.v1.Checkpoint\x1a-\n\x0bValuesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x1a~\n\x07\x44iverge\x12\x0c\n\x04step\x18\x01 \x01(\x03\x12\x36\n\x06values\x18\x02 \x03(\x0b\x32&.isoloss.v1.Ending.Diverge.ValuesEntry\x1a-\n\x0bValuesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x1a*\n\x04\x46\x61il\x12\x11\n\tretryable\x18\x01 \x01(\x08\x12\x0f\n\x07message\x18\x02 \x01(\t\x1a\x35\n\x07Release\x12*\n\ncheckpoint\x18\x01 \x01(\x0b\x32\x16.isoloss.v1.CheckpointB\t\n\x07outcome\"N\n\x03\x41\x63k\x12!\n\x03key\x18\x01 \x01(\x0b\x32\x14.isoloss.v1.LeaseKey\x12$\n\x07verdict\x18\x02 \x01(\x0e\x32\x13.isoloss.v1.Verdict*}\n\x07Verdict\x12\x17\n\x13VERDICT_UNSPECIFIED\x10\x00\x12\x14\n\x10VERDICT_ACCEPTED\x10\x01\x12\x11\n\rVERDICT_STALE\x10\x02\x12\x18\n\x14VERDICT_ALREADY_DONE\x10\x03\x12\x16\n\x12VERDICT_CANCELLING\x10\x04\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17isoloss/v1/common.proto\x12\nisoloss.v1\"T\n\x05Value\x12\x10\n\x06number\x18\x01 \x01(\x01H\x00\x12\x11\n\x07integer\x18\x02 \x01(\x03H\x00\x12\x0e\n\x04text\x18\x03 \x01(\tH\x00\x12\x0e\n\x04\x66lag\x18\x04 \x01(\x08H\x00\x42\x06\n\x04kind\"\x1a\n\x0bIdempotency\x12\x0b\n\x03key\x18\x01 \x01(\t\":\n\x08LeaseKey\x12\x0f\n\x07task_id\x18\x01 \x01(\x03\x12\r\n\x05\x65poch\x18\x02 \x01(\x05\x12\x0e\n\x06secret\x18\x03 \x01(\t\"\x85\x03\n\x05Lease\x12!\n\x03key\x18\x01 \x01(\x0b\x32\x14.isoloss.v1.LeaseKey\x12\r\n\x05study\x18\x02 \x01(\t\x12\x0f\n\x07project\x18\x03 \x01(\t\x12\r\n\x05trial\x18\x04 \x01(\x05\x12\r\n\x05level\x18\x05 \x01(\x05\x12\x13\n\x0b\x62udget_from\x18\x06 \x01(\x03\x12\x12\n\ndecay_from\x18\x07 \x01(\x03\x12\x11\n\tbudget_to\x18\x08 \x01(\x03\x12-\n\x06params\x18\t \x03(\x0b\x32\x1d.isoloss.v1.Lease.ParamsEntry\x12\x13\n\x0bresume_from\x18\n \x01(\t\x12\x0c\n\x04seed\x18\x0b \x01(\x04\x12\x10\n\x08run_json\x18\x0c \x01(\t\x12\x0f\n\x07metrics\x18\r \x03(\t\x12\x13\n\x0bttl_seconds\x18\x0e \x01(\x01\x12\x13\n\x0bresume_host\x18\x0f \x01(\t\x1a@\n\x0bParamsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12 \n\x05value\x18\x02 \x01(\x0b\x32\x11.isoloss.v1.Value:\x02\x38\x01\"W\n\x06Series\x12\x0e\n\x06metric\x18\x01 \x01(\t\x12\r\n\x05\x66irst\x18\x02 \x01(\x03\x12\x0e\n\x06stride\x18\x03 \x01(\x03\x12\r\n\x05steps\x18\x04 \x03(\x03\x12\x0f\n\x07samples\x18\x05 \x03(\x01\"T\n\x0bSeriesBatch\x12!\n\x03key\x18\x01 \x01(\x0b\x32\x14.isoloss.v1.LeaseKey\x12\"\n\x06series\x18\x02 \x03(\x0b\x32\x12.isoloss.v1.Series\"?\n\nCheckpoint\x12\x0c\n\x04step\x18\x01 \x01(\x03\x12\x0c\n\x04path\x18\x02 \x01(\t\x12\x15\n\rmanifest_json\x18\x03 \x01(\t\"\xb4\x05\n\x06\x45nding\x12!\n\x03key\x18\x01 \x01(\x0b\x32\x14.isoloss.v1.LeaseKey\x12/\n\x08\x63omplete\x18\x02 \x01(\x0b\x32\x1b.isoloss.v1.Ending.CompleteH\x00\x12-\n\x07\x64iverge\x18\x03 \x01(\x0b\x32\x1a.isoloss.v1.Ending.DivergeH\x00\x12\'\n\x04\x66\x61il\x18\x04 \x01(\x0b\x32\x17.isoloss.v1.Ending.FailH\x00\x12-\n\x07release\x18\x05 \x01(\x0b\x32\x1a.isoloss.v1.Ending.ReleaseH\x00\x12\"\n\x06series\x18\x06 \x03(\x0b\x32\x12.isoloss.v1.Series\x1a\x9e\x01\n\x08\x43omplete\x12\x37\n\x06values\x18\x01 \x03(\x0b\x32\'.isoloss.v1.Ending.Complete.ValuesEntry\x12*\n\ncheckpoint\x18\x02 \x01(\x0b\x32\x16.isoloss.v1.Checkpoint\x1a-\n\x0bValuesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x1a~\n\x07\x44iverge\x12\x0c\n\x04step\x18\x01 \x01(\x03\x12\x36\n\x06values\x18\x02 \x03(\x0b\x32&.isoloss.v1.Ending.Diverge.ValuesEntry\x1a-\n\x0bValuesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x1a*\n\x04\x46\x61il\x12\x11\n\tretryable\x18\x01 \x01(\x08\x12\x0f\n\x07message\x18\x02 \x01(\t\x1aS\n\x07Release\x12*\n\ncheckpoint\x18\x01 \x01(\x0b\x32\x16.isoloss.v1.Checkpoint\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x0c\n\x04lost\x18\x03 \x01(\tB\t\n\x07outcome\"N\n\x03\x41\x63k\x12!\n\x03key\x18\x01 \x01(\x0b\x32\x14.isoloss.v1.LeaseKey\x12$\n\x07verdict\x18\x02 \x01(\x0e\x32\x13.isoloss.v1.Verdict*}\n\x07Verdict\x12\x17\n\x13VERDICT_UNSPECIFIED\x10\x00\x12\x14\n\x10VERDICT_ACCEPTED\x10\x01\x12\x11\n\rVERDICT_STALE\x10\x02\x12\x18\n\x14VERDICT_ALREADY_DONE\x10\x03\x12\x16\n\x12VERDICT_CANCELLING\x10\x04\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,8 +37,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ENDING_COMPLETE_VALUESENTRY']._serialized_options = b'8\001'
   _globals['_ENDING_DIVERGE_VALUESENTRY']._loaded_options = None
   _globals['_ENDING_DIVERGE_VALUESENTRY']._serialized_options = b'8\001'
-  _globals['_VERDICT']._serialized_start=1569
-  _globals['_VERDICT']._serialized_end=1694
+  _globals['_VERDICT']._serialized_start=1620
+  _globals['_VERDICT']._serialized_end=1745
   _globals['_VALUE']._serialized_start=39
   _globals['_VALUE']._serialized_end=123
   _globals['_IDEMPOTENCY']._serialized_start=125
@@ -46,29 +46,29 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LEASEKEY']._serialized_start=153
   _globals['_LEASEKEY']._serialized_end=211
   _globals['_LEASE']._serialized_start=214
-  _globals['_LEASE']._serialized_end=582
-  _globals['_LEASE_PARAMSENTRY']._serialized_start=518
-  _globals['_LEASE_PARAMSENTRY']._serialized_end=582
-  _globals['_SERIES']._serialized_start=584
-  _globals['_SERIES']._serialized_end=671
-  _globals['_SERIESBATCH']._serialized_start=673
-  _globals['_SERIESBATCH']._serialized_end=757
-  _globals['_CHECKPOINT']._serialized_start=759
-  _globals['_CHECKPOINT']._serialized_end=822
-  _globals['_ENDING']._serialized_start=825
-  _globals['_ENDING']._serialized_end=1487
-  _globals['_ENDING_COMPLETE']._serialized_start=1091
-  _globals['_ENDING_COMPLETE']._serialized_end=1249
-  _globals['_ENDING_COMPLETE_VALUESENTRY']._serialized_start=1204
-  _globals['_ENDING_COMPLETE_VALUESENTRY']._serialized_end=1249
-  _globals['_ENDING_DIVERGE']._serialized_start=1251
-  _globals['_ENDING_DIVERGE']._serialized_end=1377
-  _globals['_ENDING_DIVERGE_VALUESENTRY']._serialized_start=1204
-  _globals['_ENDING_DIVERGE_VALUESENTRY']._serialized_end=1249
-  _globals['_ENDING_FAIL']._serialized_start=1379
-  _globals['_ENDING_FAIL']._serialized_end=1421
-  _globals['_ENDING_RELEASE']._serialized_start=1423
-  _globals['_ENDING_RELEASE']._serialized_end=1476
-  _globals['_ACK']._serialized_start=1489
-  _globals['_ACK']._serialized_end=1567
+  _globals['_LEASE']._serialized_end=603
+  _globals['_LEASE_PARAMSENTRY']._serialized_start=539
+  _globals['_LEASE_PARAMSENTRY']._serialized_end=603
+  _globals['_SERIES']._serialized_start=605
+  _globals['_SERIES']._serialized_end=692
+  _globals['_SERIESBATCH']._serialized_start=694
+  _globals['_SERIESBATCH']._serialized_end=778
+  _globals['_CHECKPOINT']._serialized_start=780
+  _globals['_CHECKPOINT']._serialized_end=843
+  _globals['_ENDING']._serialized_start=846
+  _globals['_ENDING']._serialized_end=1538
+  _globals['_ENDING_COMPLETE']._serialized_start=1112
+  _globals['_ENDING_COMPLETE']._serialized_end=1270
+  _globals['_ENDING_COMPLETE_VALUESENTRY']._serialized_start=1225
+  _globals['_ENDING_COMPLETE_VALUESENTRY']._serialized_end=1270
+  _globals['_ENDING_DIVERGE']._serialized_start=1272
+  _globals['_ENDING_DIVERGE']._serialized_end=1398
+  _globals['_ENDING_DIVERGE_VALUESENTRY']._serialized_start=1225
+  _globals['_ENDING_DIVERGE_VALUESENTRY']._serialized_end=1270
+  _globals['_ENDING_FAIL']._serialized_start=1400
+  _globals['_ENDING_FAIL']._serialized_end=1442
+  _globals['_ENDING_RELEASE']._serialized_start=1444
+  _globals['_ENDING_RELEASE']._serialized_end=1527
+  _globals['_ACK']._serialized_start=1540
+  _globals['_ACK']._serialized_end=1618
 # @@protoc_insertion_point(module_scope)

@@ -171,6 +171,7 @@ class Lease(_message.Message):
     RUN_JSON_FIELD_NUMBER: _builtins.int
     METRICS_FIELD_NUMBER: _builtins.int
     TTL_SECONDS_FIELD_NUMBER: _builtins.int
+    RESUME_HOST_FIELD_NUMBER: _builtins.int
     study: _builtins.str
     project: _builtins.str
     trial: _builtins.int
@@ -186,6 +187,8 @@ class Lease(_message.Message):
     run_json: _builtins.str
     """The run section of the spec as JSON; empty for a study that is run through the SDK."""
     ttl_seconds: _builtins.float
+    resume_host: _builtins.str
+    """The machine of the worker that wrote resume_from; empty for a program's."""
     @_builtins.property
     def key(self) -> Global___LeaseKey: ...
     @_builtins.property
@@ -211,10 +214,11 @@ class Lease(_message.Message):
         run_json: _builtins.str = ...,
         metrics: _abc.Iterable[_builtins.str] | None = ...,
         ttl_seconds: _builtins.float = ...,
+        resume_host: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["key", b"key"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["budget_from", b"budget_from", "budget_to", b"budget_to", "decay_from", b"decay_from", "key", b"key", "level", b"level", "metrics", b"metrics", "params", b"params", "project", b"project", "resume_from", b"resume_from", "run_json", b"run_json", "seed", b"seed", "study", b"study", "trial", b"trial", "ttl_seconds", b"ttl_seconds"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["budget_from", b"budget_from", "budget_to", b"budget_to", "decay_from", b"decay_from", "key", b"key", "level", b"level", "metrics", b"metrics", "params", b"params", "project", b"project", "resume_from", b"resume_from", "resume_host", b"resume_host", "run_json", b"run_json", "seed", b"seed", "study", b"study", "trial", b"trial", "ttl_seconds", b"ttl_seconds"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -425,16 +429,24 @@ class Ending(_message.Message):
         DESCRIPTOR: _descriptor.Descriptor
 
         CHECKPOINT_FIELD_NUMBER: _builtins.int
+        REASON_FIELD_NUMBER: _builtins.int
+        LOST_FIELD_NUMBER: _builtins.int
+        reason: _builtins.str
+        """Why the worker cannot run it, in one sentence: it is not leased again at once."""
+        lost: _builtins.str
+        """The folder of resume_from that nobody can resume from any more: it is dropped, and the trial goes on from the one before."""
         @_builtins.property
         def checkpoint(self) -> Global___Checkpoint: ...
         def __init__(
             self,
             *,
             checkpoint: Global___Checkpoint | None = ...,
+            reason: _builtins.str = ...,
+            lost: _builtins.str = ...,
         ) -> None: ...
         _HasFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint"]  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint", "lost", b"lost", "reason", b"reason"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 

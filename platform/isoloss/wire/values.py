@@ -103,7 +103,7 @@ def to_ending(key: LeaseKey, ending: Ending, points: Sequence[Point] = ()) -> pb
         case "fail":
             message.fail.CopyFrom(pb.Ending.Fail(retryable=ending.retryable, message=ending.message))
         case "release" | "expire":
-            message.release.CopyFrom(pb.Ending.Release(checkpoint=checkpoint))
+            message.release.CopyFrom(pb.Ending.Release(checkpoint=checkpoint, reason=ending.message, lost=ending.lost))
     return message
 
 
@@ -120,7 +120,10 @@ def from_ending(message: pb.Ending) -> Ending:
             said = message.fail.message.replace("\0", "\N{REPLACEMENT CHARACTER}")  # Postgres keeps no NUL
             return Ending(kind=kind, retryable=message.fail.retryable, message=said[:65536])
         case "release":
-            return Ending(kind=kind, checkpoint=from_checkpoint(message.release.checkpoint))
+            given = message.release
+            return Ending(
+                kind=kind, checkpoint=from_checkpoint(given.checkpoint), message=given.reason, lost=given.lost
+            )
         case None:
             raise InvalidSpec("endings has one without an outcome; accepted is complete, diverge, fail or release.")
 
