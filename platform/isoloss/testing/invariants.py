@@ -74,7 +74,7 @@ INVARIANTS: Final = (
     Invariant(id="I15", holds="A task resumes from the newest complete checkpoint of its trial, or from the start.",
               by="a manifest, checked before it is used",
               tests=(f"{LEASES}::test_the_newest_complete_checkpoint_of_the_trial_is_where_it_resumes",
-                     "tests/unit/test_worker_agent.py::test_a_torn_or_missing_checkpoint_begins_the_trial_again")),
+                     "tests/unit/test_worker_agent.py::test_a_checkpoint_that_is_torn_or_gone_on_the_machine_that_saved_it_is_given_up")),
     Invariant(id="I16", holds="No message is too large, no message crashes a controller.", by="limits of every field",
               tests=("tests/e2e/test_fuzz.py::test_what_is_too_large_is_refused_by_name",
                      "tests/e2e/test_fuzz.py::test_no_message_is_answered_by_a_crash_and_none_corrupts_anything")),
