@@ -51,7 +51,7 @@ def job(folder: Path, model: dict[str, Any], *, steps: int, fork: int | None = N
     return Job(
         study="bench", trial=0, level=0, params={}, budget_from=0, budget_to=steps * model["batch_tokens"],
         decay_from=(steps if fork is None else fork) * model["batch_tokens"], save_to=str(folder / "saved"),
-        run={"gpt": model}, metrics=("val_loss",), gpu_ids=gpus.visible(),
+        run={"gpt": model}, metrics=("val_loss",), gpu_ids=gpus.visible()[:1], own_gpus=True,
     )  # fmt: skip
 
 

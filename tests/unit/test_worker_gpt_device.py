@@ -324,3 +324,15 @@ def test_the_cache_of_graphs_may_be_put_elsewhere(tmp_path: Path, monkeypatch: p
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "mine"))
     train(job(tmp_path, "x", {"compile": True}))
     assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == str(tmp_path / "mine")
+
+
+@pytest.mark.parametrize(("own", "joules"), [(True, 3.0 / 2432), (False, None)])
+def test_the_energy_of_a_gpu_that_slots_share_is_nobodys(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own: bool, joules: float | None
+) -> None:
+    from isoloss_worker import gpus
+
+    counter = iter((1_000, 2_000, 5_000))
+    monkeypatch.setattr(gpus, "millijoules", lambda ids: next(counter) if ids else None)
+    values = train(job(tmp_path, "x", gpu_ids=("0",), own_gpus=own))
+    assert values.get("joules_per_token") == joules

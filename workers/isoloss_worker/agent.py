@@ -261,10 +261,11 @@ class Agent:
             refusal = await asyncio.to_thread(attempt.refusal, begin_again=self._begin_again)
             if refusal is not None:
                 return refusal
-            job, run = attempt.job(self._allowed, tuple(gpu for slot in slots for gpu in slot.gpu_ids))
+            leased = tuple(gpu for slot in slots for gpu in slot.gpu_ids)
+            job, run = attempt.job(self._allowed, leased, own_gpus=self._own_gpus)
             log.info("task.started", budget_from=job.budget_from, budget_to=job.budget_to)
             meter = Meter(
-                job.gpu_ids if self._own_gpus else ()
+                job.gpu_ids if job.own_gpus else ()
             )  # a counter is a device's: shared, it has the other's too
             ended = await slots[0].run(job, listen, stop, run.timeout)
             measured = meter.values()

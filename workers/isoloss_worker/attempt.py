@@ -38,7 +38,7 @@ class Attempt:
         """How many GPUs its task takes."""
         return int(describe(self.lease).get("gpus") or 0)
 
-    def job(self, allowed: AllowList, gpu_ids: GpuIds) -> tuple[Job, Run]:
+    def job(self, allowed: AllowList, gpu_ids: GpuIds, *, own_gpus: bool = False) -> tuple[Job, Run]:
         """What to run on these GPUs, or as many of them as it wants.
 
         Raises ``NotAllowed`` or ``InvalidSpec`` when this worker will not.
@@ -56,7 +56,7 @@ class Attempt:
             study=f"{lease.project}/{lease.study}", trial=lease.trial, level=lease.level, params=from_values(lease.params),
             budget_from=lease.budget_from, decay_from=lease.decay_from,
             budget_to=lease.budget_to, save_to=str(self.folder), run=_plain(mapping, run), resume_from=lease.resume_from,
-            seed=lease.seed, metrics=tuple(lease.metrics), gpu_ids=gpu_ids[: run.gpus or None],
+            seed=lease.seed, metrics=tuple(lease.metrics), gpu_ids=gpu_ids[: run.gpus or None], own_gpus=own_gpus,
         ), run  # fmt: skip
 
     def refusal(self, *, begin_again: bool) -> Ending | None:

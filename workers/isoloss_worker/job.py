@@ -32,6 +32,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     seed: int = 0
     metrics: tuple[str, ...] = ()
     gpu_ids: tuple[str, ...] = ()
+    own_gpus: bool = False  # no other slot has them: what they use is the run's
 
     @property
     def resume_folder(self) -> Path | None:

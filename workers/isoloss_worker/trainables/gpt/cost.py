@@ -21,7 +21,7 @@ class Mark(NamedTuple):
 
 
 class Cost:
-    """Measures one attempt on one device; ``gpu_ids`` are those whose energy is the attempt's.
+    """Measures one attempt on one device; ``gpu_ids`` are those whose energy is the attempt's alone.
 
     Rates are over the steps after the first one, which compiles and allocates; over all where there is one alone.
     """

@@ -66,7 +66,7 @@ def train(job: Job, reporter: Reporter) -> Values:
     run = Run(spec, job.seed)
     if (folder := job.resume_folder) is not None:
         run.load(folder)
-    cost = Cost(run.device, job.gpu_ids, run.tokens)
+    cost = Cost(run.device, job.gpu_ids if job.own_gpus else (), run.tokens)
     curve = Curve(run, reporter, max(1, (job.budget_to - run.tokens) // spec.batch_tokens // REPORTS))
     begun_at = run.tokens
     saved = job.decay_from <= run.tokens
