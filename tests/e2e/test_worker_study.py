@@ -37,6 +37,10 @@ TRAINERS = """
         if trial.number == 0: os._exit(139)
         return 1.0
     def nan(trial): trial.report(2, val_loss=float("nan"))
+    def on_a_sound_machine(trial):
+        if os.environ.get("BROKEN"): raise RuntimeError("CUDA error: an illegal memory access was encountered")
+        time.sleep(0.1)
+        return 1.0
     def silent(trial): return {"accuracy": 1.0}
 """
 PROGRAM = """
@@ -327,6 +331,20 @@ def test_what_another_machine_saved_is_never_begun_again_in_silence(cluster: Clu
     idle(study)
     how = attempts(cluster, "elsewhere")
     assert how[:2] == ["expired", "released"] and how[-2:] == ["released", "ok"]
+
+
+def test_a_machine_on_which_tasks_fail_that_go_well_elsewhere_is_given_nothing_for_a_while(
+    cluster: Cluster, client: Client
+) -> None:
+    study = one(client, "sound", {"function": "trainers:on_a_sound_machine", "cwd": str(cluster.home)}, trials=60)
+    cluster.worker("good", everything=True)
+    cluster.worker("broken", everything=True, environment={"BROKEN": "1"})
+    (broken,) = wait_until(lambda: [w for w in client.workers() if w["cools_seconds"] > 0], 30)
+    assert broken["worker_id"] == "broken" and broken["cools_seconds"] <= 130
+    assert any("Worker 'broken' is given nothing for" in why for why in study.why())
+    idle(study)
+    assert [state for state, _, _ in levels(study)] == ["ok"] * 60
+    assert 3 <= attempts(cluster, "sound").count("failed") <= 6
 
 
 def test_a_project_runs_no_more_than_its_quota_and_leaves_the_slots_to_others(cluster: Cluster, client: Client) -> None:

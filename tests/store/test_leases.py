@@ -253,6 +253,27 @@ def test_a_checkpoint_that_is_lost_is_dropped_and_the_trial_goes_on_from_the_one
     in_store(body)
 
 
+def test_a_task_that_goes_on_with_every_worker_it_loses_is_not_what_kills_them(in_store: InStore) -> None:
+    async def body(pool: Pool) -> None:
+        decider, row = await study(pool, method={"min_budget": 10, "max_budget": 90})
+        await decider.decide(row.id, ask=1)
+        for saved in (2, 4, 6, 6, 8, 5):  # each of these workers is killed after it saved
+            (found,) = await lease(pool, row.id, ttl=GONE)
+            async with pool.connection() as conn:
+                await tasks.add_checkpoint(conn, key(found), Checkpoint(step=saved, path=f"/{found.epoch}"))
+                await tasks.reap(conn)
+        async with pool.connection() as conn:
+            counted = await (await conn.execute("SELECT infra_failures FROM task")).fetchone()
+        assert counted == (2,), "those that saved nothing new"
+        await lease(pool, row.id, ttl=GONE)
+        async with pool.connection() as conn:
+            await tasks.reap(conn)
+            ended = await (await conn.execute("SELECT state::text FROM task")).fetchone()
+        assert ended == ("failed",)
+
+    in_store(body)
+
+
 def test_a_task_that_a_worker_cannot_run_waits_for_another_and_counts_no_failure(in_store: InStore) -> None:
     async def body(pool: Pool) -> None:
         decider, row = await study(pool)

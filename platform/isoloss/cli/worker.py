@@ -68,17 +68,17 @@ def list_(*, address: Address = None, output: Output = Output()) -> None:  # noq
             w["worker_id"],
             w["host"],
             w["device"],
-            w["slots"],
             w["leases"],
+            f"{w['taken']}/{w['slots']}",
             number(w["seen_seconds_ago"], 3),
-            w["draining"],
+            "draining" if w["draining"] else f"cools {w['cools_seconds']:.0f} s" if w["cools_seconds"] else "",
         )
         for w in found
     ]
     show(
         output,
         {"workers": found},
-        Table(("worker", "host", "device", "slots", "leases", "seen s ago", "draining"), rows),
+        Table(("worker", "host", "device", "tasks", "slots taken", "seen s ago", ""), rows),
     )
 
 

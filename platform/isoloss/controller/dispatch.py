@@ -20,6 +20,7 @@ from isoloss.controller.access import PRINCIPAL
 from isoloss.controller.deal import deal, kept, squeezed_out
 from isoloss.controller.decider import Decider
 from isoloss.controller.duty import Bell
+from isoloss.controller.health import Health
 from isoloss.controller.line import Line
 from isoloss.controller.why import gpus_of, slots_for
 from isoloss.domain.ids import StudyId
@@ -63,6 +64,7 @@ class Dispatcher:
         self.decider = decider
         self.bell = bell
         self.ttl = ttl
+        self.health = Health()
         self.draining = False
         self._ids: dict[tuple[str, str], StudyId] = {}
         self._served: dict[StudyId, float] = {}  # when it last got a task here
@@ -148,7 +150,10 @@ class Dispatcher:
         for task_id, _, holder in again:
             granted[holder].append(found[task_id])
         if not self.draining:
-            free = [want for want in latest.values() if _is_current(want, known) and not known[want.holder].draining]
+            free = [
+                want for want in latest.values() if _is_current(want, known) and not known[want.holder].draining
+                and self.health.cools_until(want.holder, time.monotonic()) is None
+            ]  # fmt: skip
             await self._deal(free, {holder: one.allowed for holder, one in known.items()}, hungry, shares, granted)
         return [
             self._answer(want, known, granted) if want is latest[want.holder] else work_pb2.LeaseReply()
@@ -194,6 +199,7 @@ class Dispatcher:
                 decided = await self.decider.decide(study_id, wants=given)
                 for holder, lease in decided.leases:
                     granted[holder].append(lease)
+                    self.health.granted(lease.task_id, holder, study_id)
                 if len(decided.leases) < sum(tasks_.values()):
                     del left[study_id]
                 else:
@@ -281,6 +287,9 @@ class Dispatcher:
             verdicts, ended = await tasks.finish(conn, all_said, self.decider.specs.owed)
         self.decider.mark(ended)
         self.bell.ring()
+        for (key, ending), verdict in zip(all_said, verdicts, strict=True):
+            if verdict == "accepted" and ending.kind in ("complete", "diverge", "fail"):
+                self.health.ended(key.task_id, failed=ending.kind == "fail" and ending.retryable, now=time.monotonic())
         each = iter(verdicts)
         return [[next(each) for _ in some] for some in said]
 

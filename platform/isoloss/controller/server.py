@@ -113,7 +113,7 @@ async def _postgres(settings: Settings) -> AsyncIterator[Keeper]:
 def _services(guarded: Guarded, decider: Decider, dispatcher: Dispatcher, fitter: Fitter) -> grpc.aio.Server:
     pool, bell = dispatcher.pool, dispatcher.bell
     server = grpc.aio.server(interceptors=[guarded], options=OPTIONS, maximum_concurrent_rpcs=MOST_CALLS)
-    study_pb2_grpc.add_StudyServiceServicer_to_server(StudyService(pool, decider, bell), server)
+    study_pb2_grpc.add_StudyServiceServicer_to_server(StudyService(pool, decider, bell, dispatcher.health), server)
     work_pb2_grpc.add_WorkerServiceServicer_to_server(WorkerService(dispatcher), server)
     work_pb2_grpc.add_TrialServiceServicer_to_server(TrialService(dispatcher), server)
     campaign_pb2_grpc.add_CampaignServiceServicer_to_server(CampaignService(pool, decider, bell), server)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import AsyncIterator
 from dataclasses import asdict, replace
 from typing import Any, Final
@@ -14,6 +15,7 @@ from isoloss.controller.best import best
 from isoloss.controller.campaigner import trainable_of
 from isoloss.controller.decider import Decider
 from isoloss.controller.duty import Bell
+from isoloss.controller.health import Health
 from isoloss.controller.idempotency import once
 from isoloss.controller.why import obstacles
 from isoloss.domain.ids import StudyId
@@ -56,10 +58,11 @@ BEST_TRIES: Final = 20
 class StudyService(study_pb2_grpc.StudyServiceServicer):
     """Create, look at, deepen and end studies."""
 
-    def __init__(self, pool: Pool, decider: Decider, bell: Bell) -> None:
+    def __init__(self, pool: Pool, decider: Decider, bell: Bell, health: Health) -> None:
         self.pool = pool
         self.decider = decider
         self.bell = bell
+        self.health = health
 
     async def CreateStudy(self, request: pb.CreateStudyRequest, context: Context) -> pb.Study:
         spec = decode_study(decode_json(request.spec_json, "spec_json"))
@@ -265,8 +268,10 @@ class StudyService(study_pb2_grpc.StudyServiceServicer):
             found = await workers.listed(conn)
             shares = {share.name: share for share in await projects.shares(conn)}
         search = await self.decider.search(row.id)
+        now = time.monotonic()
+        cooling = {one.id: end - now for one in found if (end := self.health.cools_until(one.id, now)) is not None}
         return pb.Explanation(
-            sentences=obstacles(row, search, open_tasks, found, shares.get(row.project), given_back),
+            sentences=obstacles(row, search, open_tasks, found, shares.get(row.project), given_back, cooling),
             trials=[
                 pb.TrialReason(trial=r.trial, level=r.level, code=r.code, sentence=r.sentence) for r in reasons(search)
             ],

@@ -18,6 +18,7 @@ SILENT_SECONDS = 60.0
 def obstacles(
     row: StudyRow, search: Search, open_tasks: Sequence[Mapping[str, Any]], workers: Sequence[WorkerRow],
     share: Share | None = None, given_back: Sequence[tuple[int, str]] = (),
+    cooling: Mapping[str, float] = {},
 ) -> list[str]:  # fmt: skip
     """What keeps the study from running now; one sentence saying that it runs, when nothing does."""
     if row.state == StudyState.STOPPED:
@@ -29,6 +30,10 @@ def obstacles(
     by_state = {task["state"]: task for task in open_tasks}
     leased, ready = by_state.get("leased"), by_state.get("ready")
     found = [f"Trial {trial} was given back by a worker. {said}" for trial, said in given_back]
+    found += [
+        f"Worker {name!r} is given nothing for {seconds:.0f} s: tasks fail with it that go well with others."
+        for name, seconds in cooling.items()
+    ]
     if ready and ready["wait"] and ready["wait"] > 0:
         found.append(f"{ready['n']} tasks back off; the next may run in {ready['wait']:.0f} s.")
     if share is not None and share.most is not None and share.running >= share.most:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -71,11 +72,13 @@ class WorkerService(work_pb2_grpc.WorkerServiceServicer):
     async def ListWorkers(self, request: pb.ListWorkersRequest, context: Context) -> pb.ListWorkersReply:
         async with self.pool.connection() as conn:
             rows = await workers.listed(conn)
+        now = time.monotonic()
         return pb.ListWorkersReply(
             workers=[
                 pb.Worker(
                     worker_id=row.id, host=row.host, slots=row.slots, device=row.device, leases=row.leases,
-                    seen_seconds_ago=row.seen_seconds_ago, draining=row.draining,
+                    seen_seconds_ago=row.seen_seconds_ago, draining=row.draining, taken=row.taken,
+                    cools_seconds=max(0.0, (self.dispatcher.health.cools_until(row.id, now) or 0.0) - now),
                 )
                 for row in rows
             ]

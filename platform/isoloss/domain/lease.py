@@ -52,6 +52,7 @@ class Ending:
     retryable: bool = True
     message: str = ""
     checkpoint: Checkpoint | None = None
+    went_on: bool = False  # expired: after a checkpoint beyond those of before
     lost: str = ""  # released: the folder it was to resume from, when nobody can any more
 
 
@@ -94,7 +95,7 @@ def judge(ending: Ending, *, state: TaskState, failures: int, infra_failures: in
                 delay_seconds=REFUSED_SECONDS if ending.message and not ending.lost else 0.0,
             )  # fmt: skip
         case "expire":
-            return _expired(infra_failures)
+            return _expired(infra_failures, went_on=ending.went_on)
 
 
 def _completed(ending: Ending, failures: int, needed: Sequence[str]) -> Move:
@@ -124,7 +125,9 @@ def _failed(failures: int, message: str, *, retryable: bool) -> Move:
     )
 
 
-def _expired(infra_failures: int) -> Move:
+def _expired(infra_failures: int, *, went_on: bool) -> Move:
+    if went_on:  # what a task that kills workers never does, and one that is often preempted without a word always
+        return Move(state=TaskState.READY, outcome=AttemptOutcome.EXPIRED, message="The worker went silent.")
     if infra_failures + 1 < MAX_INFRA_FAILURES:
         return Move(
             state=TaskState.READY, outcome=AttemptOutcome.EXPIRED, infra_failures=1, message="The worker went silent."

@@ -284,7 +284,11 @@ async def _repeated(conn: Conn, endings: Sequence[Said], owed: Owed) -> list[str
 
 
 EXPIRED: Final[LiteralString] = """
-    SELECT task.id, task.study_id, task.state::text, task.infra_failures
+    SELECT task.id, task.study_id, task.state::text, task.infra_failures, EXISTS (
+        SELECT FROM checkpoint AS mine WHERE mine.task_id = task.id AND mine.epoch = task.epoch AND NOT EXISTS (
+            SELECT FROM checkpoint AS before JOIN task AS earlier ON earlier.id = before.task_id
+            WHERE earlier.study_id = task.study_id AND earlier.trial_no = task.trial_no AND before.step >= mine.step
+              AND (before.task_id <> task.id OR before.epoch < task.epoch))) AS went_on
     FROM task JOIN lease ON lease.task_id = task.id WHERE lease.expires_at < now()
     ORDER BY task.id LIMIT 500 FOR UPDATE OF task, lease SKIP LOCKED"""
 
@@ -298,9 +302,9 @@ EXPIRE_FORMER: Final[LiteralString] = """
 async def reap(conn: Conn) -> list[StudyId]:
     """End the leases that are past their deadline; returns the study of each."""
     rows = await (await conn.execute(EXPIRED)).fetchall()
-    expired = Ending(kind="expire")
+    expired = {went_on: Ending(kind="expire", went_on=went_on) for went_on in (False, True)}
     await _end(conn, {
-        TaskId(row[0]): (judge(expired, state=TaskState(row[2]), failures=0, infra_failures=row[3], needed=()), None)
+        TaskId(row[0]): (judge(expired[row[4]], state=TaskState(row[2]), failures=0, infra_failures=row[3], needed=()), None)
         for row in rows
     })  # fmt: skip
     return [StudyId(row[1]) for row in rows]

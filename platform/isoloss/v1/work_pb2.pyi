@@ -436,6 +436,8 @@ class Worker(_message.Message):
     SEEN_SECONDS_AGO_FIELD_NUMBER: _builtins.int
     LEASES_FIELD_NUMBER: _builtins.int
     DRAINING_FIELD_NUMBER: _builtins.int
+    TAKEN_FIELD_NUMBER: _builtins.int
+    COOLS_SECONDS_FIELD_NUMBER: _builtins.int
     worker_id: _builtins.str
     host: _builtins.str
     slots: _builtins.int
@@ -443,6 +445,10 @@ class Worker(_message.Message):
     seen_seconds_ago: _builtins.float
     leases: _builtins.int
     draining: _builtins.bool
+    taken: _builtins.int
+    """Slots that its leases take."""
+    cools_seconds: _builtins.float
+    """For how long it is given nothing, because tasks fail with it that go well with others; 0 if it is."""
     def __init__(
         self,
         *,
@@ -453,10 +459,12 @@ class Worker(_message.Message):
         seen_seconds_ago: _builtins.float = ...,
         leases: _builtins.int = ...,
         draining: _builtins.bool = ...,
+        taken: _builtins.int = ...,
+        cools_seconds: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["device", b"device", "draining", b"draining", "host", b"host", "leases", b"leases", "seen_seconds_ago", b"seen_seconds_ago", "slots", b"slots", "worker_id", b"worker_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cools_seconds", b"cools_seconds", "device", b"device", "draining", b"draining", "host", b"host", "leases", b"leases", "seen_seconds_ago", b"seen_seconds_ago", "slots", b"slots", "taken", b"taken", "worker_id", b"worker_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

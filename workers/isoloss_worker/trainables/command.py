@@ -4,7 +4,7 @@
 {decay_from} {resume_from} {save_to} {seed} {gpus}`` are replaced in each argument, ``{{`` and ``}}`` are braces, and the
 same stands in ``ISOLOSS_*``. It appends JSON lines to ``$ISOLOSS_METRICS``. Exit 0 is done, 75 is preempted and saved, all
 else failed. A file ``DONE`` in ``save_to`` says that the folder is complete before the program ends: at ``decay_from``, or
-at the step written in it. ``python`` is the worker's own unless the path says otherwise.
+at the step written in it, and again whenever that step is another; the files of the step before have to stay until then. ``python`` is the worker's own unless the path says otherwise.
 """
 
 from __future__ import annotations
@@ -106,14 +106,14 @@ def _watch(
     process: subprocess.Popen[bytes], file: MetricsFile, measured: Measured, job: Job, reporter: Reporter
 ) -> None:
     """Until the program ends: report its metrics and its checkpoint as they come; what loses the run ends it."""
-    done, registered = Path(job.save_to) / DONE, False
+    done, registered = Path(job.save_to) / DONE, None
     while True:
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(LOOK_SECONDS)
         file.take_new(last=process.returncode is not None)
-        if not registered and done.exists():
-            registered = True
-            reporter.checkpoint(saved_step(job, measured))
+        if done.exists() and (step := saved_step(job, measured)) != registered:
+            registered = step
+            reporter.checkpoint(step)
         if measured.lost is not None:
             _end(process)
             raise measured.lost
