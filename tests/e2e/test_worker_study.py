@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import subprocess
 import textwrap
 import time
 from collections.abc import Iterator, Mapping
@@ -13,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from isoloss.cli import run
 from isoloss.client.blocking import Client, Study
 from isoloss.files.spec import load_spec
 from isoloss.store import projects, tasks
@@ -345,6 +347,32 @@ def test_a_machine_on_which_tasks_fail_that_go_well_elsewhere_is_given_nothing_f
     idle(study)
     assert [state for state, _, _ in levels(study)] == ["ok"] * 60
     assert 3 <= attempts(cluster, "sound").count("failed") <= 6
+
+
+def test_the_version_of_the_code_is_recorded_and_a_change_reaches_warm_children_and_is_warned_of(
+    cluster: Cluster, client: Client, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def git(*words: str) -> str:
+        command = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b", *words]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+    source = "import time\ndef main(trial): time.sleep(0.3); return 1.0\n"
+    (tmp_path / "own.py").write_text(source)
+    git("init", "-q")
+    git("add", "own.py")
+    git("commit", "-qm", "first")
+    commit = git("rev-parse", "HEAD")[:12]
+    study = one(client, "code", {"function": "own:main", "cwd": str(tmp_path)}, trials=12)
+    cluster.worker("coder", everything=True)
+    wait_until(lambda: study.info().codes.get(commit, 0) >= 2, 20)
+    (tmp_path / "own.py").write_text(source.replace("1.0", "2.0"))
+    idle(study)
+    losses = [values["val_loss"] for _, values, _ in levels(study)]
+    assert losses == sorted(losses) and {*losses} == {1.0, 2.0}, "a warm child keeps no old code"
+    (changed,) = study.info().codes.keys() - {commit}
+    assert changed.startswith(f"{commit}+") and len(changed) == 12 + 9
+    assert run(["study", "show", "code", "--address", cluster.address]) == 0
+    assert "warning: the code changed on the way, so losses may not compare: " in capsys.readouterr().out
 
 
 def test_a_project_runs_no_more_than_its_quota_and_leaves_the_slots_to_others(cluster: Cluster, client: Client) -> None:

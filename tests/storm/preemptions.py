@@ -62,7 +62,7 @@ PROGRAM: Final = f"""
         with open(env["ISOLOSS_METRICS"], "a") as file:
             file.write(json.dumps({{"step": step, "val_loss": loss}}) + "\\n")
         if step <= fork and (step % {EVERY} == 0 or step == fork or asked): checkpoint()
-        if asked: sys.exit(75 if saved else 1)
+        if asked and step < to: sys.exit(75 if saved else 1)
 """
 
 

@@ -14,6 +14,7 @@ import socket
 import time
 import uuid
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any, Final
 
@@ -30,6 +31,7 @@ from isoloss_worker import gpus
 from isoloss_worker.allow import AllowList
 from isoloss_worker.attempt import Attempt
 from isoloss_worker.cleaner import Cleaner
+from isoloss_worker.code import version_of
 from isoloss_worker.endings import Endings
 from isoloss_worker.energy import Meter
 from isoloss_worker.messages import Measured, Saved
@@ -262,7 +264,9 @@ class Agent:
             if refusal is not None:
                 return refusal
             leased = tuple(gpu for slot in slots for gpu in slot.gpu_ids)
-            job, run = attempt.job(self._allowed, leased, own_gpus=self._own_gpus)
+            folder = attempt.code_folder
+            code = await asyncio.to_thread(version_of, folder) if folder else ""
+            job, run = attempt.job(self._allowed, leased, own_gpus=self._own_gpus, code=code)
             log.info("task.started", budget_from=job.budget_from, budget_to=job.budget_to)
             meter = Meter(
                 job.gpu_ids if job.own_gpus else ()
@@ -275,7 +279,7 @@ class Agent:
             return Ending(kind="fail", retryable=True, message=str(error))
         if isinstance(ended, Stopped):
             return None if ended.why == "stale" else Ending(kind="release")
-        return attempt.ending(ended, measured)
+        return replace(attempt.ending(ended, measured), code=code)
 
     async def _tell(self, key: LeaseKey, ending: Ending) -> str:
         """Deliver what is still to be reported, then the ending; the verdict in words."""

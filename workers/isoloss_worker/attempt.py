@@ -38,8 +38,8 @@ class Attempt:
         """How many GPUs its task takes."""
         return int(describe(self.lease).get("gpus") or 0)
 
-    def job(self, allowed: AllowList, gpu_ids: GpuIds, *, own_gpus: bool = False) -> tuple[Job, Run]:
-        """What to run on these GPUs, or as many of them as it wants.
+    def job(self, allowed: AllowList, gpu_ids: GpuIds, *, own_gpus: bool = False, code: str = "") -> tuple[Job, Run]:
+        """What to run on these GPUs, or as many of them as it wants; ``code`` is the version of the trainer's.
 
         Raises ``NotAllowed`` or ``InvalidSpec`` when this worker will not.
         """
@@ -56,8 +56,14 @@ class Attempt:
             study=f"{lease.project}/{lease.study}", trial=lease.trial, level=lease.level, params=from_values(lease.params),
             budget_from=lease.budget_from, decay_from=lease.decay_from,
             budget_to=lease.budget_to, save_to=str(self.folder), run=_plain(mapping, run), resume_from=lease.resume_from,
-            seed=lease.seed, metrics=tuple(lease.metrics), gpu_ids=gpu_ids[: run.gpus or None], own_gpus=own_gpus,
+            seed=lease.seed, metrics=tuple(lease.metrics), code=code, gpu_ids=gpu_ids[: run.gpus or None], own_gpus=own_gpus,
         ), run  # fmt: skip
+
+    @property
+    def code_folder(self) -> Path | None:
+        """Where the trainer's code lies; ``None`` for the built-in GPT."""
+        run = describe(self.lease)
+        return None if run.get("gpt") is not None else Path(run.get("cwd") or ".").absolute()
 
     def refusal(self, *, begin_again: bool) -> Ending | None:
         """Why it cannot be resumed here, if it cannot: never begun again in silence.

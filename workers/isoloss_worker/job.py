@@ -31,6 +31,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     resume_from: str = ""
     seed: int = 0
     metrics: tuple[str, ...] = ()
+    code: str = ""
     gpu_ids: tuple[str, ...] = ()
     own_gpus: bool = False  # no other slot has them: what they use is the run's
 

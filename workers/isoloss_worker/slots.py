@@ -186,10 +186,10 @@ class Slot:
 
 
 def warmth(job: Job) -> str:
-    """What a child that runs this job is warm for: the GPT, one study's function with its folder, or any command."""
+    """What a child that runs this job is warm for: the GPT, one study's function as it is now, or any command."""
     run = job.run
     if run.get("function") is not None:
-        return f"{job.study} {run['function']} {run.get('cwd')}"
+        return f"{job.study} {run['function']} {run.get('cwd')} {job.code}"
     return "gpt" if run.get("gpt") is not None else "command"
 
 

@@ -198,7 +198,7 @@ def show_(name: str, *, project: Project = "default", address: Address = None, o
             f"best {number(best['value'])} (trial {best['number']} at level {best['level']}): {best['params']}"
         )
     lines += [info.preference["sentence"]] if info.preference and info.preference["sentence"] else []
-    lines += _checkpoints(info.checkpoints)
+    lines += _checkpoints(info.checkpoints) + _codes(info.codes)
     if agreement := info.agreement:
         lines.append(
             f"the two top budgets rank {agreement['trials']} trials with Spearman {agreement['spearman']:.2f}: "
@@ -434,6 +434,14 @@ def _checkpoints(found: Mapping[str, int]) -> list[str]:
     if found["to_remove"]:
         said += f", of which {found['to_remove']} wait for a worker of their host to remove them"
     return [said]
+
+
+def _codes(found: Mapping[str, int]) -> list[str]:
+    """Which versions of the code ran; a warning where there are several."""
+    said = ", ".join(f"{version} ({n} attempts)" for version, n in sorted(found.items(), key=lambda item: -item[1]))
+    if len(found) > 1:
+        return [f"warning: the code changed on the way, so losses may not compare: {said}"]
+    return [f"code: {said}"] if found else []
 
 
 def _best(study: Study, *, settled: bool = False) -> dict[str, Any] | None:

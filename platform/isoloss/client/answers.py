@@ -20,6 +20,7 @@ class StudyInfo:
     """A study as it stands; budgets in its unit. ``next_deepening``: (max_budget, added, from scratch instead).
 
     ``agreement`` is Spearman's rank correlation of ``level`` with the one below, over so many ``trials``.
+    ``codes``: attempts by the version of the trainer's code that git told.
     ``checkpoints``: how many are kept and dropped, their bytes, and how many dropped ones still lie there.
     """
 
@@ -38,6 +39,7 @@ class StudyInfo:
     width: int
     agreement: Mapping[str, float] | None
     checkpoints: Mapping[str, int]
+    codes: Mapping[str, int]
     preference: Mapping[str, Any] | None  # version, measured, vetoed, vetoes by metric, drawn, alive, sentence
 
     @property
@@ -107,7 +109,7 @@ def study(message: study_pb2.Study) -> StudyInfo:
             "max_budget": deeper.max_budget, "added_budget": deeper.added_budget, "restart_budget": deeper.restart_budget
         } if message.HasField("next_deepening") else None,
         width=message.width, agreement=plain(message.agreement) if message.HasField("agreement") else None,
-        checkpoints=plain(message.checkpoints),
+        checkpoints=plain(message.checkpoints), codes=dict(message.codes),
         preference=plain(message.preference) | {"vetoes": dict(message.preference.vetoes)} if message.HasField("preference") else None,
     )  # fmt: skip
 

@@ -87,6 +87,7 @@ class StudyService(study_pb2_grpc.StudyServiceServicer):
         async with self.pool.connection() as conn:
             row = await studies.by_name(conn, request.project, request.name)
             message = await describe(conn, row)
+            message.codes.update(await studies.codes(conn, row.id))
             message.checkpoints.CopyFrom(pb.Checkpoints(**asdict(await checkpoints.tally(conn, row.id))))
         search = await self.decider.search(row.id)
         message.rungs.extend(

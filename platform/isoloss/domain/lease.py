@@ -52,6 +52,7 @@ class Ending:
     retryable: bool = True
     message: str = ""
     checkpoint: Checkpoint | None = None
+    code: str = ""  # the version of what ran
     went_on: bool = False  # expired: after a checkpoint beyond those of before
     lost: str = ""  # released: the folder it was to resume from, when nobody can any more
 

@@ -56,7 +56,9 @@ NEXT: Final = {
 TERMINAL: Final = frozenset({TaskState.DONE, TaskState.FAILED, TaskState.CANCELLED})
 
 MAX_FAILURES: Final = 3  # an exception is retried twice, then the task has failed
-MAX_INFRA_FAILURES: Final = 3  # a task that took three workers with it is poisoned: failed
+MAX_INFRA_FAILURES: Final = (
+    5  # a task that took so many workers with it, and saved nothing new with any, is poisoned: failed
+)
 
 
 def check_move(before: TaskState, after: TaskState) -> None:

@@ -264,6 +264,17 @@ OBSTACLES: Final[LiteralString] = """
     FROM task WHERE study_id = %(study_id)s AND state IN ('ready', 'leased', 'cancelling') GROUP BY task.state"""
 
 
+CODES: Final[LiteralString] = """
+    SELECT code, count(*) FROM attempt JOIN task ON task.id = attempt.task_id
+    WHERE task.study_id = %(study_id)s AND code <> '' GROUP BY code"""
+
+
+async def codes(conn: Conn, study_id: StudyId) -> dict[str, int]:
+    """Attempts by the version of the code they ran."""
+    rows = await (await conn.execute(CODES, {"study_id": study_id})).fetchall()
+    return {row[0]: row[1] for row in rows}
+
+
 GIVEN_BACK: Final[LiteralString] = """
     SELECT task.trial_no, attempt.message
     FROM task JOIN attempt ON attempt.task_id = task.id AND attempt.epoch = task.epoch

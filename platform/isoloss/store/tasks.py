@@ -175,7 +175,7 @@ END_ATTEMPTS: Final[LiteralString] = """
     WITH said AS MATERIALIZED (
         SELECT * FROM json_to_recordset(%(moves)s::json)
             AS said(id bigint, state task_state, outcome attempt_outcome, status result_status, "values" jsonb, step bigint,
-                    failures int, infra_failures int, delay_seconds float8, message text, final boolean)),
+                    failures int, infra_failures int, delay_seconds float8, message text, final boolean, code text)),
     freed AS (DELETE FROM lease USING said WHERE lease.task_id = said.id RETURNING lease.task_id, lease.epoch),
     moved AS (
         UPDATE task SET state = said.state, failures = task.failures + said.failures,
@@ -185,7 +185,7 @@ END_ATTEMPTS: Final[LiteralString] = """
         WHERE task.id = said.id AND task.epoch = freed.epoch AND task.state IN ('leased', 'cancelling')
         RETURNING task.id, task.study_id, task.epoch),
     ended AS (
-        UPDATE attempt SET ended_at = now(), outcome = said.outcome, message = said.message
+        UPDATE attempt SET ended_at = now(), outcome = said.outcome, message = said.message, code = said.code
         FROM moved JOIN said USING (id) WHERE attempt.task_id = moved.id AND attempt.epoch = moved.epoch),
     recorded AS (
         INSERT INTO result (task_id, study_id, epoch, status, "values", step)
@@ -232,7 +232,7 @@ async def finish(conn: Conn, endings: Sequence[Said], owed: Owed) -> tuple[list[
         )
         for row in rows
     }  # fmt: skip
-    moves: dict[TaskId, tuple[Move, int | None]] = {}
+    moves: dict[TaskId, tuple[Move, Ending]] = {}
     late = []
     for place, (key, ending) in enumerate(endings):
         if (task := held.get(key)) is None or key.task_id in moves:
@@ -242,7 +242,7 @@ async def finish(conn: Conn, endings: Sequence[Said], owed: Owed) -> tuple[list[
         move = judge(
             ending, state=task.state, failures=task.failures, infra_failures=task.infra_failures, needed=needed
         )
-        moves[key.task_id] = move, ending.step
+        moves[key.task_id] = move, ending
         if ending.checkpoint is not None:
             await add_checkpoint(conn, key, ending.checkpoint)
         if ending.lost:
@@ -255,13 +255,13 @@ async def finish(conn: Conn, endings: Sequence[Said], owed: Owed) -> tuple[list[
     return verdicts, {held[key].study_id for key, _ in endings if key in held}
 
 
-async def _end(conn: Conn, moves: Mapping[TaskId, tuple[Move, int | None]]) -> None:
+async def _end(conn: Conn, moves: Mapping[TaskId, tuple[Move, Ending]]) -> None:
     """Make the moves of tasks that are locked."""
     if not moves:
         return
     said = [
-        {"id": task_id, "step": step, "final": move.state in TERMINAL} | asdict(move)
-        for task_id, (move, step) in moves.items()
+        {"id": task_id, "step": ending.step, "code": ending.code, "final": move.state in TERMINAL} | asdict(move)
+        for task_id, (move, ending) in moves.items()
     ]
     row = await (await conn.execute(END_ATTEMPTS, {"moves": msgspec.json.encode(said).decode()})).fetchone()
     assert row is not None and row[0] == len(moves), "the rows were locked"  # noqa: S101, PT018
@@ -304,7 +304,9 @@ async def reap(conn: Conn) -> list[StudyId]:
     rows = await (await conn.execute(EXPIRED)).fetchall()
     expired = {went_on: Ending(kind="expire", went_on=went_on) for went_on in (False, True)}
     await _end(conn, {
-        TaskId(row[0]): (judge(expired[row[4]], state=TaskState(row[2]), failures=0, infra_failures=row[3], needed=()), None)
+        TaskId(row[0]): (
+            judge(expired[row[4]], state=TaskState(row[2]), failures=0, infra_failures=row[3], needed=()), expired[row[4]]
+        )
         for row in rows
     })  # fmt: skip
     return [StudyId(row[1]) for row in rows]

@@ -70,7 +70,7 @@ INVARIANTS: Final = (
               tests=(f"{LEASES}::test_a_metric_that_is_missing_fails_at_once_and_one_that_is_nan_diverges",)),
     Invariant(id="I14", holds="A task that kills its workers is given up, and the study goes on.",
               by="a counter raised where a lease expires",
-              tests=(f"{LEASES}::test_a_task_that_takes_three_workers_with_it_is_failed_and_the_study_goes_on",)),
+              tests=(f"{LEASES}::test_a_task_that_takes_many_workers_with_it_is_failed_and_the_study_goes_on",)),
     Invariant(id="I15", holds="A task resumes from the newest complete checkpoint of its trial, or from the start.",
               by="a manifest, checked before it is used",
               tests=(f"{LEASES}::test_the_newest_complete_checkpoint_of_the_trial_is_where_it_resumes",

@@ -115,6 +115,26 @@ class Study(_message.Message):
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
+    @_typing.final
+    class CodesEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.int
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     ID_FIELD_NUMBER: _builtins.int
     PROJECT_FIELD_NUMBER: _builtins.int
     NAME_FIELD_NUMBER: _builtins.int
@@ -133,6 +153,7 @@ class Study(_message.Message):
     AGREEMENT_FIELD_NUMBER: _builtins.int
     CHECKPOINTS_FIELD_NUMBER: _builtins.int
     PREFERENCE_FIELD_NUMBER: _builtins.int
+    CODES_FIELD_NUMBER: _builtins.int
     id: _builtins.int
     project: _builtins.str
     name: _builtins.str
@@ -167,6 +188,10 @@ class Study(_message.Message):
     def preference(self) -> Global___Preference:
         """Only of a study with desirabilities."""
 
+    @_builtins.property
+    def codes(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
+        """Attempts by the version of the code they ran, where git told: more than one, and their losses may not compare."""
+
     def __init__(
         self,
         *,
@@ -188,10 +213,11 @@ class Study(_message.Message):
         agreement: Global___Agreement | None = ...,
         checkpoints: Global___Checkpoints | None = ...,
         preference: Global___Preference | None = ...,
+        codes: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["agreement", b"agreement", "checkpoints", b"checkpoints", "next_deepening", b"next_deepening", "preference", b"preference"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agreement", b"agreement", "campaign", b"campaign", "checkpoints", b"checkpoints", "id", b"id", "max_budget", b"max_budget", "name", b"name", "next_deepening", b"next_deepening", "preference", b"preference", "project", b"project", "reserved", b"reserved", "rungs", b"rungs", "seq", b"seq", "spec_json", b"spec_json", "spent", b"spent", "state", b"state", "tasks", b"tasks", "trials", b"trials", "width", b"width"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agreement", b"agreement", "campaign", b"campaign", "checkpoints", b"checkpoints", "codes", b"codes", "id", b"id", "max_budget", b"max_budget", "name", b"name", "next_deepening", b"next_deepening", "preference", b"preference", "project", b"project", "reserved", b"reserved", "rungs", b"rungs", "seq", b"seq", "spec_json", b"spec_json", "spent", b"spent", "state", b"state", "tasks", b"tasks", "trials", b"trials", "width", b"width"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

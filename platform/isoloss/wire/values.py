@@ -93,7 +93,7 @@ def from_checkpoint(message: pb.Checkpoint) -> Checkpoint | None:
 
 def to_ending(key: LeaseKey, ending: Ending, points: Sequence[Point] = ()) -> pb.Ending:
     """An ending as a message, with the last points of its curves; ``expire`` is the reaper's alone and never crosses."""
-    message = pb.Ending(key=to_key(key), series=to_series(points))
+    message = pb.Ending(key=to_key(key), series=to_series(points), code=ending.code)
     checkpoint = to_checkpoint(ending.checkpoint) if ending.checkpoint else None
     match ending.kind:
         case "complete":
@@ -113,16 +113,22 @@ def from_ending(message: pb.Ending) -> Ending:
     match kind:
         case "complete":
             done = message.complete
-            return Ending(kind=kind, values=dict(done.values), checkpoint=from_checkpoint(done.checkpoint))
+            return Ending(
+                kind=kind, code=message.code, values=dict(done.values), checkpoint=from_checkpoint(done.checkpoint)
+            )
         case "diverge":
-            return Ending(kind=kind, step=message.diverge.step, values=dict(message.diverge.values))
+            return Ending(kind=kind, code=message.code, step=message.diverge.step, values=dict(message.diverge.values))
         case "fail":
             said = message.fail.message.replace("\0", "\N{REPLACEMENT CHARACTER}")  # Postgres keeps no NUL
-            return Ending(kind=kind, retryable=message.fail.retryable, message=said[:65536])
+            return Ending(kind=kind, code=message.code, retryable=message.fail.retryable, message=said[:65536])
         case "release":
             given = message.release
             return Ending(
-                kind=kind, checkpoint=from_checkpoint(given.checkpoint), message=given.reason, lost=given.lost
+                kind=kind,
+                code=message.code,
+                checkpoint=from_checkpoint(given.checkpoint),
+                message=given.reason,
+                lost=given.lost,
             )
         case None:
             raise InvalidSpec("endings has one without an outcome; accepted is complete, diverge, fail or release.")
