@@ -88,6 +88,7 @@ __all__ = [
     "Target",
     "Trial",
     "aio",
+    "callbacks",
     "connect",
     "current_trial",
     "errors",
@@ -101,6 +102,6 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name in WHERE:
         return getattr(importlib.import_module(WHERE[name]), name)
-    if name in ("aio", "errors", "search"):
+    if name in ("aio", "callbacks", "errors", "search"):
         return importlib.import_module(f"isoloss.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

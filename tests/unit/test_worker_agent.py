@@ -76,6 +76,9 @@ def test_a_whole_checkpoint_is_resumed_from(tmp_path: Path) -> None:
     assert checkpoint.seal(folder, 4) is not None
     job, _ = Attempt.of(lease(resume_from=str(folder))).job(EVERYTHING, ())
     assert (job.budget_from, job.resume_from) == (4, str(folder))
+    for stated, begins in (("6", 6), ("3", 4), ("9", 4), ("", 4)):  # written after the step that was registered, or not
+        (folder / "DONE").write_text(stated)
+        assert Attempt.of(lease(resume_from=str(folder))).job(EVERYTHING, ())[0].budget_from == begins
 
 
 @pytest.mark.parametrize(

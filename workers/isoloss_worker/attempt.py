@@ -54,7 +54,7 @@ class Attempt:
             )
         return Job(
             study=f"{lease.project}/{lease.study}", trial=lease.trial, level=lease.level, params=from_values(lease.params),
-            budget_from=lease.budget_from, decay_from=lease.decay_from,
+            budget_from=checkpoint.reached(lease.resume_from, lease.budget_from, lease.decay_from), decay_from=lease.decay_from,
             budget_to=lease.budget_to, save_to=str(self.folder), run=_plain(mapping, run), resume_from=lease.resume_from,
             seed=lease.seed, metrics=tuple(lease.metrics), code=code, gpu_ids=gpu_ids[: run.gpus or None], own_gpus=own_gpus,
         ), run  # fmt: skip

@@ -6,6 +6,7 @@ another one reads. A folder whose files are not those of its manifest is torn: t
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 from pathlib import Path
@@ -20,6 +21,7 @@ from isoloss.v1 import common_pb2 as pb
 from isoloss_worker import sums
 
 SUFFIX: Final = ".manifest.json"
+DONE: Final = "DONE"
 
 
 def folder_of(lease: pb.Lease) -> Path:
@@ -36,6 +38,19 @@ def seal(folder: Path, step: int) -> Checkpoint | None:
     draft.write_bytes(msgspec.json.encode(found))
     draft.replace(beside(folder))
     return Checkpoint(step=step, path=str(folder), manifest=found)
+
+
+def stated_step(folder: Path) -> int | None:
+    """The step that the trainer wrote into ``DONE``, if it did."""
+    with contextlib.suppress(OSError, ValueError):
+        return int((folder / DONE).read_text())
+    return None
+
+
+def reached(folder: str, registered: int, most: int) -> int:
+    """The step to resume from: what was registered, or what the trainer has written since and could not tell any more."""
+    stated = stated_step(Path(folder)) if folder else None
+    return registered if stated is None or not registered < stated <= most else stated
 
 
 def flaw(folder: Path) -> str:

@@ -12,6 +12,7 @@ from cyclopts import App, Parameter
 from isoloss.cli.connection import Address, Project, Set, client
 from isoloss.cli.output import Output, Table, dumps, number, say, show, warn
 from isoloss.cli.study_changes import confirm, cost, deepen, enqueue, pause, prefer, resume, retry, space, stop, widen
+from isoloss.cli.study_curves import curves, forward
 from isoloss.domain.quantity import format_count, format_duration, parse_count
 from isoloss.errors import IsolossError, NotFound
 
@@ -27,7 +28,7 @@ NEAR = 10  # lines of what is about as good
 ALIKE = 0.9  # rank correlation from which a larger budget hardly tells more
 Spec = Annotated[Path, Parameter(help="The study spec, YAML or JSON.")]
 
-for change in (deepen, widen, prefer, confirm, space, enqueue, retry, pause, resume, stop):
+for change in (deepen, widen, prefer, confirm, space, enqueue, retry, pause, resume, stop, curves, forward):
     app.command(change)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +10,7 @@ import msgspec
 from google.protobuf.json_format import MessageToDict
 
 from isoloss.domain.space import Scalar
-from isoloss.v1 import campaign_pb2, study_pb2
+from isoloss.v1 import campaign_pb2, common_pb2, study_pb2
 from isoloss.wire.states import from_campaign_state, from_study_state
 from isoloss.wire.values import from_values
 
@@ -176,6 +176,16 @@ def campaign(message: campaign_pb2.Campaign) -> dict[str, Any]:
             for o in sorted(message.outcomes, key=lambda o: o.index)
         ],
     }  # fmt: skip
+
+
+def points(series: Iterable[common_pb2.Series]) -> list[tuple[int, dict[str, float]]]:
+    """Curves as metrics at each step, in its order."""
+    found: dict[int, dict[str, float]] = {}
+    for one in series:
+        for place, value in enumerate(one.samples):
+            step = one.steps[place] if one.steps else one.first + one.stride * place
+            found.setdefault(int(step), {})[one.metric] = value
+    return sorted(found.items())
 
 
 def frame_rows(trials: Sequence[TrialInfo], metric: str | None) -> list[dict[str, Any]]:

@@ -242,6 +242,19 @@ class Study:
         reply = self.transport.call(self.transport.studies.ListTrials, self._reference)
         return [answers.trial(message) for message in reply.trials]
 
+    def curves(self, trial: int, *, from_step: int = 0) -> list[tuple[int, dict[str, float]]]:
+        """What a trial reported: its metrics at each step, over all levels, in the study's unit; ``NotFound`` without it."""
+        found: list[tuple[int, dict[str, float]]] = []
+        more = True
+        while more:
+            request = study_pb2.GetCurvesRequest(
+                project=self._reference.project, name=self._reference.name, trial=trial, from_step=from_step
+            )
+            reply = self.transport.call(self.transport.studies.GetCurves, request)
+            found += answers.points(reply.series)
+            more, from_step = reply.more, found[-1][0] + 1 if found else 0
+        return found
+
     def trials_dataframe(self) -> Any:
         """All trials as a pandas frame in Optuna's columns: number, value, params_*, state, and level and budget."""
         import pandas as pd

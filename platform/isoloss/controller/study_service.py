@@ -22,7 +22,7 @@ from isoloss.domain.ids import StudyId
 from isoloss.domain.space import AnyParameter
 from isoloss.domain.spec import Confirm, StudySpec, decode, decode_study, encode
 from isoloss.domain.study import StudyState
-from isoloss.errors import AlreadyExists, Busy, InvalidSpec, IsolossError, WrongState
+from isoloss.errors import AlreadyExists, Busy, InvalidSpec, IsolossError, NotFound, WrongState
 from isoloss.search.events import (
     ENQUEUED,
     Confirming,
@@ -42,13 +42,13 @@ from isoloss.search.search import Search
 from isoloss.search.standing import agreement, failures
 from isoloss.search.why import reasons
 from isoloss.search.worth import limits
-from isoloss.store import checkpoints, ledger, preferences, projects, studies, workers
+from isoloss.store import checkpoints, curves, ledger, preferences, projects, studies, workers
 from isoloss.store.pool import Conn, Pool
 from isoloss.store.studies import StudyRow
 from isoloss.v1 import study_pb2 as pb
 from isoloss.v1 import study_pb2_grpc
 from isoloss.wire.states import to_study_state
-from isoloss.wire.values import decode_json, from_values, to_values
+from isoloss.wire.values import decode_json, from_values, to_series, to_values
 
 Context = Any  # grpc.aio.ServicerContext, generic in its stubs only
 JSON = msgspec.json.Encoder()
@@ -236,6 +236,15 @@ class StudyService(study_pb2_grpc.StudyServiceServicer):
             with contextlib.suppress(KeyError):  # a pass under way has folded what it has not committed yet
                 return await best(search, known, settled=request.settled)
         raise Busy(f"Study {row.name!r} is decided upon at this moment.")
+
+    async def GetCurves(self, request: pb.GetCurvesRequest, context: Context) -> pb.GetCurvesReply:
+        async with self.pool.connection() as conn:
+            row = await studies.by_name(conn, request.project, request.name)
+            trials, _ = await studies.counts(conn, row.id)
+            if not 0 <= request.trial < trials:
+                raise NotFound(f"Study {row.name!r} has no trial {request.trial}; it has {trials}.")
+            points, more = await curves.page(conn, row.id, request.trial, request.from_step)
+        return pb.GetCurvesReply(series=to_series(points), more=more)
 
     async def ListTrials(self, request: pb.StudyName, context: Context) -> pb.ListTrialsReply:
         async with self.pool.connection() as conn:

@@ -18,12 +18,14 @@ ADD_CHUNK: Final[LiteralString] = """
     DO UPDATE SET stride = excluded.stride, steps = excluded.steps, "values" = excluded."values"
     WHERE cardinality(excluded."values") > cardinality(metric_chunk."values")"""
 
-CURVE: Final[LiteralString] = """
-    SELECT DISTINCT ON (step) step, value FROM metric_chunk
+CURVES: Final[LiteralString] = """
+    SELECT DISTINCT ON (step, metric) step, metric, value FROM metric_chunk
     JOIN task ON task.id = metric_chunk.task_id,
     LATERAL unnest(chunk_steps(step0, stride, steps, cardinality("values")), "values") AS point(step, value)
-    WHERE task.study_id = %(study_id)s AND task.trial_no = %(trial_no)s AND metric = %(metric)s
-    ORDER BY step, task.level DESC, metric_chunk.epoch DESC"""
+    WHERE task.study_id = %(study_id)s AND task.trial_no = %(trial_no)s AND step >= %(from_step)s
+    ORDER BY step, metric, task.level DESC, metric_chunk.epoch DESC LIMIT %(most)s"""
+MOST: Final = 5000  # points of a page
+LARGEST_PAGE: Final = 1 << 31
 
 
 Batch = tuple[LeaseKey, Sequence[Series]]
@@ -44,7 +46,24 @@ async def add(conn: Conn, batches: Sequence[Batch]) -> None:
         await cursor.executemany(ADD_CHUNK, chunks)
 
 
+async def page(
+    conn: Conn, study_id: int, trial_no: int, from_step: int = 0, most: int = MOST
+) -> tuple[list[tuple[int, dict[str, float]]], bool]:
+    """A trial's metrics at each step over all its levels, the newest attempt of the highest level, and whether there is more.
+
+    A page ends between two steps, not within one.
+    """
+    given = {"study_id": study_id, "trial_no": trial_no, "from_step": from_step, "most": most + 1}
+    rows = await (await conn.execute(CURVES, given)).fetchall()
+    found: dict[int, dict[str, float]] = {}
+    for step, metric, value in rows:
+        found.setdefault(step, {})[metric] = value
+    if len(rows) > most and len(found) > 1:
+        found.popitem()
+    return list(found.items()), len(rows) > most
+
+
 async def curve(conn: Conn, study_id: int, trial_no: int, metric: str) -> list[tuple[int, float]]:
-    """The trial's curve over all its levels: at each step the highest level's newest attempt."""
-    rows = await conn.execute(CURVE, {"study_id": study_id, "trial_no": trial_no, "metric": metric})
-    return [(row[0], row[1]) for row in await rows.fetchall()]
+    """One metric of a trial, all of it."""
+    found, _ = await page(conn, study_id, trial_no, most=LARGEST_PAGE)
+    return [(step, values[metric]) for step, values in found if metric in values]

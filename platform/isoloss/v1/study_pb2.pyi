@@ -1239,6 +1239,58 @@ class ListTrialsReply(_message.Message):
 Global___ListTrialsReply: _TypeAlias = ListTrialsReply  # noqa: Y015
 
 @_typing.final
+class GetCurvesRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROJECT_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    TRIAL_FIELD_NUMBER: _builtins.int
+    FROM_STEP_FIELD_NUMBER: _builtins.int
+    project: _builtins.str
+    name: _builtins.str
+    trial: _builtins.int
+    from_step: _builtins.int
+    def __init__(
+        self,
+        *,
+        project: _builtins.str = ...,
+        name: _builtins.str = ...,
+        trial: _builtins.int = ...,
+        from_step: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["from_step", b"from_step", "name", b"name", "project", b"project", "trial", b"trial"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetCurvesRequest: _TypeAlias = GetCurvesRequest  # noqa: Y015
+
+@_typing.final
+class GetCurvesReply(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SERIES_FIELD_NUMBER: _builtins.int
+    MORE_FIELD_NUMBER: _builtins.int
+    more: _builtins.bool
+    """There is more, from the step after the last."""
+    @_builtins.property
+    def series(self) -> _containers.RepeatedCompositeFieldContainer[_common_pb2.Series]: ...
+    def __init__(
+        self,
+        *,
+        series: _abc.Iterable[_common_pb2.Series] | None = ...,
+        more: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["more", b"more", "series", b"series"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetCurvesReply: _TypeAlias = GetCurvesReply  # noqa: Y015
+
+@_typing.final
 class Explanation(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -100,6 +100,11 @@ class StudyServiceStub(object):
                 request_serializer=isoloss_dot_v1_dot_study__pb2.StudyName.SerializeToString,
                 response_deserializer=isoloss_dot_v1_dot_study__pb2.ListTrialsReply.FromString,
                 _registered_method=True)
+        self.GetCurves = channel.unary_unary(
+                '/isoloss.v1.StudyService/GetCurves',
+                request_serializer=isoloss_dot_v1_dot_study__pb2.GetCurvesRequest.SerializeToString,
+                response_deserializer=isoloss_dot_v1_dot_study__pb2.GetCurvesReply.FromString,
+                _registered_method=True)
         self.ExplainStudy = channel.unary_unary(
                 '/isoloss.v1.StudyService/ExplainStudy',
                 request_serializer=isoloss_dot_v1_dot_study__pb2.StudyName.SerializeToString,
@@ -201,6 +206,13 @@ class StudyServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetCurves(self, request, context):
+        """The curves of a trial from a step on: every metric, a few thousand points at a time.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ExplainStudy(self, request, context):
         """One sentence for each thing that keeps the study from running, if anything does.
         """
@@ -282,6 +294,11 @@ def add_StudyServiceServicer_to_server(servicer, server):
                     servicer.ListTrials,
                     request_deserializer=isoloss_dot_v1_dot_study__pb2.StudyName.FromString,
                     response_serializer=isoloss_dot_v1_dot_study__pb2.ListTrialsReply.SerializeToString,
+            ),
+            'GetCurves': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetCurves,
+                    request_deserializer=isoloss_dot_v1_dot_study__pb2.GetCurvesRequest.FromString,
+                    response_serializer=isoloss_dot_v1_dot_study__pb2.GetCurvesReply.SerializeToString,
             ),
             'ExplainStudy': grpc.unary_unary_rpc_method_handler(
                     servicer.ExplainStudy,
@@ -646,6 +663,33 @@ class StudyService(object):
             '/isoloss.v1.StudyService/ListTrials',
             isoloss_dot_v1_dot_study__pb2.StudyName.SerializeToString,
             isoloss_dot_v1_dot_study__pb2.ListTrialsReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetCurves(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/isoloss.v1.StudyService/GetCurves',
+            isoloss_dot_v1_dot_study__pb2.GetCurvesRequest.SerializeToString,
+            isoloss_dot_v1_dot_study__pb2.GetCurvesReply.FromString,
             options,
             channel_credentials,
             insecure,

@@ -54,6 +54,8 @@ class StudyServiceStub:
     """Final: outstanding tasks are cancelled."""
     GetBest: _grpc.UnaryUnaryMultiCallable[_study_pb2.GetBestRequest, _study_pb2.Best]
     ListTrials: _grpc.UnaryUnaryMultiCallable[_study_pb2.StudyName, _study_pb2.ListTrialsReply]
+    GetCurves: _grpc.UnaryUnaryMultiCallable[_study_pb2.GetCurvesRequest, _study_pb2.GetCurvesReply]
+    """The curves of a trial from a step on: every metric, a few thousand points at a time."""
     ExplainStudy: _grpc.UnaryUnaryMultiCallable[_study_pb2.StudyName, _study_pb2.Explanation]
     """One sentence for each thing that keeps the study from running, if anything does."""
     WatchStudy: _grpc.UnaryStreamMultiCallable[_study_pb2.WatchStudyRequest, _study_pb2.StudyEvent]
@@ -85,6 +87,8 @@ class StudyServiceAsyncStub(StudyServiceStub):
     """Final: outstanding tasks are cancelled."""
     GetBest: _aio.UnaryUnaryMultiCallable[_study_pb2.GetBestRequest, _study_pb2.Best]  # type: ignore[assignment]
     ListTrials: _aio.UnaryUnaryMultiCallable[_study_pb2.StudyName, _study_pb2.ListTrialsReply]  # type: ignore[assignment]
+    GetCurves: _aio.UnaryUnaryMultiCallable[_study_pb2.GetCurvesRequest, _study_pb2.GetCurvesReply]  # type: ignore[assignment]
+    """The curves of a trial from a step on: every metric, a few thousand points at a time."""
     ExplainStudy: _aio.UnaryUnaryMultiCallable[_study_pb2.StudyName, _study_pb2.Explanation]  # type: ignore[assignment]
     """One sentence for each thing that keeps the study from running, if anything does."""
     WatchStudy: _aio.UnaryStreamMultiCallable[_study_pb2.WatchStudyRequest, _study_pb2.StudyEvent]  # type: ignore[assignment]
@@ -191,6 +195,14 @@ class StudyServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _study_pb2.StudyName,
         context: _ServicerContext,
     ) -> _typing.Union[_study_pb2.ListTrialsReply, _abc.Awaitable[_study_pb2.ListTrialsReply]]: ...
+
+    @_abc_1.abstractmethod
+    def GetCurves(
+        self,
+        request: _study_pb2.GetCurvesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_study_pb2.GetCurvesReply, _abc.Awaitable[_study_pb2.GetCurvesReply]]:
+        """The curves of a trial from a step on: every metric, a few thousand points at a time."""
 
     @_abc_1.abstractmethod
     def ExplainStudy(
