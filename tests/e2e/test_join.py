@@ -163,5 +163,10 @@ def test_the_other_files_are_what_their_clusters_read(capsys: pytest.CaptureFixt
     source = capsys.readouterr().out
     compile(source, "ray.py", "exec")
     assert "num_gpus=1" in source and "range(2)" in source and "'python \"a b.py\"'" in source
+    assert run(["worker", "template", "slurm", "--trial-nodes", "2", "--gpus", "8"]) == 0
+    pair = capsys.readouterr().out
+    assert "#SBATCH --nodes=2\n#SBATCH --ntasks-per-node=1\n#SBATCH --gpus-per-node=8" in pair and "--nodes 2 &" in pair
+    assert run(["worker", "template", "k8s", "--trial-nodes", "2"]) != 0
+    assert "--trial-nodes is 2; accepted is" in capsys.readouterr().err
     assert run(["worker", "template", "slurm", "--nodes", "0"]) != 0
     assert "--nodes is 0; accepted is a whole number from 1" in capsys.readouterr().err

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import textwrap
 import time
 from collections.abc import Iterator, Mapping
@@ -26,7 +27,7 @@ DDP = """
     trial = isoloss.current_trial()
     dist.init_process_group("gloo")
     rank, world = dist.get_rank(), dist.get_world_size()
-    assert trial.rank == rank and world == trial.gpus == int(os.environ["WORLD_SIZE"])
+    assert trial.rank == rank and world == trial.gpus * trial.nodes == int(os.environ["WORLD_SIZE"])
     torch.manual_seed(trial.seed)
     model = torch.nn.parallel.DistributedDataParallel(torch.nn.Linear(4, 1))
     optimizer = torch.optim.SGD(model.parameters(), lr=trial.params["lr"])
@@ -171,6 +172,41 @@ def test_a_run_whose_rank_is_killed_is_run_again_from_its_start_and_leaves_no_ra
     idle(study)
     assert attempts(cluster, "killed") == ["failed", "ok"]
     assert "exited with 1" in cluster.rows("SELECT message FROM attempt WHERE outcome = 'failed'")[0][0]
+
+
+SRUN = """#!{python}
+import os, signal, subprocess, sys
+flags = [word for word in sys.argv[1:] if word.startswith("--")]
+nodes = next(int(word.partition("=")[2]) for word in flags if word.startswith("--nodes="))
+command = sys.argv[1 + next(k for k, word in enumerate(sys.argv[1:]) if not word.startswith("--")):]
+steps = [
+    subprocess.Popen(command, env={{**os.environ, "SLURM_NODEID": str(node), "SLURM_PROCID": str(node)}}, start_new_session=True)
+    for node in range(nodes)
+]
+def pass_on(number, frame):
+    for step in steps: os.killpg(step.pid, number)
+signal.signal(signal.SIGTERM, pass_on)
+sys.exit(max(step.wait() for step in steps))
+"""
+
+
+def test_a_trial_of_two_nodes_is_one_torchrun_on_each_started_by_srun(
+    cluster: Cluster, client: Client, tmp_path: Path
+) -> None:
+    srun = tmp_path / "srun"  # what Slurm's does, on one machine
+    srun.write_text(SRUN.format(python=sys.executable))
+    srun.chmod(0o755)
+    task = torchrun(cluster, "nodes") | {"gpus": 1, "nodes": 2}
+    study = launch(client, "nodes", task)
+    cluster.worker("single", slots=1, gpus="60", everything=True)
+    wait_until(lambda: any("run.nodes is 2 and no worker spans as many" in why for why in study.why()), 20)
+    slurm = {
+        "SLURM_JOB_NUM_NODES": "2", "SLURMD_NODENAME": "127.0.0.1", "PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}",
+    }  # fmt: skip
+    cluster.worker("pair", slots=1, gpus="61", everything=True, nodes=2, environment=slurm)
+    idle(study)
+    assert attempts(cluster, "nodes") == ["ok"] and curve(cluster, "nodes") == [1, 2, 3, 4]
+    assert [rank[1] for rank in ranks(cluster, "nodes")] == ["61", "61"]
 
 
 @pytest.mark.long

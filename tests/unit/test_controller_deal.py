@@ -17,7 +17,7 @@ from isoloss.store.studies import Hungry
 
 def hungry(number: int, leased: int = 0, project: str = "p", weight: float = 1.0, waits: float | None = None) -> Hungry:
     return Hungry(
-        id=StudyId(number), project=project, trainable="", gpus=0, state=StudyState.ACTIVE, leased=leased, weight=weight,
+        id=StudyId(number), project=project, trainable="", gpus=0, nodes=1, state=StudyState.ACTIVE, leased=leased, weight=weight,
         waits=waits,
     )  # fmt: skip
 

@@ -22,7 +22,7 @@ from isoloss_worker import checkpoint, cli, gpus, sums
 from isoloss_worker.allow import AllowList
 from isoloss_worker.attempt import Attempt
 from isoloss_worker.cleaner import Cleaner
-from isoloss_worker.cli import main, shares, slots_of
+from isoloss_worker.cli import main, shares, slots_of, spanned
 from isoloss_worker.messages import Ended, Saved
 
 EVERYTHING = AllowList(everything=True)
@@ -215,6 +215,14 @@ def test_a_gpu_is_one_workers_until_it_lets_go(monkeypatch: pytest.MonkeyPatch, 
             pass
     with gpus.held(yours):
         pass
+
+
+def test_a_worker_spans_the_nodes_of_its_slurm_job_or_one() -> None:
+    inside = {"SLURM_JOB_NUM_NODES": "4"}
+    assert spanned(1, (), {}) == 1 and spanned(4, ("0", "1"), inside) == 4
+    for nodes, gpu_ids, environment in ((2, (), {}), (2, (), inside), (0, (), inside), (4, ("GPU-1f",), inside)):
+        with pytest.raises(InvalidSpec, match="accepted"):
+            spanned(nodes, gpu_ids, environment)
 
 
 def test_without_a_gpu_there_is_no_energy_and_no_estimate() -> None:

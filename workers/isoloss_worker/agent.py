@@ -48,7 +48,14 @@ class Agent:
     """One worker process."""
 
     def __init__(
-        self, address: str, *, name: str, slots: list[Slot], allowed: AllowList, begin_again: bool = False
+        self,
+        address: str,
+        *,
+        name: str,
+        slots: list[Slot],
+        allowed: AllowList,
+        begin_again: bool = False,
+        nodes: int = 1,
     ) -> None:
         self._transport = AsyncTransport(address, patience=WAIT_SECONDS)
         self._address = address
@@ -57,6 +64,7 @@ class Agent:
         self._slots = slots
         self._allowed = allowed
         self._begin_again = begin_again
+        self._nodes = nodes
         self._gpu_ids = tuple(gpu for slot in slots for gpu in slot.gpu_ids)
         self._of_each = min((len(slot.gpu_ids) for slot in slots), default=0)
         self._own_gpus = len({*self._gpu_ids}) == len(self._gpu_ids)  # no slot shares one with another
@@ -159,7 +167,9 @@ class Agent:
     # ---- leases ------------------------------------------------------------------------------------------------
 
     async def _register(self) -> None:
-        allowed = self._allowed.message(self._of_each, self._of_each * (len(self._slots) if self._own_gpus else 1))
+        allowed = self._allowed.message(
+            self._of_each, self._of_each * (len(self._slots) if self._own_gpus else 1), self._nodes
+        )
         request = work_pb2.RegisterRequest(
             worker_id=self._name, incarnation=self._incarnation, host=socket.gethostname(), slots=len(self._slots),
             device=gpus.describe(tuple(dict.fromkeys(self._gpu_ids))), allowed=allowed,

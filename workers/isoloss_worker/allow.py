@@ -36,11 +36,11 @@ class AllowList:
                 hint="Start it with --allow-command PREFIX.",
             )
 
-    def message(self, gpus: int, most_gpus: int) -> work_pb2.Allowed:
-        """As the controller is told; ``gpus`` are those of each slot, ``most_gpus`` those that one task may have."""
+    def message(self, gpus: int, most_gpus: int, nodes: int = 1) -> work_pb2.Allowed:
+        """As the controller is told; ``gpus`` are those of each slot, the others what one task may have."""
         return work_pb2.Allowed(
             everything=self.everything, functions=self.functions, command_prefixes=self.command_prefixes, gpt=True,
-            gpus=gpus, most_gpus=most_gpus,
+            gpus=gpus, most_gpus=most_gpus, nodes=nodes,
         )  # fmt: skip
 
 

@@ -7,7 +7,7 @@ import asyncio
 import os
 import socket
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from isoloss.errors import InvalidSpec, IsolossError
@@ -49,6 +49,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--allow", action="append", default=[], metavar="MODULE:FUNCTION", help="a function it may run")
     add("--allow-command", action="append", default=[], metavar="PREFIX", help="what commands it may run begin with")
     add("--allow-everything", action="store_true", help="run whatever this user's own specs name")
+    add("--nodes", type=int, default=1, help="nodes that one task may span: those of the Slurm job it is started in")
     add("--begin-again", action="store_true", help="begin a trial again whose checkpoint is on another machine's disk")
     return parser
 
@@ -61,6 +62,7 @@ def _work(flags: argparse.Namespace) -> int:
     from isoloss_worker.slots import Slot
 
     address, gpu_ids = find_address(flags.address), gpus.chosen(flags.gpus)
+    nodes = spanned(flags.nodes, gpu_ids, os.environ)
     slots = [Slot(number, share) for number, share in enumerate(shares(gpu_ids, slots_of(flags.slots, gpu_ids)))]
     allowed = AllowList(
         functions=tuple(flags.allow), command_prefixes=tuple(flags.allow_command), everything=flags.allow_everything
@@ -68,7 +70,11 @@ def _work(flags: argparse.Namespace) -> int:
     name = flags.name or f"{socket.gethostname()}-{os.getpid()}"
     with gpus.held(tuple(dict.fromkeys(gpu_ids))):
         asyncio.run(
-            _run(lambda: Agent(address, name=name, slots=slots, allowed=allowed, begin_again=flags.begin_again))
+            _run(
+                lambda: Agent(
+                    address, name=name, slots=slots, allowed=allowed, begin_again=flags.begin_again, nodes=nodes
+                )
+            )
         )
     return 0
 
@@ -76,6 +82,18 @@ def _work(flags: argparse.Namespace) -> int:
 async def _run(build: Callable[[], Agent]) -> None:
     """Build the agent inside the loop, where gRPC wants its channel made, and run it."""
     await build().run()
+
+
+def spanned(nodes: int, gpu_ids: GpuIds, environment: Mapping[str, str]) -> int:
+    """How many nodes a task may span; ``InvalidSpec`` unless it is one, or all of the Slurm job this runs in."""
+    job = environment.get("SLURM_JOB_NUM_NODES", "none: this is no Slurm job")
+    if nodes != 1 and str(nodes) != job:
+        raise InvalidSpec(f"--nodes is {nodes}; accepted is 1, or the nodes of the Slurm job it is started in ({job}).")
+    if nodes > 1 and not all(gpu.isdecimal() for gpu in gpu_ids):
+        raise InvalidSpec(
+            f"--gpus are {', '.join(gpu_ids)}; accepted with --nodes are numbers, which mean the same on each."
+        )
+    return nodes
 
 
 def slots_of(text: str, gpu_ids: GpuIds) -> int:

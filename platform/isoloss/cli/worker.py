@@ -36,6 +36,7 @@ def start(
     allow: Allow = (),
     allow_command: AllowCommand = (),
     allow_everything: Annotated[bool, Parameter(negative="", help="Run whatever this user's own specs name.")] = False,
+    nodes: Annotated[int, Parameter(help="Nodes that one task may span: those of the Slurm job it is started in.")] = 1,
     begin_again: Annotated[
         bool, Parameter(negative="", help="Begin a trial again whose checkpoint is on another machine's disk.")
     ] = False,
@@ -54,6 +55,7 @@ def start(
     command += [word for function in allow for word in ("--allow", function)]
     command += [word for prefix in allow_command for word in ("--allow-command", prefix)]
     command += ["--allow-everything"] if allow_everything else []
+    command += ["--nodes", str(nodes)]
     command += ["--begin-again"] if begin_again else []
     os.execv(sys.executable, command)  # noqa: S606 - from here on this process is the worker
 

@@ -19,8 +19,8 @@ SLURM: Final = """#!/bin/bash
 # their checkpoints, and the job is queued again. Checkpoints lie in ISOLOSS_HOME, which has to be a folder all nodes share.
 #SBATCH --job-name=isoloss-worker
 #SBATCH --array=1-{nodes}
-#SBATCH --nodes=1
-#SBATCH --ntasks=1
+#SBATCH --nodes={trial_nodes}
+#SBATCH --ntasks-per-node=1
 {resources}#SBATCH --time=24:00:00
 #SBATCH --requeue
 #SBATCH --signal=B:TERM@{grace}
@@ -31,7 +31,7 @@ set -uo pipefail
 name="slurm-${{SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}}-${{SLURM_ARRAY_TASK_ID:-0}}"
 told=no
 leave() {{ told=yes; kill -TERM "$worker" 2>/dev/null; }}
-isoloss worker start --join "$ISOLOSS_JOIN" --name "$name" --slots {slots}{allow} &
+isoloss worker start --join "$ISOLOSS_JOIN" --name "$name" --slots {slots}{spans}{allow} &
 worker=$!
 trap leave TERM
 wait "$worker"; code=$?
@@ -146,8 +146,9 @@ if __name__ == "__main__":
 def template(
     kind: Literal["slurm", "k8s", "ray"],
     *,
-    nodes: Annotated[int, Parameter(help="Workers, one a node.")] = 1,
+    nodes: Annotated[int, Parameter(help="Workers, one a node (or one for --trial-nodes nodes).")] = 1,
     gpus: Annotated[int, Parameter(help="GPUs a node; 0 for none.")] = 0,
+    trial_nodes: Annotated[int, Parameter(help="Nodes that one trial may span (Slurm); a worker for so many.")] = 1,
     slots: Annotated[str, Parameter(help="Tasks at once on a node: a number, or auto (a GPU each).")] = "auto",
     allow: Annotated[
         tuple[str, ...], Parameter(help="A function workers may run: module:name.", consume_multiple=False)
@@ -163,6 +164,10 @@ def template(
 
     if nodes < 1:
         raise InvalidSpec(f"--nodes is {nodes}; accepted is a whole number from 1.")
+    if trial_nodes < 1 or (trial_nodes > 1 and kind != "slurm"):
+        raise InvalidSpec(
+            f"--trial-nodes is {trial_nodes}; accepted is a whole number from 1, with slurm, otherwise 1."
+        )
     if gpus < 0:
         raise InvalidSpec(f"--gpus is {gpus}; accepted is a whole number from 0.")
     words = [word for one in allow for word in ("--allow", one)]
@@ -172,7 +177,8 @@ def template(
     match kind:
         case "slurm":
             resources = f"#SBATCH --gpus-per-node={gpus}\n" if gpus else "#SBATCH --cpus-per-task=4\n"
-            text = SLURM.format(**given, resources=resources, allow=shell)
+            spans = f" --nodes {trial_nodes}" if trial_nodes > 1 else ""
+            text = SLURM.format(**given, resources=resources, allow=shell, trial_nodes=trial_nodes, spans=spans)
         case "k8s":
             text = K8S.format(
                 **given, gpus=f", nvidia.com/gpu: {gpus}" if gpus else "", allow=shell.replace('"', '\\"')

@@ -27,6 +27,7 @@ class CurrentTrial:
         self.decay_from = int(environment.get("ISOLOSS_DECAY_FROM", str(self.budget_to)))
         self.seed = int(environment.get("ISOLOSS_SEED", "0"))
         self.gpus = int(environment.get("ISOLOSS_GPUS", "0"))
+        self.nodes = int(environment.get("ISOLOSS_NODES", "1"))
         self.resume_from = _folder(environment.get("ISOLOSS_RESUME_FROM"))
         self.save_to = _folder(environment.get("ISOLOSS_SAVE_TO"))
         self.rank = int(environment.get("RANK", "0"))

@@ -186,7 +186,7 @@ class Dispatcher:
             lacking = {want.holder: want.n - self._taken(granted[want.holder], allowed[want.holder]) for want in wants}
             able = {
                 want.holder: {s: takes for s in left.values() if want.project in ("", s.project)
-                              and (takes := slots_for(allowed[want.holder], s.trainable, s.gpus))}
+                              and (takes := slots_for(allowed[want.holder], s.trainable, s.gpus, s.nodes))}
                 for want in wants if lacking[want.holder] > 0
             }  # fmt: skip
             await self._announce(squeezed_out(lacking, able))

@@ -41,7 +41,7 @@ def obstacles(
             f"Project {row.project!r} runs {share.running} tasks of at most {share.most} (`isoloss project set`)."
         )
     if row.trainable:
-        found += _short_of_workers(row.trainable, gpus_of(row.spec), workers, running=bool(leased))
+        found += _short_of_workers(row.trainable, row.spec.get("run") or {}, workers, running=bool(leased))
     elif not leased:
         found.append("The study names no trainable: a program has to ask for its trials (`study.optimize`).")
     if not search.startable() and leased:
@@ -49,11 +49,16 @@ def obstacles(
     return found or [f"Nothing is in the way: {leased['n'] if leased else 0} tasks run."]
 
 
-def _short_of_workers(trainable: str, gpus: int, workers: Sequence[WorkerRow], *, running: bool) -> list[str]:
+def _short_of_workers(
+    trainable: str, run: Mapping[str, Any], workers: Sequence[WorkerRow], *, running: bool
+) -> list[str]:
+    gpus, nodes = int(run.get("gpus") or 0), int(run.get("nodes") or 1)
     live = [worker for worker in workers if worker.seen_seconds_ago < SILENT_SECONDS and not worker.draining]
-    able = [worker for worker in live if slots_for(worker.allowed, trainable, gpus)]
+    able = [worker for worker in live if slots_for(worker.allowed, trainable, gpus, nodes)]
     if not live:
         return ["No worker is there: `isoloss worker start` starts one."]
+    if not able and not any(slots_for(worker.allowed, trainable, 0, nodes) for worker in live) and nodes > 1:
+        return [f"run.nodes is {nodes} and no worker spans as many: start one with --nodes {nodes} inside a Slurm job."]
     if not able and any(slots_for(worker.allowed, trainable, 0) for worker in live):
         most = max(most_gpus(worker.allowed) for worker in live)
         return [f"run.gpus is {gpus} and no worker has more than {most} GPUs for a task: start a larger one."]
@@ -61,8 +66,10 @@ def _short_of_workers(trainable: str, gpus: int, workers: Sequence[WorkerRow], *
         return [f"{len(live)} workers are there and none of them allows {trainable!r}: start one with --allow."]
     if running:
         return []
-    lacking = {worker.id: slots_for(worker.allowed, trainable, gpus) - worker.slots + worker.taken for worker in able}
-    if min(lacking.values()) > 0 and all(slots_for(worker.allowed, trainable, gpus) == 1 for worker in able):
+    lacking = {
+        worker.id: slots_for(worker.allowed, trainable, gpus, nodes) - worker.slots + worker.taken for worker in able
+    }
+    if min(lacking.values()) > 0 and all(slots_for(worker.allowed, trainable, gpus, nodes) == 1 for worker in able):
         return ["Every slot that could run it is taken by other studies."]
     if min(lacking.values()) > 0:
         nearest = min(lacking, key=lambda name: lacking[name])
@@ -83,12 +90,14 @@ def most_gpus(allowed: Mapping[str, Any]) -> int:
     return max(int(allowed.get("gpus", 0)), int(allowed.get("most_gpus", 0)))
 
 
-def slots_for(allowed: Mapping[str, Any], trainable: str, gpus: int) -> int:
-    """How many slots of a worker that allows so much a task takes (``kind:name`` on so many GPUs); 0 if it may not run it.
+def slots_for(allowed: Mapping[str, Any], trainable: str, gpus: int, nodes: int = 1) -> int:
+    """How many slots of a worker that allows so much a task takes; 0 if it may not run it.
+
+    The task is a trainable ``kind:name`` on so many nodes with so many GPUs each.
 
     Nobody runs the SDK's own.
     """
-    if gpus > most_gpus(allowed):
+    if gpus > most_gpus(allowed) or nodes > max(1, int(allowed.get("nodes", 1))):
         return 0
     kind, _, name = trainable.partition(":")
     match kind:

@@ -131,7 +131,8 @@ class Run(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     command: tuple[str, ...] | None = None
     function: Annotated[str, Meta(pattern=r"^[\w.]+:[\w.]+$")] | None = None
     gpt: Gpt | None = None
-    gpus: Annotated[int, Meta(ge=0)] = 0
+    gpus: Annotated[int, Meta(ge=0)] = 0  # of each node
+    nodes: Annotated[int, Meta(ge=1)] = 1
     cwd: str | None = None
     env: dict[str, str] = {}
     timeout: Seconds | None = None
@@ -145,6 +146,10 @@ class Run(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             raise InvalidSpec(f"run names {', '.join(named) or 'nothing'}; accepted is one of command, function, gpt.")
         if self.command is not None and not self.command:
             raise InvalidSpec("run.command is empty; accepted is a program and its arguments.")
+        if self.nodes > 1 and self.command is None:
+            raise InvalidSpec(
+                f"run.nodes is {self.nodes}; accepted without run.command is 1: only programs span nodes."
+            )
 
 
 class Limits(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

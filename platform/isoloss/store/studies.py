@@ -155,13 +155,14 @@ HUNGRY: Final[LiteralString] = """
            coalesce((study.spec ->> 'weight')::float8, 1.0) AS weight,
            CASE WHEN (study.spec #>> '{run,gpus}')::int > 1 THEN (
                SELECT extract(epoch FROM now() - min(greatest(created_at, not_before)))::float8 FROM task
-               WHERE task.study_id = study.id AND task.state = 'ready' AND not_before <= now()) END AS waits
+               WHERE task.study_id = study.id AND task.state = 'ready' AND not_before <= now()) END AS waits,
+           coalesce((study.spec #>> '{run,nodes}')::int, 1) AS nodes
     FROM study WHERE state IN ('active', 'idle') ORDER BY leased, study.id"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hungry:
-    """A study whose tasks may be leased; ``gpus`` is what each takes, ``weight`` its share of its project's slots.
+    """A study whose tasks may be leased; ``gpus`` on each of ``nodes`` is what each takes, ``weight`` its share of its project's slots.
 
     ``waits`` is the seconds that a task of several GPUs has been ready; ``None`` when none is.
     """
@@ -170,6 +171,7 @@ class Hungry:
     project: str
     trainable: str
     gpus: int
+    nodes: int
     state: StudyState
     leased: int
     weight: float
@@ -182,7 +184,7 @@ async def hungry(conn: Conn) -> list[Hungry]:
     return [
         Hungry(
             id=StudyId(r[0]), project=r[1], trainable=r[2], gpus=r[3], state=StudyState(r[4]), leased=r[5], weight=r[6],
-            waits=r[7],
+            waits=r[7], nodes=r[8],
         )
         for r in rows
     ]  # fmt: skip

@@ -161,6 +161,7 @@ class Cluster:
         *,
         slots: int = 1,
         gpus: str = "auto",
+        nodes: int = 1,
         allow: Sequence[str] = (),
         allow_command: Sequence[str] = (),
         everything: bool = False,
@@ -170,6 +171,7 @@ class Cluster:
     ) -> WorkerProcess:
         """Start a worker; it leases as soon as it is up."""
         flags = ["--address", self.address, "--name", name, "--slots", str(slots), "--gpus", gpus]
+        flags += ["--nodes", str(nodes)]
         flags += [word for function in allow for word in ("--allow", function)]
         flags += [word for prefix in allow_command for word in ("--allow-command", prefix)]
         flags += ["--allow-everything"] if everything else []

@@ -149,12 +149,15 @@ class Allowed(_message.Message):
     GPT_FIELD_NUMBER: _builtins.int
     GPUS_FIELD_NUMBER: _builtins.int
     MOST_GPUS_FIELD_NUMBER: _builtins.int
+    NODES_FIELD_NUMBER: _builtins.int
     everything: _builtins.bool
     gpt: _builtins.bool
     gpus: _builtins.int
     """GPUs of each slot."""
     most_gpus: _builtins.int
     """The most GPUs that one task may have: it takes as many slots as they are of. Unset, those of one slot."""
+    nodes: _builtins.int
+    """Nodes that one task may span; unset, one."""
     @_builtins.property
     def functions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     @_builtins.property
@@ -168,10 +171,11 @@ class Allowed(_message.Message):
         gpt: _builtins.bool = ...,
         gpus: _builtins.int = ...,
         most_gpus: _builtins.int = ...,
+        nodes: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["command_prefixes", b"command_prefixes", "everything", b"everything", "functions", b"functions", "gpt", b"gpt", "gpus", b"gpus", "most_gpus", b"most_gpus"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["command_prefixes", b"command_prefixes", "everything", b"everything", "functions", b"functions", "gpt", b"gpt", "gpus", b"gpus", "most_gpus", b"most_gpus", "nodes", b"nodes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

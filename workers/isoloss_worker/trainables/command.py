@@ -1,7 +1,7 @@
 """``run: {command: […]}``: any program, which needs to know nothing of isoloss but its arguments and environment.
 
 ``{name}`` of every parameter, ``{params_file}`` (JSON; ``{params_file:yaml}`` for YAML), ``{budget_from} {budget_to}
-{decay_from} {resume_from} {save_to} {seed} {gpus}`` are replaced in each argument, ``{{`` and ``}}`` are braces, and the
+{decay_from} {resume_from} {save_to} {seed} {gpus} {nodes}`` are replaced in each argument, ``{{`` and ``}}`` are braces, and the
 same stands in ``ISOLOSS_*``. It appends JSON lines to ``$ISOLOSS_METRICS``. Exit 0 is done, 75 is preempted and saved, all
 else failed. A file ``DONE`` in ``save_to`` says that the folder is complete before the program ends: at ``decay_from``, or
 at the step written in it, and again whenever that step is another; the files of the step before have to stay until then. ``python`` is the worker's own unless the path says otherwise.
@@ -26,6 +26,7 @@ from isoloss_worker.job import Failed, Job, Preempted, Reporter, Values
 from isoloss_worker.processes import die_with_parent, kill_group, kill_tree
 from isoloss_worker.trainables.environment import (
     METRICS_FILE,
+    across_nodes,
     facts,
     gpu_environment,
     rendezvous,
@@ -44,11 +45,14 @@ PLACEHOLDER: Final = re.compile(r"\{\{|\}\}|\{([A-Za-z_][\w.-]*)(?::(\w+))?\}")
 
 def run_command(job: Job, reporter: Reporter) -> Values:
     """Run one task; returns the last metrics. Raises ``Diverged``, ``Preempted``, ``Failed`` or ``InvalidSpec``."""
-    with tempfile.TemporaryDirectory(prefix="isoloss-") as scratch:
+    shared = Path(job.save_to).parent if (job.run.get("nodes") or 1) > 1 else None  # which every node sees
+    if shared is not None:
+        shared.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="isoloss-", dir=shared) as scratch:
         folder = Path(scratch)
         write_params(folder, job.params)
         Path(job.save_to).mkdir(parents=True, exist_ok=True)
-        argv = fill(job.run["command"], job, folder)
+        argv = across_nodes(fill(job.run["command"], job, folder), job.run)
         process = _start(argv, job, folder)
         measured = Measured(job, reporter)
         file = MetricsFile(folder / METRICS_FILE, measured)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
+import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -26,6 +28,7 @@ def facts(job: Job, folder: Path) -> dict[str, str]:
         "save_to": job.save_to,
         "seed": str(job.seed),
         "gpus": str(job.run.get("gpus") or 0),
+        "nodes": str(job.run.get("nodes") or 1),
     }
 
 
@@ -54,10 +57,35 @@ def rendezvous(job: Job) -> dict[str, str]:
     starts a rank for each GPU unless it is told otherwise.
     """
     with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
+        probe.bind(("", 0))
         port = str(probe.getsockname()[1])
-    ranks = {"PET_NPROC_PER_NODE": str(job.run["gpus"])} if job.run.get("gpus") else {}
-    return {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "PET_MASTER_PORT": port, **ranks}
+    nodes = int(job.run.get("nodes") or 1)
+    host = "127.0.0.1" if nodes == 1 else os.environ.get("SLURMD_NODENAME") or socket.gethostname()
+    own = {"MASTER_ADDR": host, "MASTER_PORT": port, "PET_MASTER_PORT": port}
+    if job.run.get("gpus"):
+        own["PET_NPROC_PER_NODE"] = str(job.run["gpus"])
+    if nodes > 1:
+        own |= {
+            "PET_NNODES": str(nodes), "PET_RDZV_BACKEND": "c10d", "PET_RDZV_ENDPOINT": f"{host}:{port}",
+            "PET_RDZV_ID": uuid.uuid4().hex,
+        }  # fmt: skip
+    return own
+
+
+def across_nodes(argv: Sequence[str], run: Mapping[str, Any]) -> list[str]:
+    """The command as it is started: by ``srun`` where it spans nodes, once on each."""
+    nodes = int(run.get("nodes") or 1)
+    if nodes == 1:
+        return list(argv)
+    return [
+        "srun",
+        f"--nodes={nodes}",
+        f"--ntasks={nodes}",
+        "--ntasks-per-node=1",
+        "--overlap",
+        "--kill-on-bad-exit=1",
+        *argv,
+    ]
 
 
 def write_params(folder: Path, params: Mapping[str, Any]) -> None:
