@@ -141,6 +141,7 @@ def idle(study: Study, seconds: float = 60) -> None:
     wait_until(lambda: study.info().state == "idle", seconds, what=f"{study.name} idle ({study.why()})")
 
 
+@pytest.mark.long
 def test_torchrun_runs_unchanged_on_the_gpus_of_two_slots_and_two_runs_do_not_meet(
     cluster: Cluster, client: Client
 ) -> None:
@@ -190,6 +191,7 @@ sys.exit(max(step.wait() for step in steps))
 """
 
 
+@pytest.mark.long
 def test_a_trial_of_two_nodes_is_one_torchrun_on_each_started_by_srun(
     cluster: Cluster, client: Client, tmp_path: Path
 ) -> None:

@@ -314,6 +314,7 @@ def test_a_task_that_comes_back_before_its_loss_is_heard_runs_beside_what_is_lef
     assert [state for state, _, _ in levels(study)] == ["ok"]
 
 
+@pytest.mark.long
 def test_what_another_machine_saved_is_never_begun_again_in_silence(cluster: Cluster, client: Client) -> None:
     command = ["python", "program.py", "saves-and-waits"]
     study = one(client, "elsewhere", {"command": command, "cwd": str(cluster.home), "checksum": True})

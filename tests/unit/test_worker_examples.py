@@ -69,6 +69,7 @@ def test_the_example_trainer_keeps_the_contract(name: str, tmp_path: Path, monke
     ]
 
 
+@pytest.mark.long
 def test_the_built_in_transformer_says_what_a_token_costs_beside_its_loss(tmp_path: Path) -> None:
     sets = ("method.min_budget=4K", "method.max_budget=8K", "run.gpt.warmup_tokens=1K")
     checks = rehearsed(EXAMPLES / "gpt_cost.yaml", tmp_path, *sets)
