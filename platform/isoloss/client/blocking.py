@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Any, Self
 
 import msgspec
+from google.protobuf import json_format
 
 from isoloss.client import answers
 from isoloss.client.answers import BestTrial, StudyInfo, TrialInfo
@@ -301,6 +302,16 @@ class Study:
         if trial is None:
             why = "is idle: everything it asked for has run" if idle else "waits for results of running trials"
             raise WrongState(f"Study {self.name!r} {why}.", hint="Deepen it, or ask again later.")
+        return trial
+
+    def ask_or_idle(self, *, wait_seconds: float = 0.0) -> tuple[Trial | None, bool]:
+        """A trial to run, or ``None``, and then whether the study is idle or stopped, so that asking again is in vain."""
+        return self._ask(wait_seconds)
+
+    def take_over(self, saved: str) -> Trial:
+        """A trial that another process held, from its ``trial.saved``; it is lost soon if it was leased again meanwhile."""
+        trial = Trial(json_format.Parse(saved, common_pb2.Lease()), self.client.pulse)
+        self.client.pulse.hold(trial.key, trial.ttl_seconds, trial.lose)
         return trial
 
     def tell(self, trial: Trial, **metrics: float) -> None:

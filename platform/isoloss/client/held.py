@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, SupportsFloat
 
 import msgspec
+from google.protobuf import json_format
 
 from isoloss.client.locate import home
 from isoloss.client.pulse import Pulse
@@ -33,6 +34,7 @@ class Trial:
         self.params: dict[str, Any] = from_values(lease.params)
         self.seed = int(lease.seed)
         self.metrics = tuple(lease.metrics)
+        self.ttl_seconds = lease.ttl_seconds
         self.resume_from = Path(lease.resume_from) if lease.resume_from else None
         self._lease = lease
         self._pulse = pulse
@@ -44,6 +46,21 @@ class Trial:
     @functools.cached_property
     def _folder(self) -> Path:
         return checkpoint_folder(home().absolute(), self._lease)
+
+    @property
+    def saved(self) -> str:
+        """The lease as JSON, by which another process takes it over; it holds the lease's secret."""
+        return json_format.MessageToJson(self._lease, indent=None)
+
+    @property
+    def lost(self) -> str:
+        """Why this process holds it no more; empty while it does."""
+        return self._lost
+
+    @property
+    def reported(self) -> int:
+        """The last step reported."""
+        return self._reported
 
     @property
     def save_to(self) -> Path:
