@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from isoloss.client.blocking import Campaign, Client, Study, connect
     from isoloss.client.current import current_trial, report
     from isoloss.client.held import Trial
-    from isoloss.client.ray_tune import IsolossSearch
     from isoloss.client.words import (
         ASHA,
         IDHB,
@@ -41,7 +40,6 @@ WHERE: Final = {
     **dict.fromkeys(("Campaign", "Client", "Study", "connect"), "isoloss.client.blocking"),
     **dict.fromkeys(("current_trial", "report"), "isoloss.client.current"),
     "Trial": "isoloss.client.held",
-    "IsolossSearch": "isoloss.client.ray_tune",
     **dict.fromkeys(
         (
             "ASHA",
@@ -82,7 +80,6 @@ __all__ = [
     "HarringtonTwoSided",
     "Hyperband",
     "Int",
-    "IsolossSearch",
     "Larger",
     "Ordinal",
     "Smaller",

@@ -25,6 +25,7 @@ DRIVER = """
     import ray
     from ray import tune
     import isoloss
+    from isoloss.client.ray_tune import IsolossSearch
 
     study, folder, seconds, metric, restore = sys.argv[1], sys.argv[2], float(sys.argv[3]), sys.argv[4], sys.argv[5:]
 
@@ -47,7 +48,7 @@ DRIVER = """
         tuner = tune.Tuner(
             train, param_space={"fixed": 7},
             tune_config=tune.TuneConfig(
-                search_alg=isoloss.IsolossSearch(study), num_samples=-1, metric=metric, mode="min", reuse_actors=True
+                search_alg=IsolossSearch(study), num_samples=-1, metric=metric, mode="min", reuse_actors=True
             ),
             run_config=tune.RunConfig(name="run", storage_path=folder, verbose=0),
         )
@@ -113,7 +114,9 @@ def test_a_tuner_runs_a_study_to_its_end(cluster: Cluster, client: Client) -> No
     assert f"ended {len(told)} 0" in said(cluster, "whole")
     lrs = {trial.number: trial.params["lr"] for trial in study.trials()}
     budgets = {(t.number, level.level): level.budget for t in study.trials() for level in t.levels}
-    assert all(value == pytest.approx(float(lrs[trial]) + 1 / budgets[trial, level]) for (trial, level), value in told.items())
+    assert all(
+        value == pytest.approx(float(lrs[trial]) + 1 / budgets[trial, level]) for (trial, level), value in told.items()
+    )
     deepest = max(told, key=lambda place: place[1])[0]
     curve = study.curves(deepest)
     assert [step for step, _ in curve] == sorted({step for step, _ in curve}) and curve[0][1]["seen"] == 7
