@@ -17,10 +17,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from isoloss.client.current import CurrentTrial, current_trial
+from isoloss.client.current import DONE, PREEMPTED, CurrentTrial, current_trial
 from isoloss.errors import InvalidSpec
 
-PREEMPTED: Final = 75  # sysexits' EX_TEMPFAIL
 LIGHTNING_FILE: Final = "trainer.ckpt"
 
 
@@ -150,9 +149,9 @@ class _Run:
     def done(self, step: int) -> None:
         """Say that the trial's folder holds the state at this step."""
         if self.trial.save_to is not None:
-            draft = self.trial.save_to / "DONE.draft"
+            draft = self.trial.save_to / f"{DONE}.draft"
             draft.write_text(str(self.budget(step)))
-            draft.replace(self.trial.save_to / "DONE")
+            draft.replace(self.trial.save_to / DONE)
 
     def leave(self) -> None:
         """End as a preempted program does, when told to."""

@@ -19,7 +19,7 @@ import pytest
 from isoloss.cli import run
 from isoloss.client.blocking import Client, Study
 from isoloss.client.forward import Forwarder, sink_of
-from isoloss.testing.cluster import Cluster, wait_until
+from isoloss.testing.cluster import Cluster, until_idle, wait_until
 
 TRAINER = """
     import time
@@ -89,10 +89,7 @@ def client(cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setenv("ISOLOSS_HOME", str(tmp_path / "home"))  # where it is remembered what was forwarded
     with cluster.client() as client:
         yield client
-    for worker in cluster.workers:
-        worker.process.kill()
-        worker.process.wait(10)
-    cluster.workers.clear()
+    cluster.kill_workers()
 
 
 def launch(client: Client, name: str, task: Mapping[str, Any], *, metric: str = "val_loss", trials: int = 2) -> Study:
@@ -103,10 +100,6 @@ def launch(client: Client, name: str, task: Mapping[str, Any], *, metric: str = 
             "limits": {"trials": trials},
         }
     )  # fmt: skip
-
-
-def idle(study: Study, seconds: float = 60) -> None:
-    wait_until(lambda: study.info().state == "idle", seconds, what=f"{study.name} idle ({study.why()})")
 
 
 class Kept:
@@ -189,7 +182,7 @@ def test_mlflow_has_a_run_for_every_trial(
     tracking = pytest.importorskip("mlflow.tracking")
     study = launch(client, "flow", {"function": "trainer:fine", "cwd": str(cluster.home)})
     cluster.worker("one", everything=True)
-    idle(study)
+    until_idle(study, 60)
     uri = f"file:{tmp_path / 'mlruns'}"
     command = ["study", "forward", "flow", "--to", f"mlflow:{uri}", "--address", cluster.address]
     assert run(command) != 0
@@ -211,7 +204,7 @@ def test_wandb_has_a_run_for_every_trial(
     monkeypatch.setenv("WANDB_DIR", str(tmp_path))
     study = launch(client, "bias", {"function": "trainer:fine", "cwd": str(cluster.home)})
     cluster.worker("one", everything=True)
-    idle(study)
+    until_idle(study, 60)
     assert run(["study", "forward", "bias", "--to", "wandb:team/project", "--address", cluster.address]) == 0
     assert len(list(tmp_path.glob("wandb/offline-run-*/run-*.wandb"))) == 2
 
@@ -234,6 +227,6 @@ def test_a_trainer_of_another_library_ends_at_its_budget_and_goes_on_from_what_i
     )  # fmt: skip
     assert outcome == "released" and 2 <= saved < 10
     cluster.worker("second", everything=True)
-    idle(study)
+    until_idle(study, 60)
     points = study.curves(0)
     assert [step for step, values in points if "loss" in values] == list(range(1, 11))

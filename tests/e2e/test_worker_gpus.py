@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from isoloss.client.blocking import Client, Study
-from isoloss.testing.cluster import Cluster, wait_until
+from isoloss.testing.cluster import Cluster, until_idle, wait_until
 
 DDP = """
     import json, os, pathlib, signal, sys, time
@@ -90,10 +90,7 @@ def client(cluster: Cluster) -> Iterator[Client]:
         for study in client.studies():
             if study.state != "stopped":
                 client.study(study.name).stop()
-    for worker in cluster.workers:
-        worker.process.kill()
-        worker.process.wait(10)
-    cluster.workers.clear()
+    cluster.kill_workers()
 
 
 def launch(client: Client, name: str, run: Mapping[str, Any], *, trials: int = 1, budget: int = 4) -> Study:
@@ -120,12 +117,6 @@ def ranks(cluster: Cluster, name: str) -> list[list[str]]:
     return [path.read_text().split() for path in sorted((cluster.home / name).glob("rank*"))]
 
 
-def attempts(cluster: Cluster, study: str) -> list[str]:
-    query = """SELECT coalesce(attempt.outcome::text, 'runs') FROM attempt JOIN task ON task.id = attempt.task_id
-               JOIN study ON study.id = task.study_id WHERE study.name = %s ORDER BY attempt.task_id, attempt.epoch"""
-    return [row[0] for row in cluster.rows(query, study)]
-
-
 def resumed_from(cluster: Cluster, study: str) -> list[int]:
     query = """SELECT checkpoint.step FROM checkpoint JOIN task ON task.id = checkpoint.task_id
                JOIN study ON study.id = task.study_id WHERE study.name = %s ORDER BY checkpoint.at"""
@@ -137,10 +128,6 @@ def curve(cluster: Cluster, study: str) -> list[int]:
     return [row[0] for row in cluster.rows(query, study)]
 
 
-def idle(study: Study, seconds: float = 60) -> None:
-    wait_until(lambda: study.info().state == "idle", seconds, what=f"{study.name} idle ({study.why()})")
-
-
 @pytest.mark.long
 def test_torchrun_runs_unchanged_on_the_gpus_of_two_slots_and_two_runs_do_not_meet(
     cluster: Cluster, client: Client
@@ -150,13 +137,13 @@ def test_torchrun_runs_unchanged_on_the_gpus_of_two_slots_and_two_runs_do_not_me
     cluster.worker("box", slots=4, gpus="10,11,12,13", everything=True)
     wait_until(lambda: len(ranks(cluster, "one")) == len(ranks(cluster, "two")) == 2, 40, what="two runs at a time")
     assert next(worker for worker in client.workers() if worker["worker_id"] == "box")["leases"] == 2
-    idle(one)
-    idle(two)
+    until_idle(one, 60)
+    until_idle(two, 60)
     seen = {name: {tuple(rank[1:]) for rank in ranks(cluster, name)} for name in ("one", "two")}
     assert all(len(same) == 1 for same in seen.values()), "the ranks of a run share its GPUs and its port"
     (gpus, port), (others, other_port) = (next(iter(seen[name])) for name in ("one", "two"))
     assert {gpus, others} == {"10,11", "12,13"} and port != other_port
-    assert [len(trial.levels) for trial in one.trials()] == [1] and attempts(cluster, "one") == ["ok"]
+    assert [len(trial.levels) for trial in one.trials()] == [1] and cluster.attempts("one") == ["ok"]
     assert curve(cluster, "one") == list(range(1, 21)), "rank 0 alone reports"
 
 
@@ -168,10 +155,10 @@ def test_a_run_whose_rank_is_killed_is_run_again_from_its_start_and_leaves_no_ra
     cluster.worker("killing", slots=2, gpus="20,21", everything=True)
     first = wait_until(lambda: len(found := ranks(cluster, "killed")) == 2 and found, 40)
     os.kill(int(first[1][0]), signal.SIGKILL)
-    wait_until(lambda: attempts(cluster, "killed")[:1] == ["failed"], 20)
+    wait_until(lambda: cluster.attempts("killed")[:1] == ["failed"], 20)
     assert not Path("/proc", first[0][0]).exists(), "the other rank has ended with it"
-    idle(study)
-    assert attempts(cluster, "killed") == ["failed", "ok"]
+    until_idle(study, 60)
+    assert cluster.attempts("killed") == ["failed", "ok"]
     assert "exited with 1" in cluster.rows("SELECT message FROM attempt WHERE outcome = 'failed'")[0][0]
 
 
@@ -206,8 +193,8 @@ def test_a_trial_of_two_nodes_is_one_torchrun_on_each_started_by_srun(
         "SLURM_JOB_NUM_NODES": "2", "SLURMD_NODENAME": "127.0.0.1", "PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}",
     }  # fmt: skip
     cluster.worker("pair", slots=1, gpus="61", everything=True, nodes=2, environment=slurm)
-    idle(study)
-    assert attempts(cluster, "nodes") == ["ok"] and curve(cluster, "nodes") == [1, 2, 3, 4]
+    until_idle(study, 60)
+    assert cluster.attempts("nodes") == ["ok"] and curve(cluster, "nodes") == [1, 2, 3, 4]
     assert [rank[1] for rank in ranks(cluster, "nodes")] == ["61", "61"]
 
 
@@ -219,12 +206,12 @@ def test_a_run_under_torchrun_that_is_preempted_goes_on_from_what_it_saved(clust
     time.sleep(0.5)
     spot.process.send_signal(signal.SIGTERM)
     assert spot.process.wait(20) == 0
-    assert attempts(cluster, "preempted") == ["released"]
+    assert cluster.attempts("preempted") == ["released"]
     (saved,) = resumed_from(cluster, "preempted")
     assert 0 < saved < 20
     cluster.worker("steady", slots=1, gpus="32,33", everything=True)
-    idle(study)
-    assert attempts(cluster, "preempted") == ["released", "ok"]
+    until_idle(study, 60)
+    assert cluster.attempts("preempted") == ["released", "ok"]
     assert curve(cluster, "preempted") == list(range(1, 21)), "no step is run twice"
 
 
@@ -237,7 +224,7 @@ def test_a_task_of_many_gpus_among_a_stream_of_small_ones_is_run_in_good_time(cl
     large = launch(client, "large", {"function": "plain:fine", "cwd": str(cluster.home), "gpus": 5})
     said = wait_until(lambda: [why for why in large.why() if "as many free at once" in why], 10)
     assert "'busy' lacks" in said[0]
-    idle(large, 18)
+    until_idle(large, 18)
     assert small.info().state == "active", "it did not wait for the others to end"
     (path,) = (row[0] for row in cluster.rows(
         "SELECT path FROM checkpoint JOIN task ON task.id = task_id JOIN study ON study.id = study_id WHERE name = 'large'"

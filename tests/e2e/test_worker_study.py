@@ -19,7 +19,7 @@ from isoloss.client.blocking import Client, Study
 from isoloss.files.spec import load_spec
 from isoloss.store import projects, tasks
 from isoloss.store.pool import Pool
-from isoloss.testing.cluster import Cluster, wait_until
+from isoloss.testing.cluster import Cluster, until_idle, wait_until
 
 EXAMPLES = Path(__file__).parents[2] / "platform" / "examples"
 TRAINERS = """
@@ -84,10 +84,7 @@ def cluster() -> Iterator[Cluster]:
 def client(cluster: Cluster) -> Iterator[Client]:
     with cluster.client() as client:
         yield client
-    for worker in cluster.workers:
-        worker.process.kill()
-        worker.process.wait(10)
-    cluster.workers.clear()
+    cluster.kill_workers()
 
 
 def one(client: Client, name: str, run: Mapping[str, Any], *, trials: int = 1, budget: int = 3) -> Study:
@@ -101,19 +98,8 @@ def one(client: Client, name: str, run: Mapping[str, Any], *, trials: int = 1, b
     )  # fmt: skip
 
 
-def idle(study: Study, seconds: float = 30) -> None:
-    wait_until(lambda: study.info().state == "idle", seconds, what=f"{study.name} idle ({study.why()})")
-
-
 def levels(study: Study) -> list[tuple[str, dict[str, float], str]]:
     return [(level.state, dict(level.values), level.message) for trial in study.trials() for level in trial.levels]
-
-
-def attempts(cluster: Cluster, study: str) -> list[str]:
-    """How the attempts of a study ended, in order."""
-    query = """SELECT attempt.outcome::text FROM attempt JOIN task ON task.id = attempt.task_id
-               JOIN study ON study.id = task.study_id WHERE study.name = %s ORDER BY attempt.task_id, attempt.epoch"""
-    return [row[0] for row in cluster.rows(query, study)]
 
 
 def test_what_no_worker_allows_is_not_run_and_the_study_says_so(cluster: Cluster, client: Client) -> None:
@@ -121,22 +107,22 @@ def test_what_no_worker_allows_is_not_run_and_the_study_says_so(cluster: Cluster
     study = one(client, "forbidden", {"function": "trainers:fine"})
     cluster.worker("strict", allow=("trainers:other",), allow_command=("python other.py",))
     wait_until(lambda: any("none of them allows 'function:trainers:fine'" in why for why in study.why()), 10)
-    assert attempts(cluster, "forbidden") == []
+    assert cluster.attempts("forbidden") == []
     study.stop()
 
 
 def test_the_function_example_runs_deepens_and_finds_a_good_rate(cluster: Cluster, client: Client) -> None:
     cluster.worker("example", slots=2, allow=("train:main",), cwd=EXAMPLES)
     study = client.launch_study(load_spec(EXAMPLES / "tiny_lr.yaml"))
-    idle(study)
+    until_idle(study)
     before = {trial.number: trial.levels for trial in study.trials()}
     study.deepen(27)
-    idle(study)
+    until_idle(study)
     after = {trial.number: trial.levels for trial in study.trials()}
     assert all(after[number][: len(had)] == had for number, had in before.items()), "nothing that ran is run again"
     assert max(level.budget for had in after.values() for level in had) == 27
     assert study.best_value < 0.1
-    assert set(attempts(cluster, "tiny-lr")) == {"ok"}
+    assert set(cluster.attempts("tiny-lr")) == {"ok"}
 
 
 def test_how_programs_and_functions_end_is_what_their_tasks_become(cluster: Cluster, client: Client) -> None:
@@ -150,15 +136,15 @@ def test_how_programs_and_functions_end_is_what_their_tasks_become(cluster: Clus
     }
     cluster.worker("endings", slots=2, everything=True)
     for study in studies.values():
-        idle(study)
+        until_idle(study)
 
     ((state, values, _),) = levels(studies["succeeds"])
     assert (state, values["val_loss"]) == ("ok", 1 / 3)
-    assert attempts(cluster, "succeeds") == ["ok"]
+    assert cluster.attempts("succeeds") == ["ok"]
 
     ((state, values, _),) = levels(studies["preempted"])
     assert (state, values["val_loss"]) == ("ok", 1 / 3)
-    assert attempts(cluster, "preempted") == ["released", "ok"]
+    assert cluster.attempts("preempted") == ["released", "ok"]
 
     ((state, _, message),) = levels(studies["mute"])
     assert state == "failed"
@@ -166,7 +152,7 @@ def test_how_programs_and_functions_end_is_what_their_tasks_become(cluster: Clus
 
     ((state, _, message),) = levels(studies["fails"])
     assert (state, message) == ("failed", "The command exited with 3.\nthe last words")
-    assert attempts(cluster, "fails") == ["failed"] * 3
+    assert cluster.attempts("fails") == ["failed"] * 3
 
     ((state, _, _),) = levels(studies["nan"])
     assert state == "diverged"
@@ -177,7 +163,7 @@ def test_how_programs_and_functions_end_is_what_their_tasks_become(cluster: Clus
     first, second = levels(studies["crashes"])
     assert (first[0], first[2]) == ("failed", "The child process ended with exit code 139.")
     assert second[0] == "ok", "the study goes on"
-    assert attempts(cluster, "crashes") == ["failed", "failed", "failed", "ok"]
+    assert cluster.attempts("crashes") == ["failed", "failed", "failed", "ok"]
 
 
 def test_what_bad_programs_do_ends_their_trial_or_nothing_and_never_the_worker(
@@ -192,10 +178,10 @@ def test_what_bad_programs_do_ends_their_trial_or_nothing_and_never_the_worker(
     }
     worker = cluster.worker("bad-programs", slots=2, allow_command=("python program.py",))
     for study in studies.values():
-        idle(study, 60)
+        until_idle(study, 60)
     said = {name: levels(study) for name, study in studies.items()}
     ((state, _, message),) = said["past-its-budget"]
-    assert (state, attempts(cluster, "past-its-budget")) == ("failed", ["failed"]), "once is enough"
+    assert (state, cluster.attempts("past-its-budget")) == ("failed", ["failed"]), "once is enough"
     assert "reported step 4, and its budget_to is 3" in message
     ((state, _, message),) = said["never-exits"]
     assert state == "failed" and message.startswith("The run took longer than run.timeout, 2 s.")
@@ -212,7 +198,7 @@ def test_a_terminated_worker_gives_its_task_back_and_another_goes_on(cluster: Cl
     begun = time.monotonic()
     assert leaving.terminate() == 0
     assert time.monotonic() - begun < 6
-    assert attempts(cluster, "given-back") == ["released"]
+    assert cluster.attempts("given-back") == ["released"]
     assert study.info().tasks == {"ready": 1}
     study.stop()
 
@@ -223,7 +209,7 @@ def test_a_drained_worker_finishes_what_it_holds_and_leaves(cluster: Cluster, cl
     wait_until(lambda: study.info().tasks.get("leased"), 20)
     client.drain_worker("drained")
     assert worker.process.wait(15) == 0
-    assert attempts(cluster, "drained") == ["ok"]
+    assert cluster.attempts("drained") == ["ok"]
     study.stop()
 
 
@@ -234,10 +220,10 @@ def test_a_stopped_study_ends_what_runs_within_a_heartbeat_and_the_slot_serves_o
     cluster.worker("busy", everything=True)
     wait_until(lambda: study.info().tasks.get("leased"), 20)
     study.stop()
-    wait_until(lambda: attempts(cluster, "stopped") == ["cancelled"], 5)
+    wait_until(lambda: cluster.attempts("stopped") == ["cancelled"], 5)
     other = one(client, "after-the-stop", {"function": "trainers:fine"})
-    idle(other)
-    assert attempts(cluster, "after-the-stop") == ["ok"]
+    until_idle(other)
+    assert cluster.attempts("after-the-stop") == ["ok"]
 
 
 def test_a_controller_killed_and_started_again_under_a_worker_loses_nothing(cluster: Cluster, client: Client) -> None:
@@ -247,8 +233,8 @@ def test_a_controller_killed_and_started_again_under_a_worker_loses_nothing(clus
     cluster.kill_controller()
     time.sleep(2.5)  # the tasks end in the meantime, with nobody to tell
     cluster.start_controller()
-    idle(study)
-    assert attempts(cluster, "outage") == ["ok"] * 4
+    until_idle(study)
+    assert cluster.attempts("outage") == ["ok"] * 4
     curve = """SELECT count(*) FROM metric_chunk, unnest("values") AS point, task, study
                WHERE metric_chunk.task_id = task.id AND study.id = task.study_id AND study.name = %s"""
     assert cluster.rows(curve, "outage") == [(24,)], "every point of every curve"
@@ -261,13 +247,13 @@ def test_a_frozen_worker_that_lost_its_lease_reports_nothing_and_drops_the_task(
     frozen = cluster.worker("frozen", everything=True)
     wait_until(lambda: study.info().tasks.get("leased"), 20)
     os.kill(frozen.process.pid, signal.SIGSTOP)
-    wait_until(lambda: attempts(cluster, "frozen")[:1] == ["expired"], 15)
+    wait_until(lambda: cluster.attempts("frozen")[:1] == ["expired"], 15)
     cluster.worker("awake", everything=True)
-    wait_until(lambda: len(attempts(cluster, "frozen")) == 2, 10)
+    wait_until(lambda: len(cluster.attempts("frozen")) == 2, 10)
     os.kill(frozen.process.pid, signal.SIGCONT)
     wait_until(lambda: '"how": "lost"' in frozen.said or '"verdict": "stale"' in frozen.said, 10)
-    idle(study)
-    assert attempts(cluster, "frozen") == ["expired", "ok"]
+    until_idle(study)
+    assert cluster.attempts("frozen") == ["expired", "ok"]
 
 
 def test_a_task_that_needs_more_gpus_than_a_slot_has_waits_with_a_reason_and_holds_up_nobody(
@@ -307,10 +293,10 @@ def test_a_task_that_comes_back_before_its_loss_is_heard_runs_beside_what_is_lef
 
     asyncio.run(expire())
     after = one(client, "after", {"function": "trainers:fine"}, trials=4)  # rings: the free slot asks at once
-    idle(study)
-    idle(after)
+    until_idle(study)
+    until_idle(after)
     assert worker.process.poll() is None, "the worker lives"
-    assert attempts(cluster, "again")[0] == "expired"
+    assert cluster.attempts("again")[0] == "expired"
     assert [state for state, _, _ in levels(study)] == ["ok"]
 
 
@@ -331,8 +317,8 @@ def test_what_another_machine_saved_is_never_begun_again_in_silence(cluster: Clu
     wait_until(lambda: any(sentence in why for why in study.why()), 20)
     assert study.info().state == "active" and not any(level[0] == "failed" for level in levels(study))
     cluster.worker("new", everything=True, begin_again=True)
-    idle(study)
-    how = attempts(cluster, "elsewhere")
+    until_idle(study)
+    how = cluster.attempts("elsewhere")
     assert how[:2] == ["expired", "released"] and how[-2:] == ["released", "ok"]
 
 
@@ -345,9 +331,9 @@ def test_a_machine_on_which_tasks_fail_that_go_well_elsewhere_is_given_nothing_f
     (broken,) = wait_until(lambda: [w for w in client.workers() if w["cools_seconds"] > 0], 30)
     assert broken["worker_id"] == "broken" and broken["cools_seconds"] <= 130
     assert any("Worker 'broken' is given nothing for" in why for why in study.why())
-    idle(study)
+    until_idle(study)
     assert [state for state, _, _ in levels(study)] == ["ok"] * 60
-    assert 3 <= attempts(cluster, "sound").count("failed") <= 6
+    assert 3 <= cluster.attempts("sound").count("failed") <= 6
 
 
 def test_the_version_of_the_code_is_recorded_and_a_change_reaches_warm_children_and_is_warned_of(
@@ -367,7 +353,7 @@ def test_the_version_of_the_code_is_recorded_and_a_change_reaches_warm_children_
     cluster.worker("coder", everything=True)
     wait_until(lambda: study.info().codes.get(commit, 0) >= 2, 20)
     (tmp_path / "own.py").write_text(source.replace("1.0", "2.0"))
-    idle(study)
+    until_idle(study)
     losses = [values["val_loss"] for _, values, _ in levels(study)]
     assert losses == sorted(losses) and {*losses} == {1.0, 2.0}, "a warm child keeps no old code"
     (changed,) = study.info().codes.keys() - {commit}

@@ -67,6 +67,13 @@ async def finish(pool: Pool, which: LeaseKey, ending: Ending) -> str:
         return verdict
 
 
+async def points_of(conn: Any, study_id: Any, metric: str) -> list[tuple[int, float]]:
+    """One metric of a study's first trial."""
+    found, more = await curves.page(conn, study_id, 0)
+    assert not more
+    return [(step, values[metric]) for step, values in found if metric in values]
+
+
 async def owed(conn: Any, study_id: Any, version: int) -> tuple[str, ...]:
     return ("loss",)
 
@@ -228,6 +235,28 @@ def test_the_newest_complete_checkpoint_of_the_trial_is_where_it_resumes(in_stor
     in_store(body)
 
 
+def test_curves_are_read_in_pages_that_end_between_steps(in_store: InStore) -> None:
+    async def body(pool: Pool) -> None:
+        decider, row = await study(pool)
+        await decider.decide(row.id, ask=1)
+        (found,) = await lease(pool, row.id)
+        points = [(step, {"a": float(step), "b": -float(step)}) for step in (1, 2, 3, 5, 8)]
+        async with pool.connection() as conn:
+            for part in (points[:2], points[2:]):
+                await curves.add(conn, [(key(found), series_of(part))])
+            read, more, begin = [], True, 0
+            while more:
+                page, more = await curves.page(conn, row.id, 0, begin, most=3)
+                assert 1 <= len(page) <= 2
+                read += page
+                begin = read[-1][0] + 1
+            assert read == points
+            assert await curves.page(conn, row.id, 0, 6) == (points[-1:], False)
+            assert await curves.page(conn, row.id, 0, 9) == ([], False)
+
+    in_store(body)
+
+
 def test_a_checkpoint_that_is_lost_is_dropped_and_the_trial_goes_on_from_the_one_before(in_store: InStore) -> None:
     async def body(pool: Pool) -> None:
         decider, row = await study(pool, method={"min_budget": 10, "max_budget": 90})
@@ -299,7 +328,7 @@ def test_points_delivered_twice_and_out_of_order_give_the_same_curve(in_store: I
         async with pool.connection() as conn:
             for points in (batches[1], batches[0], batches[1], batches[0]):
                 await curves.add(conn, [(key(found), series_of(points))])
-            assert await curves.curve(conn, row.id, 0, "loss") == [(1, 3.0), (2, 2.0), (3, 1.0)]
+            assert await points_of(conn, row.id, "loss") == [(1, 3.0), (2, 2.0), (3, 1.0)]
 
     in_store(body)
 
@@ -400,7 +429,7 @@ def test_a_longer_repetition_of_a_batch_brings_its_new_points(in_store: InStore)
         async with pool.connection() as conn:
             for batch in (points[:3], points, points[:3]):  # the first reply was lost, more had come in between
                 await curves.add(conn, [(key(found), series_of(batch))])
-            assert await curves.curve(conn, row.id, 0, "loss") == [(s, float(s)) for s in range(1, 6)]
+            assert await points_of(conn, row.id, "loss") == [(s, float(s)) for s in range(1, 6)]
 
     in_store(body)
 
@@ -473,9 +502,9 @@ def test_a_curve_keeps_its_steps_even_or_not_and_what_was_said_last_of_a_step(in
         said = [(s, {"loss": float(s)}) for s in (10, 20, 30)] + [(35, {"loss": 1e300, "lr": 0.5}), (35, {"loss": 2.0})]
         async with pool.connection() as conn:
             await curves.add(conn, [(key(found), series_of(said)), (key(found), series_of([(40, {"loss": 1e300})]))])
-            points = await curves.curve(conn, row.id, 0, "loss")
+            points = await points_of(conn, row.id, "loss")
             assert points == [(10, 10.0), (20, 20.0), (30, 30.0), (35, 2.0), (40, float("inf"))]
-            assert await curves.curve(conn, row.id, 0, "lr") == [(35, 0.5)]
+            assert await points_of(conn, row.id, "lr") == [(35, 0.5)]
             kept = await (await conn.execute("SELECT steps FROM metric_chunk ORDER BY metric, step0")).fetchall()
         assert kept == [([10, 20, 30, 35],), (None,), (None,)]
 
@@ -523,7 +552,7 @@ def test_values_that_32_bits_do_not_hold_are_kept_as_what_is_nearest(in_store: I
         points = [(1, {"m": 1e-300}), (2, {"m": -1e300}), (3, {"m": float("nan")}), (4, {"m": 0.5})]
         async with pool.connection() as conn:
             await curves.add(conn, [(key(found), series_of(points))])
-            kept = dict(await curves.curve(conn, row.id, 0, "m"))
+            kept = dict(await points_of(conn, row.id, "m"))
         assert (kept[1], kept[2], kept[4]) == (0.0, float("-inf"), 0.5) and kept[3] != kept[3]
 
     in_store(body)

@@ -270,9 +270,10 @@ class Agent:
                 pulse.report(key, [], saved)
 
         try:
-            refusal = await asyncio.to_thread(attempt.refusal, begin_again=self._begin_again)
-            if refusal is not None:
-                return refusal
+            if attempt.lease.resume_from:
+                refusal = await asyncio.to_thread(attempt.refusal, begin_again=self._begin_again)
+                if refusal is not None:
+                    return refusal
             leased = tuple(gpu for slot in slots for gpu in slot.gpu_ids)
             folder = attempt.code_folder
             code = await asyncio.to_thread(version_of, folder) if folder else ""

@@ -22,29 +22,29 @@ from isoloss_worker.messages import Ended, Saved
 
 @dataclass(slots=True)
 class Attempt:
-    """A lease with its folder; ``registered`` once the controller may know of a checkpoint in it."""
+    """A lease with its run section and its folder; ``registered`` once the controller may know of a checkpoint in it."""
 
     lease: pb.Lease
+    section: dict[str, Any]
     folder: Path
     registered: bool = False
 
     @classmethod
     def of(cls, lease: pb.Lease) -> Attempt:
         """The attempt of a lease."""
-        return cls(lease=lease, folder=checkpoint.folder_of(lease))
+        return cls(lease=lease, section=describe(lease), folder=checkpoint.folder_of(lease))
 
     @property
     def gpus(self) -> int:
         """How many GPUs its task takes."""
-        return int(describe(self.lease).get("gpus") or 0)
+        return int(self.section.get("gpus") or 0)
 
     def job(self, allowed: AllowList, gpu_ids: GpuIds, *, own_gpus: bool = False, code: str = "") -> tuple[Job, Run]:
         """What to run on these GPUs, or as many of them as it wants; ``code`` is the version of the trainer's.
 
         Raises ``NotAllowed`` or ``InvalidSpec`` when this worker will not.
         """
-        lease, mapping = self.lease, describe(self.lease)
-        run = decode(mapping, Run)
+        lease, run = self.lease, decode(self.section, Run)
         run.check()
         allowed.check(run)
         if run.gpus > len(gpu_ids):
@@ -55,15 +55,14 @@ class Attempt:
         return Job(
             study=f"{lease.project}/{lease.study}", trial=lease.trial, level=lease.level, params=from_values(lease.params),
             budget_from=checkpoint.reached(lease.resume_from, lease.budget_from, lease.decay_from), decay_from=lease.decay_from,
-            budget_to=lease.budget_to, save_to=str(self.folder), run=_plain(mapping, run), resume_from=lease.resume_from,
+            budget_to=lease.budget_to, save_to=str(self.folder), run=_plain(self.section, run), resume_from=lease.resume_from,
             seed=lease.seed, metrics=tuple(lease.metrics), code=code, gpu_ids=gpu_ids[: run.gpus or None], own_gpus=own_gpus,
         ), run  # fmt: skip
 
     @property
     def code_folder(self) -> Path | None:
         """Where the trainer's code lies; ``None`` for the built-in GPT."""
-        run = describe(self.lease)
-        return None if run.get("gpt") is not None else Path(run.get("cwd") or ".").absolute()
+        return None if self.section.get("gpt") is not None else Path(self.section.get("cwd") or ".").absolute()
 
     def refusal(self, *, begin_again: bool) -> Ending | None:
         """Why it cannot be resumed here, if it cannot: never begun again in silence.

@@ -6,7 +6,6 @@ another one reads. A folder whose files are not those of its manifest is torn: t
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Final
 
 import msgspec
 
+from isoloss.client.current import stated_step
 from isoloss.client.held import checkpoint_folder, manifest
 from isoloss.client.locate import home
 from isoloss.domain.lease import Checkpoint
@@ -21,7 +21,6 @@ from isoloss.v1 import common_pb2 as pb
 from isoloss_worker import sums
 
 SUFFIX: Final = ".manifest.json"
-DONE: Final = "DONE"
 
 
 def folder_of(lease: pb.Lease) -> Path:
@@ -38,13 +37,6 @@ def seal(folder: Path, step: int) -> Checkpoint | None:
     draft.write_bytes(msgspec.json.encode(found))
     draft.replace(beside(folder))
     return Checkpoint(step=step, path=str(folder), manifest=found)
-
-
-def stated_step(folder: Path) -> int | None:
-    """The step that the trainer wrote into ``DONE``, if it did."""
-    with contextlib.suppress(OSError, ValueError):
-        return int((folder / DONE).read_text())
-    return None
 
 
 def reached(folder: str, registered: int, most: int) -> int:

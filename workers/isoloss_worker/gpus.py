@@ -65,7 +65,7 @@ def held(gpu_ids: GpuIds) -> Iterator[None]:
         folder.chmod(0o1777)
     with contextlib.ExitStack() as files:
         for gpu, name in zip(gpu_ids, _uuids(gpu_ids), strict=True):
-            descriptor = os.open(folder / name.replace("/", "_"), os.O_RDONLY | os.O_CREAT | os.O_NOFOLLOW, 0o644)
+            descriptor = _opened(folder / name.replace("/", "_"))
             files.callback(os.close, descriptor)
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -98,6 +98,15 @@ def millijoules(gpu_ids: GpuIds) -> int | None:
             return sum(int(nvml.nvmlDeviceGetTotalEnergyConsumption(_handle(nvml, gpu))) for gpu in gpu_ids)
         except nvml.NVMLError:
             return None
+
+
+def _opened(file: Path) -> int:
+    """A descriptor of a file that every user may open: in a sticky folder the kernel lets nobody else open it to create it."""
+    with contextlib.suppress(FileNotFoundError):
+        return os.open(file, os.O_RDONLY | os.O_NOFOLLOW)
+    descriptor = os.open(file, os.O_RDONLY | os.O_CREAT | os.O_NOFOLLOW)
+    os.fchmod(descriptor, 0o644)
+    return descriptor
 
 
 def _uuids(gpu_ids: GpuIds) -> list[str]:

@@ -12,7 +12,18 @@ import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Final, Self
+
+PREEMPTED: Final = 75  # exit code of a program that saved and left because it was told to: sysexits' EX_TEMPFAIL
+DONE: Final = "DONE"  # the file in save_to that says the folder is complete, at the step written in it
+
+
+def stated_step(folder: Path) -> int | None:
+    """The step that a trainer wrote into ``DONE``, if it did."""
+    try:
+        return int((folder / DONE).read_text())
+    except (OSError, ValueError):
+        return None
 
 
 class CurrentTrial:

@@ -168,13 +168,17 @@ class Forwarder:
             points = self._study.curves(trial.number, from_step=self._last.get(trial.number, -1) + 1)
             if points:
                 self._sink.write(f"{self._study.name}-{trial.number}", trial.params, points)
-                self._last[trial.number] = points[-1][0]
+                self._remember(trial.number, points[-1][0])
                 count += sum(len(values) for _, values in points)
+        return count
+
+    def _remember(self, trial: int, step: int) -> None:
+        """Write down at once what was sent: the next trial's may be refused."""
+        self._last[trial] = step
         self._memory.parent.mkdir(parents=True, exist_ok=True)
         draft = self._memory.with_suffix(".draft")
         draft.write_bytes(msgspec.json.encode(self._last))
         draft.replace(self._memory)
-        return count
 
 
 def memory_of(home: Path, study: Study, to: str) -> Path:

@@ -53,11 +53,6 @@ class Trial:
         return json_format.MessageToJson(self._lease, indent=None)
 
     @property
-    def lost(self) -> str:
-        """Why this process holds it no more; empty while it does."""
-        return self._lost
-
-    @property
     def reported(self) -> int:
         """The last step reported."""
         return self._reported

@@ -29,7 +29,8 @@ def kept(lacking: Mapping[str, int], able: Able, shares: Mapping[str, Share], lo
     found = dict(able)
     waiting = {
         study.id: study for studies_ in able.values() for study in studies_
-        if study.waits is not None and study.waits >= long and _below(shares.get(study.project))
+        if study.waits is not None and study.waits >= long
+        and ((share := shares.get(study.project)) is None or _below(share, share.running))
     }  # fmt: skip
     for study in sorted(waiting.values(), key=lambda s: (-(s.waits or 0.0), s.id)):
         may = [holder for holder, studies_ in found.items() if studies_.get(study, 0) > 1]
@@ -60,7 +61,7 @@ def deal(lacking: Mapping[str, int], able: Able, shares: Mapping[str, Share]) ->
         for heap in heaps.values():
             heapq.heapify(heap)
         free = lacking[holder]
-        while free and (below := [name for name in heaps if _below(shares.get(name), running.get(name))]):
+        while free and (below := [name for name in heaps if _below(shares.get(name), running.get(name, 0))]):
             name = min(below, key=wanting)
             _, study_id, weight, takes = heaps[name][0]
             if takes > free:
@@ -77,6 +78,5 @@ def deal(lacking: Mapping[str, int], able: Able, shares: Mapping[str, Share]) ->
     return dealt
 
 
-def _below(share: Share | None, running: int | None = None) -> bool:
-    """Whether a project may run more, when it runs so many (else what it ran at the beginning)."""
-    return share is None or share.most is None or (share.running if running is None else running) < share.most
+def _below(share: Share | None, running: int) -> bool:
+    return share is None or share.most is None or running < share.most

@@ -183,7 +183,7 @@ class Dispatcher:
         """Deal free slots to studies, and again to the others what a study had no task for."""
         left = {study.id: self._since_served(study) for study in hungry if study.state is StudyState.ACTIVE}
         while left:
-            lacking = {want.holder: want.n - self._taken(granted[want.holder], allowed[want.holder]) for want in wants}
+            lacking = {want.holder: want.n - _taken(granted[want.holder], allowed[want.holder]) for want in wants}
             able = {
                 want.holder: {s: takes for s in left.values() if want.project in ("", s.project)
                               and (takes := slots_for(allowed[want.holder], s.trainable, s.gpus, s.nodes))}
@@ -209,9 +209,6 @@ class Dispatcher:
                     self._served[study_id] = time.monotonic()
                 share = shares.get(project, Share(name=project))
                 shares[project] = replace(share, running=share.running + len(decided.leases))
-
-    def _taken(self, leases: Sequence[Lease], allowed: Mapping[str, Any]) -> int:
-        return sum(slots_taken(gpus_of(lease.spec), allowed.get("gpus", 0)) for lease in leases)
 
     def _since_served(self, study: Hungry) -> Hungry:
         """The study, whose wait begins again with every task that it gets."""
@@ -305,6 +302,10 @@ class Dispatcher:
             params=to_values(spec.fixed | lease.params), resume_from=lease.resume_from, resume_host=lease.resume_host, seed=spec.seed + lease.repeat, run_json=run,
             metrics=spec.metrics, ttl_seconds=self.ttl.total_seconds(),
         )  # fmt: skip
+
+
+def _taken(leases: Sequence[Lease], allowed: Mapping[str, Any]) -> int:
+    return sum(slots_taken(gpus_of(lease.spec), allowed.get("gpus", 0)) for lease in leases)
 
 
 def _is_current(want: Want, known: Mapping[str, workers.Known]) -> bool:

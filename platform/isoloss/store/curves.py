@@ -23,9 +23,9 @@ CURVES: Final[LiteralString] = """
     JOIN task ON task.id = metric_chunk.task_id,
     LATERAL unnest(chunk_steps(step0, stride, steps, cardinality("values")), "values") AS point(step, value)
     WHERE task.study_id = %(study_id)s AND task.trial_no = %(trial_no)s AND step >= %(from_step)s
+      AND coalesce(steps[cardinality("values")], step0 + stride * (cardinality("values") - 1)) >= %(from_step)s
     ORDER BY step, metric, task.level DESC, metric_chunk.epoch DESC LIMIT %(most)s"""
-MOST: Final = 5000  # points of a page
-LARGEST_PAGE: Final = 1 << 31
+MOST: Final = 20_000  # points of a page
 
 
 Batch = tuple[LeaseKey, Sequence[Series]]
@@ -61,9 +61,3 @@ async def page(
     if len(rows) > most and len(found) > 1:
         found.popitem()
     return list(found.items()), len(rows) > most
-
-
-async def curve(conn: Conn, study_id: int, trial_no: int, metric: str) -> list[tuple[int, float]]:
-    """One metric of a trial, all of it."""
-    found, _ = await page(conn, study_id, trial_no, most=LARGEST_PAGE)
-    return [(step, values[metric]) for step, values in found if metric in values]

@@ -302,13 +302,12 @@ EXPIRE_FORMER: Final[LiteralString] = """
 async def reap(conn: Conn) -> list[StudyId]:
     """End the leases that are past their deadline; returns the study of each."""
     rows = await (await conn.execute(EXPIRED)).fetchall()
-    expired = {went_on: Ending(kind="expire", went_on=went_on) for went_on in (False, True)}
-    await _end(conn, {
-        TaskId(row[0]): (
-            judge(expired[row[4]], state=TaskState(row[2]), failures=0, infra_failures=row[3], needed=()), expired[row[4]]
-        )
-        for row in rows
-    })  # fmt: skip
+    moves: dict[TaskId, tuple[Move, Ending]] = {}
+    for task_id, _, state, infra_failures, went_on in rows:
+        ending = Ending(kind="expire", went_on=went_on)
+        move = judge(ending, state=TaskState(state), failures=0, infra_failures=infra_failures, needed=())
+        moves[TaskId(task_id)] = move, ending
+    await _end(conn, moves)
     return [StudyId(row[1]) for row in rows]
 
 

@@ -26,7 +26,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self
 
 if TYPE_CHECKING:
-    from isoloss.client.blocking import Client
+    from isoloss.client.blocking import Client, Study
 
 START_SECONDS: Final = 60.0
 END_SECONDS: Final = 20.0
@@ -118,6 +118,19 @@ class Cluster:
         with psycopg.connect(self.dsn, autocommit=True) as conn:
             return conn.execute(query.encode(), values or None).fetchall()
 
+    def attempts(self, study: str) -> list[str]:
+        """How the attempts of a study ended, in order; ``runs`` for those that have not."""
+        query = """SELECT coalesce(attempt.outcome::text, 'runs') FROM attempt JOIN task ON task.id = attempt.task_id
+                   JOIN study ON study.id = task.study_id WHERE study.name = %s ORDER BY attempt.task_id, attempt.epoch"""
+        return [row[0] for row in self.rows(query, study)]
+
+    def kill_workers(self) -> None:
+        """End every worker at once."""
+        for worker in self.workers:
+            worker.process.kill()
+            worker.process.wait(END_SECONDS)
+        self.workers.clear()
+
     def start_controller(self) -> None:
         """Start the controller (again), and wait until it serves."""
         from isoloss.client.transport import wait_until_serving
@@ -185,6 +198,11 @@ class Cluster:
         worker = WorkerProcess(name=name, process=process, log=log)
         self.workers.append(worker)
         return worker
+
+
+def until_idle(study: Study, seconds: float = 30) -> None:
+    """Wait until the study has nothing more to run."""
+    wait_until(lambda: study.info().state == "idle", seconds, what=f"{study.name} idle ({study.why()})")
 
 
 def wait_until(condition: Callable[[], Any], seconds: float, *, what: str = "") -> Any:

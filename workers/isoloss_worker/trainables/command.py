@@ -21,6 +21,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
+from isoloss.client.current import DONE, PREEMPTED, stated_step
 from isoloss.errors import InvalidSpec
 from isoloss_worker.job import Failed, Job, Preempted, Reporter, Values
 from isoloss_worker.processes import die_with_parent, kill_group, kill_tree
@@ -38,8 +39,6 @@ from isoloss_worker.trainables.measured import Measured, MetricsFile
 
 LOOK_SECONDS: Final = 0.2
 GRACE_SECONDS: Final = 3.0
-PREEMPTED: Final = 75  # sysexits' EX_TEMPFAIL
-DONE: Final = "DONE"
 PLACEHOLDER: Final = re.compile(r"\{\{|\}\}|\{([A-Za-z_][\w.-]*)(?::(\w+))?\}")
 
 
@@ -133,8 +132,8 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 def saved_step(job: Job, measured: Measured, *, early: bool = False) -> int:
     """The budget reached by the state in ``save_to``: as ``DONE`` says, else the fork (or, when early, the last report)."""
-    with contextlib.suppress(OSError, ValueError):
-        return min(int((Path(job.save_to) / DONE).read_text()), job.decay_from)
+    if (stated := stated_step(Path(job.save_to))) is not None:
+        return min(stated, job.decay_from)
     if not early:
         return job.decay_from
     return min(job.budget_from if measured.step is None else measured.step, job.decay_from)

@@ -18,13 +18,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
+from isoloss.client.current import PREEMPTED
 from isoloss.errors import InvalidSpec
 from isoloss_worker.job import Failed, Job, Preempted, Reporter, Values
 from isoloss_worker.trainables.environment import METRICS_FILE, variables, write_params
 from isoloss_worker.trainables.measured import Measured, MetricsFile
 
 LOOK_SECONDS: Final = 0.2
-PREEMPTED: Final = 75  # sysexits' EX_TEMPFAIL
 
 
 class Trial:
