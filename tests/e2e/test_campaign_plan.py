@@ -53,6 +53,7 @@ def cluster() -> Iterator[Cluster]:
         yield cluster
 
 
+@pytest.mark.long
 def test_after_its_columns_a_campaign_buys_runs_up_to_its_plan_and_then_confirms(cluster: Cluster) -> None:
     with cluster.client() as client:
         campaign = client.launch_campaign(SPEC)

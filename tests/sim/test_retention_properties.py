@@ -33,7 +33,7 @@ from isoloss.search.retention import bests, spare
 from isoloss.search.search import Search
 from isoloss.search.standing import failures
 
-CASES = int(os.environ.get("ISOLOSS_CASES", "60"))
+CASES = int(os.environ.get("ISOLOSS_CASES", "30"))
 VARIANTS = (("settled", False), ("efficient", False), ("discarding", True), ("preserving", True), ("efficient", True))
 
 

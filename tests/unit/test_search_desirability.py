@@ -370,7 +370,7 @@ def test_the_expected_d_is_the_mean_over_many_draws(which: int, mean: float, dev
         Smaller(target=-4, limit=7, scale=2), Target(low=-3, target=1, high=12, scale_low=0.5, scale_high=2), Box(low=-2, high=5),
         Table(points=((-3, 0.2), (0, 0.9), (4, 0.1), (6, 1))), Harrington(at=((-3, 0.1), (6, 0.9))), Larger(limit=0, target=1e-3),
     )[which]  # fmt: skip
-    grid = mean + deviation * np.linspace(-9, 9, 400_001)
+    grid = mean + deviation * np.linspace(-9, 9, 120_001)
     density = np.exp(-0.5 * ((grid - mean) / deviation) ** 2)
     wanted = float((hard(shape, grid) ** weight * density).sum() / density.sum())
     assert float(expected(shape, np.array([mean]), np.array([deviation]), weight)[0]) == pytest.approx(wanted, abs=3e-4)

@@ -107,6 +107,7 @@ def test_batches_of_one_micro_batch_share_its_graph(tmp_path: Path, graphs: Call
     assert graphs() == 2
 
 
+@pytest.mark.long
 def test_more_shapes_than_dynamo_keeps_by_itself_are_compiled_all_the_same(
     tmp_path: Path, graphs: Callable[[], int]
 ) -> None:

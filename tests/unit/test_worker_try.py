@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import json
 import subprocess
 import sys
 import textwrap
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
+
+from isoloss_worker.rehearsal import rehearse_stdin
 
 TRAINERS = """
     import time
@@ -72,30 +77,58 @@ PROGRAM = """
 """
 
 
-def tried_program(tmp_path: Path, what: str) -> tuple[int, dict[str, dict[str, Any]]]:
-    (tmp_path / "program.py").write_text(textwrap.dedent(PROGRAM))
-    return tried(tmp_path, what, {"command": [sys.executable, "program.py", what]})
+Tried = Callable[[dict[str, Any]], tuple[int, dict[str, dict[str, Any]]]]
 
 
-def tried(tmp_path: Path, name: str, run: dict[str, Any] | None = None) -> tuple[int, dict[str, dict[str, Any]]]:
+def function(name: str) -> dict[str, Any]:
+    return {"function": f"trainers:{name}"}
+
+
+def program(what: str) -> dict[str, Any]:
+    return {"command": [sys.executable, "program.py", what]}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
     (tmp_path / "trainers.py").write_text(textwrap.dedent(TRAINERS))
-    spec = {
+    (tmp_path / "program.py").write_text(textwrap.dedent(PROGRAM))
+    return tmp_path
+
+
+@pytest.fixture
+def tried(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Tried:
+    """Try a run as the command does, but in this process: what the command imports costs more than all else."""
+    monkeypatch.chdir(folder)
+
+    def do(run: dict[str, Any]) -> tuple[int, dict[str, dict[str, Any]]]:
+        monkeypatch.setattr(sys, "stdin", io.StringIO(text_of(run)))
+        with capture_logs():
+            code = rehearse_stdin("3s")
+        return code, read(capsys.readouterr().out)
+
+    return do
+
+
+def text_of(run: dict[str, Any]) -> str:
+    return json.dumps({
         "name": "t", "space": {"lr": {"type": "float", "low": 1e-4, "high": 1e-1}}, "objective": {"metric": "val_loss"},
-        "method": {"min_budget": 6, "max_budget": 18}, "run": run or {"function": f"trainers:{name}"},
-    }  # fmt: skip
-    command = [sys.executable, "-m", "isoloss_worker", "try", "--patience", "3s"]
-    done = subprocess.run(command, input=json.dumps(spec), cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert done.returncode in (0, 1), done.stderr
-    assert "Traceback" not in done.stderr
-    said = [json.loads(line) for line in done.stdout.splitlines()]
+        "method": {"min_budget": 6, "max_budget": 18}, "run": run,
+    })  # fmt: skip
+
+
+def read(stdout: str) -> dict[str, dict[str, Any]]:
+    said = [json.loads(line) for line in stdout.splitlines()]
     checks = {one["what"]: one for one in said if "what" in one}
     assert all(bool(check["change"]) != check["ok"] for check in checks.values()), "every ✗ says what to change"
-    return done.returncode, checks | {key: value for one in said if "price" in one for key, value in one.items()}
+    return checks | {key: value for one in said if "price" in one for key, value in one.items()}
 
 
-def test_a_trainer_that_keeps_the_contract_passes_every_check(tmp_path: Path) -> None:
-    code, checks = tried(tmp_path, "good")
-    assert code == 0
+def test_a_trainer_that_keeps_the_contract_passes_every_check(folder: Path) -> None:
+    command = [sys.executable, "-m", "isoloss_worker", "try", "--patience", "3s"]
+    text = text_of(function("good"))
+    done = subprocess.run(command, input=text, cwd=folder, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    checks = read(done.stdout)
     price = checks.pop("price")
     assert all(check["ok"] for check in checks.values())
     assert (price["tasks"], price["budget"], price["unit"]) == (4, 30, "steps")
@@ -117,8 +150,8 @@ def test_a_trainer_that_keeps_the_contract_passes_every_check(tmp_path: Path) ->
         ("raises", "it runs to its end", "RuntimeError: out of luck"),
     ],
 )
-def test_each_way_of_breaking_the_contract_has_its_own_cross(tmp_path: Path, name: str, what: str, detail: str) -> None:
-    code, checks = tried(tmp_path, name)
+def test_each_way_of_breaking_the_contract_has_its_own_cross(tried: Tried, name: str, what: str, detail: str) -> None:
+    code, checks = tried(function(name))
     assert code == 1
     assert [key for key, check in checks.items() if not check.get("ok", True)] == [what]
     assert detail in checks[what]["detail"]
@@ -133,7 +166,7 @@ def test_a_spec_that_cannot_be_read_is_wrong_usage(text: str, sentence: str) -> 
 
 
 @pytest.mark.parametrize(
-    ("program", "what", "detail", "change"),
+    ("word", "what", "detail", "change"),
     [
         ("ignores_its_budget", "it runs to its end", "reported step 7, and its budget_to is 6", "Stop at budget_to"),
         ("silent", "metrics come", "val_loss is missing; 0 reports", '{"step": 6, "val_loss": 1.5}'),
@@ -145,24 +178,24 @@ def test_a_spec_that_cannot_be_read_is_wrong_usage(text: str, sentence: str) -> 
     ],
 )
 def test_each_bad_program_has_its_own_cross_and_is_told_what_to_change(
-    tmp_path: Path, program: str, what: str, detail: str, change: str
+    tried: Tried, word: str, what: str, detail: str, change: str
 ) -> None:
-    code, checks = tried_program(tmp_path, program)
+    code, checks = tried(program(word))
     assert code == 1
     assert [key for key, check in checks.items() if not check.get("ok", True)] == [what]
     assert detail in checks[what]["detail"]
     assert change in checks[what]["change"]
 
 
-@pytest.mark.parametrize("program", ["rewrites", "long_lines", "forks"])
-def test_what_the_worker_copes_with_is_no_cross(tmp_path: Path, program: str) -> None:
-    code, checks = tried_program(tmp_path, program)
+@pytest.mark.parametrize("word", ["rewrites", "long_lines", "forks"])
+def test_what_the_worker_copes_with_is_no_cross(tried: Tried, word: str) -> None:
+    code, checks = tried(program(word))
     assert (code, checks["metrics come"]["detail"].startswith("6 reports")) == (0, True)
-    assert ("was written anew" in checks["metrics come"]["detail"]) == (program == "rewrites")
+    assert ("was written anew" in checks["metrics come"]["detail"]) == (word == "rewrites")
 
 
-def test_a_program_that_saves_when_asked_goes_on_from_there(tmp_path: Path) -> None:
-    code, checks = tried_program(tmp_path, "saves_when_asked")
+def test_a_program_that_saves_when_asked_goes_on_from_there(tried: Tried) -> None:
+    code, checks = tried(program("saves_when_asked"))
     assert code == 0
     said = checks["it leaves when asked to"]["detail"].partition(": it saved and exited with 75; begins again at ")
     assert said[0].startswith("SIGTERM at ") and 3 <= int(said[2]) < 6

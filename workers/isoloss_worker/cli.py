@@ -128,3 +128,11 @@ def configure_logs(*, json: bool) -> None:
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
     )  # fmt: skip
+
+    class Through(logging.Handler):
+        """What libraries log, the client's among them, in the same shape."""
+
+        def emit(self, record: logging.LogRecord) -> None:
+            structlog.get_logger().log(record.levelno, record.getMessage(), logger=record.name)
+
+    logging.basicConfig(handlers=[Through()], level=logging.WARNING, force=True)

@@ -6,6 +6,7 @@ its lease for it. A worker that cannot reach the controller trains on; it stops 
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -13,7 +14,6 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 import grpc
-import structlog
 
 from isoloss.client.credentials import found
 from isoloss.domain.lease import Checkpoint, LeaseKey
@@ -21,7 +21,7 @@ from isoloss.v1 import common_pb2 as pb
 from isoloss.v1 import work_pb2, work_pb2_grpc
 from isoloss.wire.values import to_checkpoint, to_key, to_series
 
-log = structlog.get_logger()
+log = logging.getLogger(__name__)  # a program's own stdout is not ours to write on
 BEATS: Final = 5  # per lease: four may be lost
 REPORT_SECONDS: Final = 1.0
 MOST_POINTS: Final = 1000
@@ -224,9 +224,9 @@ class Pulse:
         except grpc.RpcError as error:
             code = error.code()
             if code in TRANSIENT:
-                log.debug("pulse.missed", error=str(error))
+                log.debug("pulse.missed: %s", error)
             else:
-                log.warning("pulse.refused", code=code.name, error=error.details())
+                log.warning("pulse.refused: %s %s", code.name, error.details())
             return code
 
     def _hear(self, reply: work_pb2.AckReply) -> None:

@@ -8,6 +8,7 @@ a trial stopped before its budget would be ranked beside those that ran to it.
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import time
 from collections.abc import Mapping
@@ -15,7 +16,6 @@ from pathlib import Path
 from typing import Any, Final
 
 import msgspec
-import structlog
 from ray.tune.result import AUTO_RESULT_KEYS
 from ray.tune.search import Searcher
 
@@ -23,7 +23,7 @@ from isoloss.client.blocking import Client, Study, connect
 from isoloss.client.held import Trial
 from isoloss.errors import InvalidSpec, IsolossError, LeaseLost, Unreachable
 
-log = structlog.get_logger()
+log = logging.getLogger(__name__)
 ITERATION: Final = "training_iteration"
 KEY: Final = "isoloss"
 PAUSE_SECONDS: Final = 0.2  # between two questions that had no trial: Tune asks at each turn of its loop
@@ -116,7 +116,7 @@ class IsolossSearch(Searcher):
             self._tell_all()
             trial, idle = self.study.ask_or_idle()
         except Unreachable as error:  # what runs goes on
-            log.warning("controller.unreachable", error=error.message)
+            log.warning("controller.unreachable: %s", error.message)
             trial, idle = None, False
         if trial is None:
             self._not_before = time.monotonic() + PAUSE_SECONDS
@@ -209,7 +209,7 @@ class IsolossSearch(Searcher):
             except Unreachable:
                 raise
             except IsolossError as error:  # somebody else has it, or it was told by the driver before this one
-                log.warning("result.not_told", trial=trial.number, level=trial.level, error=str(error))
+                log.warning("result.not_told: trial %d, level %d: %s", trial.number, trial.level, error)
             del self._untold[name], self._held[name]
 
 
