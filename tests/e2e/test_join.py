@@ -161,8 +161,8 @@ def test_the_other_files_are_what_their_clusters_read(capsys: pytest.CaptureFixt
     assert pod["volumes"][1]["persistentVolumeClaim"]["claimName"] == claim["metadata"]["name"]
     assert run(["worker", "template", "ray", "--nodes", "2", "--gpus", "1", "--allow-command", 'python "a b.py"']) == 0
     source = capsys.readouterr().out
-    compile(source, "ray.py", "exec")
-    assert "num_gpus=1" in source and "range(2)" in source and "'python \"a b.py\"'" in source
+    assert subprocess.run(["bash", "-n"], input=source, text=True, check=False).returncode == 0
+    assert """--workers "${1:-2}" --gpus 1 --slots auto --allow-command 'python "a b.py"'""" in source
     assert run(["worker", "template", "slurm", "--trial-nodes", "2", "--gpus", "8"]) == 0
     pair = capsys.readouterr().out
     assert "#SBATCH --nodes=2\n#SBATCH --ntasks-per-node=1\n#SBATCH --gpus-per-node=8" in pair and "--nodes 2 &" in pair

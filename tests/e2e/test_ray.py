@@ -1,7 +1,11 @@
-"""Ray Tune asks a real controller, on a real local Ray in processes of its own: to the end, wrongly, and over a killed driver."""
+"""On a real local Ray, in processes of its own: Ray Tune asks a controller, and a pool of actors works for one; both are killed."""
 
 from __future__ import annotations
 
+import contextlib
+import json
+import os
+import signal
 import subprocess
 import sys
 import textwrap
@@ -13,7 +17,7 @@ from typing import Any
 import pytest
 
 from isoloss.client.blocking import Client, Study
-from isoloss.testing.cluster import Cluster, wait_until
+from isoloss.testing.cluster import Cluster, free_port, wait_until
 
 pytestmark = [
     pytest.mark.ray,
@@ -57,9 +61,24 @@ DRIVER = """
 """
 
 
+TRAINER = """
+    import time
+    def main(trial):
+        with open("begun", "a") as file:
+            file.write(f"{trial.budget_from}\\n")
+        for step in trial.steps():
+            time.sleep(0.2)
+            trial.report(step, val_loss=trial.params["lr"] + 1 / step)
+            (trial.save_to / "draft").write_text(str(step))
+            (trial.save_to / "draft").replace(trial.save_to / "DONE")
+"""
+OWN = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_TOKEN": "0" * 64}
+
+
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
     with Cluster(lease_seconds=5) as cluster:
+        (cluster.home / "trainer.py").write_text(textwrap.dedent(TRAINER))
         (cluster.home / "driver.py").write_text(textwrap.dedent(DRIVER))
         yield cluster
 
@@ -82,12 +101,12 @@ def create(client: Client, name: str) -> Study:
 def drive(cluster: Cluster, study: str, *more: str, seconds: float = 0.0, metric: str = "val_loss") -> Any:
     """A driver in a session of its own, so that its Ray can be ended with it."""
     own = {
-        "RAY_USAGE_STATS_ENABLED": "0",
+        **OWN,
         "RAY_AUTH_MODE": "token",
         "HOME": str(cluster.home),
         "RAY_TRAIN_V2_ENABLED": "1",
+        "TUNE_GLOBAL_CHECKPOINT_S": "1",
     }
-    own |= {"TUNE_GLOBAL_CHECKPOINT_S": "1", "RAY_AUTH_TOKEN": "0" * 64}
     with (cluster.home / f"{study}.log").open("ab") as sink:
         return subprocess.Popen(
             [sys.executable, "driver.py", study, str(cluster.home / f"{study}-ray"), str(seconds), metric, *more],
@@ -142,3 +161,84 @@ def test_a_killed_driver_loses_nothing_that_was_told(cluster: Cluster, client: C
     assert study.info().state == "idle" and study.info().reserved == 0
     after = done(study)
     assert before.items() <= after.items() and len(after) > len(before)
+
+
+@contextlib.contextmanager
+def head(cluster: Cluster, auth: str) -> Iterator[dict[str, str]]:
+    """A Ray of two CPUs, and the environment of who is to speak to it."""
+    environment = {**cluster.environment, **OWN, "HOME": str(cluster.home), "PYTHONPATH": str(cluster.home)}
+    address = f"127.0.0.1:{free_port()}"
+    command = [
+        "ray",
+        "start",
+        "--head",
+        f"--port={address.partition(':')[2]}",
+        "--num-cpus=2",
+        "--include-dashboard=false",
+    ]
+    scripts = str(Path(sys.executable).parent)
+    environment["PATH"] = f"{scripts}:{os.environ['PATH']}"
+    subprocess.run(command, env=environment | {"RAY_AUTH_MODE": auth}, check=True, capture_output=True, timeout=90)
+    try:
+        yield environment | {"POOL_CLUSTER": address}
+    finally:
+        subprocess.run(["ray", "stop", "--force"], env=environment, check=False, capture_output=True, timeout=60)
+
+
+def pool(environment: dict[str, str], workers: int, *words: str) -> tuple[int, Any]:
+    command = [sys.executable, "-m", "isoloss.cli", "worker", "ray", "--workers", str(workers), "--json", *words]
+    command += ["--cluster", environment["POOL_CLUSTER"]]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=120)
+    return done.returncode, json.loads(done.stdout) if done.stdout else done.stderr
+
+
+def actors() -> set[int]:
+    """The processes of Ray actors in which a worker runs."""
+    children = subprocess.run(["pgrep", "-f", "isoloss_worker.child"], capture_output=True, text=True, check=False)
+    parents = {
+        int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1]) for pid in children.stdout.split()
+    }
+    return {pid for pid in parents if b"ray::" in Path(f"/proc/{pid}/cmdline").read_bytes()}
+
+
+def test_a_pool_of_actors_that_are_killed_comes_back_and_goes_on_where_they_were(
+    cluster: Cluster, client: Client
+) -> None:
+    with head(cluster, "token") as environment:
+        allow = ("--allow", "trainer:main")
+        code, said = pool(environment, 2, *allow)
+        assert (code, said["joined"], said["refused"]) == (0, ["pool-0", "pool-1"], {})
+        study = client.launch_study({
+            "name": "pooled", "space": {"lr": {"type": "float", "low": 1e-3, "high": 1e-1}}, "objective": {"metric": "val_loss"},
+            "method": {"name": "fixed", "budget": 40, "sampler": "random"}, "limits": {"trials": 2},
+            "run": {"function": "trainer:main", "cwd": str(cluster.home)},
+        })  # fmt: skip
+        wait_until(
+            lambda: min((len(study.curves(n)) for n in (0, 1) if study.info().trials == 2), default=0) > 5,
+            30,
+            what="steps",
+        )
+        before = actors()
+        assert len(before) == 2
+        for pid in before:
+            os.kill(pid, signal.SIGKILL)
+        wait_until(lambda: study.info().state == "idle", 90, what="the end of the study")
+        assert len(done(study)) == 2
+        assert sorted(cluster.attempts("pooled")) == ["expired", "expired", "ok", "ok"]
+        begun = [int(line) for line in (cluster.home / "begun").read_text().split()]
+        assert begun[:2] == [0, 0] and len(begun) == 4 and min(begun[2:]) > 3
+        assert len(actors()) == 2 and not actors() & before
+        assert pool(environment, 1, *allow)[1]["left"] == ["pool-1"]
+        assert pool(environment, 0)[1]["left"] == ["pool-0"]
+        assert not actors()
+
+
+def test_a_ray_that_asks_nobody_for_a_token_is_refused_and_a_worker_that_cannot_join_says_why(cluster: Cluster) -> None:
+    with head(cluster, "disabled") as environment:
+        code, said = pool(environment, 1)
+        assert code == 4 and "This Ray asks for no token: whoever reaches it may run anything" in said
+        nobody = f"127.0.0.1:{free_port()}"
+        code, said = pool(environment, 1, "--insecure", "--address", nobody)
+        assert code == 1 and said["joined"] == [] and nobody in said["refused"]["pool-0"]
+    code, said = pool(environment, 1)
+    assert code == 5 and "There is no Ray at" in said

@@ -84,7 +84,8 @@ def test_a_whole_checkpoint_is_resumed_from(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "flaw"),
     [("none", None), ("shorter", "state has 2 bytes instead of 3"), ("gone", "state has no bytes instead of 3"),
-     ("changed", "state is not what was saved, by its SHA-256 sum"), ("empty", "it is not there, or empty")],
+     ("changed", "state is not what was saved, by its SHA-256 sum"), ("empty", "it is not there, or empty"),
+     ("went on", None)],
 )  # fmt: skip
 def test_a_checkpoint_that_is_torn_or_gone_on_the_machine_that_saved_it_is_given_up(
     tmp_path: Path, damage: str, flaw: str | None
@@ -101,6 +102,9 @@ def test_a_checkpoint_that_is_torn_or_gone_on_the_machine_that_saved_it_is_given
             (folder / "state").write_text("xyz")
         case "empty":
             checkpoint.discard(folder)
+        case "went on":  # killed before it could tell
+            (folder / "state").write_text("abcdef")
+            (folder / "DONE").write_text("5")
     refusal = Attempt.of(lease(resume_from=str(folder), resume_host=socket.gethostname())).refusal(begin_again=False)
     if flaw is None:
         assert refusal is None

@@ -51,6 +51,11 @@ TRAINERS = """
         trial.report(2, val_loss=1.0)
         (trial.save_to / "state").write_text("x")
         sys.exit(75)
+    def saves(trial):
+        for step in (1, 2):
+            (trial.save_to / "DONE").write_text(str(step))
+            time.sleep(0.5)
+        return 1.0
     def sleeps(trial):
         trial.report(1, val_loss=1.0)
         time.sleep(60)
@@ -94,9 +99,9 @@ def ignore(message: Measured | Saved) -> None:
     pass
 
 
-def run_all(*jobs: Job) -> list[Ended | Stopped]:
+def run_all(*jobs: Job, listen: Listen = ignore) -> list[Ended | Stopped]:
     async def body(slot: Slot) -> list[Ended | Stopped]:
-        return [await slot.run(one, ignore, never()) for one in jobs]
+        return [await slot.run(one, listen, never()) for one in jobs]
 
     return in_slot(body)  # type: ignore[no-any-return]
 
@@ -160,6 +165,12 @@ def test_a_death_is_a_failure_and_the_slot_lives_on(folder: Path, name: str, sen
     assert isinstance(died, Ended) and isinstance(after, Ended)
     assert (died.kind, died.retryable, died.message.partition("\n")[0]) == ("fail", True, sentence)
     assert after.kind == "complete"
+
+
+def test_what_a_function_saves_in_mid_run_is_told_step_by_step(folder: Path) -> None:
+    heard: list[Measured | Saved] = []
+    run_all(job(folder, "saves"), listen=heard.append)
+    assert heard == [Saved(1), Saved(2)]
 
 
 def test_a_function_that_exits_75_was_preempted_and_has_saved(folder: Path) -> None:

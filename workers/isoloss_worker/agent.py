@@ -1,7 +1,7 @@
 """The agent: registers, leases a task for every free slot, and tells how each ended.
 
 It outlives its controller: while nobody answers it trains on, keeps its endings, and asks again. It leaves when told to:
-on SIGTERM or SIGINT its trainers are asked to save and their tasks are given back; when the controller drains it, it
+to ``release``, its trainers are asked to save and their tasks are given back; when the controller drains it, it
 finishes what it holds. Leases are renewed by a thread of their own (``client.pulse``), whatever the loop does.
 """
 
@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import signal
 import socket
 import time
 import uuid
@@ -78,12 +77,11 @@ class Agent:
         self._leaving = ""  # "" | "finish" what is held | "release" it
         self._gave_up: Unreachable | WrongState | None = None
 
-    async def run(self) -> None:
+    async def run(self, joined: Callable[[], None] = lambda: None) -> None:
         """Work until told to leave; raises ``Unreachable`` after long without a controller and without work."""
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self.leave, "release")
         await self._register()
+        joined()
         drained = _threadsafe(loop, self.leave, "finish")
         self._pulse = Pulse(
             self._address, worker_id=self._name, on_drain=drained, checkpoint_root=f"{self._cleaner.root}/",

@@ -71,7 +71,7 @@ class Attempt:
         torn is lost to all, and the trial goes on from the checkpoint before it.
         """
         path, saver, here = self.lease.resume_from, self.lease.resume_host, socket.gethostname()
-        if not path or not (flaw := checkpoint.flaw(Path(path))):
+        if not path or not (flaw := checkpoint.flaw(Path(path), self.lease.budget_from, self.lease.decay_from)):
             return None
         if not Path(path).exists() and saver != here and not begin_again:
             return Ending(

@@ -45,13 +45,13 @@ def reached(folder: str, registered: int, most: int) -> int:
     return registered if stated is None or not registered < stated <= most else stated
 
 
-def flaw(folder: Path) -> str:
-    """Why nobody can resume from the folder, in words; empty when it is as it was sealed."""
+def flaw(folder: Path, registered: int, most: int) -> str:
+    """Why nobody can resume from the folder, in words; empty when it is as it was sealed, or at a later step by ``DONE``."""
     found = manifest(folder)
     if not found:
         return "it is not there, or empty"
-    if not beside(folder).exists():
-        return ""
+    if not beside(folder).exists() or reached(str(folder), registered, most) > registered:
+        return ""  # the trainer went on before it was killed: its files are no more those of the manifest, and complete
     try:
         sealed = msgspec.json.decode(beside(folder).read_bytes(), type=dict[str, int])
     except msgspec.DecodeError as error:

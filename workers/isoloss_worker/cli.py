@@ -1,13 +1,15 @@
-"""``python -m isoloss_worker``: run a worker, or try a spec without any service."""
+"""``python -m isoloss_worker``: run a worker, a pool of them on Ray, or try a spec without any service."""
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import os
+import signal
 import socket
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from isoloss.errors import InvalidSpec, IsolossError
@@ -25,10 +27,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if words[:1] == ["try"]:
             from isoloss_worker.rehearsal import PATIENCE, rehearse_stdin
 
-            parser = argparse.ArgumentParser(prog="isoloss-worker try")
-            parser.add_argument("--patience", default=PATIENCE, help="how long a run may say nothing")
-            return rehearse_stdin(parser.parse_args(words[1:]).patience)
-        return _work(_parser().parse_args(words))
+            trying = argparse.ArgumentParser(prog="isoloss-worker try")
+            trying.add_argument("--patience", default=PATIENCE, help="how long a run may say nothing")
+            return rehearse_stdin(trying.parse_args(words[1:]).patience)
+        if words[:1] == ["ray"]:
+            from isoloss_worker.ray_pool import scale
+
+            return scale(words[1:])
+        return _work(parser().parse_args(words))
     except IsolossError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
@@ -36,12 +42,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def parser() -> argparse.ArgumentParser:
+    """The words of a worker."""
+    words = argparse.ArgumentParser(
         prog="isoloss-worker",
-        description="Runs leased tasks in warm child processes. `isoloss-worker try < spec.json` tries a spec instead.",
+        description="Runs leased tasks in warm child processes. `try < spec.json` tries a spec instead, `ray` makes a pool.",
     )
-    add = parser.add_argument
+    add = words.add_argument
     add("--address", help="the controller; otherwise ISOLOSS_ADDRESS, otherwise this user's local one")
     add("--slots", default="auto", help="tasks at once: a number, or auto (the GPUs, else one)")
     add("--gpus", default="auto", help="the GPUs it shares out to its slots: auto (those it sees), none, or names: 0,1")
@@ -51,10 +58,12 @@ def _parser() -> argparse.ArgumentParser:
     add("--allow-everything", action="store_true", help="run whatever this user's own specs name")
     add("--nodes", type=int, default=1, help="nodes that one task may span: those of the Slurm job it is started in")
     add("--begin-again", action="store_true", help="begin a trial again whose checkpoint is on another machine's disk")
-    return parser
+    return words
 
 
-def _work(flags: argparse.Namespace) -> int:
+@contextlib.contextmanager
+def built(flags: argparse.Namespace) -> Iterator[Callable[[], Agent]]:
+    """How to build the agent, inside the loop, where gRPC wants its channel made; its GPUs are held against other workers."""
     from isoloss.client.locate import find_address
     from isoloss_worker import gpus
     from isoloss_worker.agent import Agent
@@ -69,19 +78,22 @@ def _work(flags: argparse.Namespace) -> int:
     )
     name = flags.name or f"{socket.gethostname()}-{os.getpid()}"
     with gpus.held(tuple(dict.fromkeys(gpu_ids))):
-        asyncio.run(
-            _run(
-                lambda: Agent(
-                    address, name=name, slots=slots, allowed=allowed, begin_again=flags.begin_again, nodes=nodes
-                )
-            )
+        yield lambda: Agent(
+            address, name=name, slots=slots, allowed=allowed, begin_again=flags.begin_again, nodes=nodes
         )
+
+
+def _work(flags: argparse.Namespace) -> int:
+    with built(flags) as build:
+        asyncio.run(_until_signalled(build))
     return 0
 
 
-async def _run(build: Callable[[], Agent]) -> None:
-    """Build the agent inside the loop, where gRPC wants its channel made, and run it."""
-    await build().run()
+async def _until_signalled(build: Callable[[], Agent]) -> None:
+    agent, loop = build(), asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, agent.leave, "release")
+    await agent.run()
 
 
 def spanned(nodes: int, gpu_ids: GpuIds, environment: Mapping[str, str]) -> int:

@@ -23,24 +23,28 @@ Allow = Annotated[
 AllowCommand = Annotated[
     tuple[str, ...], Parameter(help="A command prefix this worker may run.", consume_multiple=False)
 ]
+AllowEverything = Annotated[bool, Parameter(negative="", help="Run whatever this user's own specs name.")]
+Slots = Annotated[str, Parameter(help="Tasks at once: a number, or auto (the GPUs, else one).")]
+Join = Annotated[str | None, Parameter(help="A file `isoloss up` wrote: address, CA and token; mode 600.")]
+BeginAgain = Annotated[
+    bool, Parameter(negative="", help="Begin a trial again whose checkpoint is on another machine's disk.")
+]
 
 
 @app.command
 def start(
     *,
-    slots: Annotated[str, Parameter(help="Tasks at once: a number, or auto (the GPUs, else one).")] = "auto",
+    slots: Slots = "auto",
     gpus: Annotated[
         str, Parameter(help="Its GPUs: auto (those it sees), none, or names: 0,1 or GPU-… or MIG-….")
     ] = "auto",
     name: Annotated[str | None, Parameter(help="The worker's name; otherwise host and pid.")] = None,
     allow: Allow = (),
     allow_command: AllowCommand = (),
-    allow_everything: Annotated[bool, Parameter(negative="", help="Run whatever this user's own specs name.")] = False,
+    allow_everything: AllowEverything = False,
     nodes: Annotated[int, Parameter(help="Nodes that one task may span: those of the Slurm job it is started in.")] = 1,
-    begin_again: Annotated[
-        bool, Parameter(negative="", help="Begin a trial again whose checkpoint is on another machine's disk.")
-    ] = False,
-    join: Annotated[str | None, Parameter(help="A file `isoloss up` wrote: address, CA and token; mode 600.")] = None,
+    begin_again: BeginAgain = False,
+    join: Join = None,
     address: Address = None,
 ) -> None:
     """Run a worker here until Ctrl-C or SIGTERM, which let its tasks be given back. The built-in GPT is always allowed."""
@@ -49,15 +53,67 @@ def start(
         os.environ["ISOLOSS_JOIN"] = str(Path(join).expanduser().absolute())
         for name_ in ("ISOLOSS_TOKEN", "ISOLOSS_TOKEN_FILE"):
             os.environ.pop(name_, None)
-    command = [sys.executable, "-m", "isoloss_worker", "--address", find_address(address), "--slots", slots]
-    command += ["--gpus", gpus]
+    command = [sys.executable, "-m", "isoloss_worker", "--gpus", gpus, "--nodes", str(nodes)]
     command += ["--name", name] if name else []
-    command += [word for function in allow for word in ("--allow", function)]
-    command += [word for prefix in allow_command for word in ("--allow-command", prefix)]
-    command += ["--allow-everything"] if allow_everything else []
-    command += ["--nodes", str(nodes)]
-    command += ["--begin-again"] if begin_again else []
+    command += _words(address, slots, allow, allow_command, everything=allow_everything, again=begin_again)
     os.execv(sys.executable, command)  # noqa: S606 - from here on this process is the worker
+
+
+@app.command
+def ray(
+    *,
+    workers: Annotated[int, Parameter(help="How many the pool has afterwards; 0 ends it.")],
+    pool: Annotated[str, Parameter(help="The pool's name.")] = "pool",
+    gpus: Annotated[int, Parameter(help="GPUs of each worker; a trial of several takes them of one.")] = 0,
+    cpus: Annotated[float, Parameter(help="CPUs of each, as Ray counts them.")] = 1.0,
+    slots: Slots = "auto",
+    allow: Allow = (),
+    allow_command: AllowCommand = (),
+    allow_everything: AllowEverything = False,
+    begin_again: BeginAgain = False,
+    join: Annotated[
+        str | None, Parameter(help="The file of a worker's join (mode 600); it has to lie there on every node.")
+    ] = None,
+    cluster: Annotated[str, Parameter(help="Ray's address, host:port; auto: of the one on this machine.")] = "auto",
+    insecure: Annotated[
+        bool, Parameter(negative="", help="Also on a Ray that asks nobody for a token: then who reaches it owns it.")
+    ] = False,
+    patience: Annotated[str, Parameter(help="How long to wait for the workers to join.")] = "60s",
+    address: Address = None,
+    output: Output = Output(),  # noqa: B008 - frozen
+) -> None:
+    """Workers on a Ray cluster: detached actors, which Ray starts again when they are killed. Said again, it changes their number."""
+    from isoloss.domain.quantity import parse_duration
+
+    command = [sys.executable, "-m", "isoloss_worker", "ray", "--workers", str(workers), "--pool", pool]
+    command += ["--cluster", cluster, "--ray-gpus", str(gpus), "--cpus", str(cpus)]
+    command += ["--patience", str(parse_duration(patience, "--patience"))]
+    command += ["--insecure"] if insecure else []
+    command += ["--json"] if output.json else []
+    if join is not None:
+        file = Path(join).expanduser().absolute()
+        address = address or read_join(join).address
+        command += ["--join-file", str(file)]
+    if workers > 0:
+        command += _words(address, slots, allow, allow_command, everything=allow_everything, again=begin_again)
+    os.execv(sys.executable, command)  # noqa: S606 - as above
+
+
+def _words(
+    address: str | None,
+    slots: str,
+    functions: tuple[str, ...],
+    prefixes: tuple[str, ...],
+    *,
+    everything: bool,
+    again: bool,
+) -> list[str]:
+    """What every worker's command line says."""
+    words = ["--address", find_address(address), "--slots", slots]
+    words += [word for function in functions for word in ("--allow", function)]
+    words += [word for prefix in prefixes for word in ("--allow-command", prefix)]
+    words += ["--allow-everything"] if everything else []
+    return words + (["--begin-again"] if again else [])
 
 
 @app.command(name="ls")

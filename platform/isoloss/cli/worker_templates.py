@@ -96,51 +96,15 @@ spec:
     requests: {{storage: 100Gi}}
 """
 
-RAY: Final = '''"""Workers of isoloss on a Ray cluster, one detached actor a node's GPUs: ISOLOSS_JOIN=~/worker.join python this-file
-
-Ray has to ask for a token of its own (RAY_AUTH_MODE=token) wherever others reach it. An actor that is killed is started again
-by Ray; what it held is leased again when its lease is over, or at once when it comes back under its name.
+RAY: Final = """#!/bin/bash
+# Workers of isoloss on a Ray cluster, each {resources}: run this on one of its nodes (or by `ray job submit -- bash this-file`).
+# Where this file's worker.join lies, it has to lie on every node, mode 600; isoloss and your trainer are in the cluster's Python.
+# They are detached: they outlive this command, and Ray starts again those that are killed. Other numbers change the pool, 0 ends it.
+set -euo pipefail
+export RAY_AUTH_MODE=token  # start the cluster so: one that asks for no token is refused
+: "${{ISOLOSS_JOIN:?say where worker.join lies}}"
+exec isoloss worker ray --join "$ISOLOSS_JOIN" --workers "${{1:-{nodes}}}" --gpus {gpus} --slots {slots}{allow}
 """
-
-import os
-import pathlib
-import signal
-import subprocess
-import sys
-
-import ray
-
-
-@ray.remote(num_gpus={gpus}, max_restarts=-1, max_task_retries=-1)
-class Agent:
-    """Holds a worker process, and ends with it."""
-
-    def __init__(self, name: str, join: bytes) -> None:
-        file = pathlib.Path.home() / f".isoloss-{{name}}.join"
-        file.touch(mode=0o600)
-        file.write_bytes(join)
-        command = [sys.executable, "-m", "isoloss.cli", "worker", "start", "--join", str(file), "--name", name, "--slots", "{slots}"{allow}]
-        self.process = subprocess.Popen(command)
-
-    def wait(self) -> int:
-        """Until the worker leaves."""
-        return self.process.wait()
-
-    def leave(self) -> int:
-        """Give the tasks back and leave."""
-        self.process.send_signal(signal.SIGTERM)
-        return self.process.wait()
-
-
-if __name__ == "__main__":
-    ray.init(address="auto")
-    join = pathlib.Path(os.environ["ISOLOSS_JOIN"]).expanduser().read_bytes()
-    agents = [
-        Agent.options(name=f"isoloss-{{n}}", lifetime="detached", get_if_exists=True).remote(f"ray-{{n}}", join) for n in range({nodes})
-    ]
-    print(f"{{len(agents)}} workers; `ray.get_actor('isoloss-0')` finds one")
-    ray.get([agent.wait.remote() for agent in agents])
-'''
 
 
 def template(
@@ -184,7 +148,7 @@ def template(
                 **given, gpus=f", nvidia.com/gpu: {gpus}" if gpus else "", allow=shell.replace('"', '\\"')
             )
         case "ray":
-            text = RAY.format(**given, gpus=gpus, allow="".join(f", {word!r}" for word in words))
+            text = RAY.format(**given, gpus=gpus, allow=shell, resources=f"with {gpus} GPUs" if gpus else "with a CPU")
     if out is not None:
         out.write_text(text)
     show(

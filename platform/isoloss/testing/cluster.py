@@ -65,7 +65,7 @@ class Cluster:
         self.lease_seconds = lease_seconds
         self.fsync = fsync
         self.home = Path()
-        self.address = f"127.0.0.1:{_free_port()}"
+        self.address = f"127.0.0.1:{free_port()}"
         self.workers: list[WorkerProcess] = []
         self._environment = dict(environment or {})
         self._controller: subprocess.Popen[bytes] | None = None
@@ -215,7 +215,8 @@ def wait_until(condition: Callable[[], Any], seconds: float, *, what: str = "") 
     raise AssertionError(f"{what or 'The condition'} did not come true within {seconds:g} s.")
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port of the loopback that nobody listens on now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

@@ -21,7 +21,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-from isoloss.client.current import DONE, PREEMPTED, stated_step
+from isoloss.client.current import PREEMPTED
 from isoloss.errors import InvalidSpec
 from isoloss_worker.job import Failed, Job, Preempted, Reporter, Values
 from isoloss_worker.processes import die_with_parent, kill_group, kill_tree
@@ -35,7 +35,7 @@ from isoloss_worker.trainables.environment import (
     variables,
     write_params,
 )
-from isoloss_worker.trainables.measured import Measured, MetricsFile
+from isoloss_worker.trainables.measured import Measured, MetricsFile, Saves, saved_step
 
 LOOK_SECONDS: Final = 0.2
 GRACE_SECONDS: Final = 3.0
@@ -109,14 +109,12 @@ def _watch(
     process: subprocess.Popen[bytes], file: MetricsFile, measured: Measured, job: Job, reporter: Reporter
 ) -> None:
     """Until the program ends: report its metrics and its checkpoint as they come; what loses the run ends it."""
-    done, registered = Path(job.save_to) / DONE, None
+    saves = Saves(job, measured, reporter)
     while True:
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(LOOK_SECONDS)
         file.take_new(last=process.returncode is not None)
-        if done.exists() and (step := saved_step(job, measured)) != registered:
-            registered = step
-            reporter.checkpoint(step)
+        saves.look()
         if measured.lost is not None:
             _end(process)
             raise measured.lost
@@ -128,15 +126,6 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     process.terminate()
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(GRACE_SECONDS)
-
-
-def saved_step(job: Job, measured: Measured, *, early: bool = False) -> int:
-    """The budget reached by the state in ``save_to``: as ``DONE`` says, else the fork (or, when early, the last report)."""
-    if (stated := stated_step(Path(job.save_to))) is not None:
-        return min(stated, job.decay_from)
-    if not early:
-        return job.decay_from
-    return min(job.budget_from if measured.step is None else measured.step, job.decay_from)
 
 
 def judge_exit(code: int, job: Job, measured: Measured, *, asked: bool) -> Values:

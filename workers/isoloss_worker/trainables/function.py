@@ -22,7 +22,7 @@ from isoloss.client.current import PREEMPTED
 from isoloss.errors import InvalidSpec
 from isoloss_worker.job import Failed, Job, Preempted, Reporter, Values
 from isoloss_worker.trainables.environment import METRICS_FILE, variables, write_params
-from isoloss_worker.trainables.measured import Measured, MetricsFile
+from isoloss_worker.trainables.measured import Measured, MetricsFile, Saves, saved_step
 
 LOOK_SECONDS: Final = 0.2
 
@@ -61,7 +61,7 @@ def run_function(job: Job, reporter: Reporter) -> Values:
         Path(job.save_to).mkdir(parents=True, exist_ok=True)
         measured = Measured(job, reporter)
         file = MetricsFile(Path(scratch) / METRICS_FILE, measured)
-        with reporter.stop.then(_raise_preempted), _following(file):
+        with reporter.stop.then(_raise_preempted), _following(file, Saves(job, measured, reporter)):
             try:
                 returned = _call(function, Trial(job, measured))
             except SystemExit as ended:
@@ -99,8 +99,7 @@ def _call(function: Callable[..., Any], trial: Trial) -> Any:
 def _judge_exit(ended: SystemExit, job: Job, measured: Measured) -> None:
     """A function may end as a command does: 0 is done, 75 preempted and saved, anything else failed."""
     if ended.code == PREEMPTED:
-        step = job.budget_from if measured.step is None else measured.step
-        raise Preempted(saved=min(step, job.decay_from))
+        raise Preempted(saved=saved_step(job, measured, early=True))
     if ended.code not in (0, None):
         raise Failed(f"The function called sys.exit({ended.code!r}).", retryable=True)
 
@@ -130,13 +129,14 @@ def _inside(job: Job, scratch: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _following(file: MetricsFile) -> Iterator[None]:
-    """Report what the function writes through ``current_trial()``, while it runs and once more at its end."""
+def _following(file: MetricsFile, saves: Saves) -> Iterator[None]:
+    """Report what the function writes and saves, while it runs, and what it wrote once more at its end."""
     done = threading.Event()
 
     def follow() -> None:
         while not done.wait(LOOK_SECONDS):
             file.take_new()
+            saves.look()
 
     thread = threading.Thread(target=follow, name="isoloss-metrics", daemon=True)
     thread.start()

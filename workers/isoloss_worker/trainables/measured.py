@@ -1,4 +1,4 @@
-"""What a user's trainer measured so far, in our names: last values, last step, and what ends the run early."""
+"""What a user's trainer measured and saved so far: last values in our names, last step, what ends the run early."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, SupportsFloat
 
+from isoloss.client.current import DONE, stated_step
 from isoloss.errors import TrainableFailed
 from isoloss_worker.job import Diverged, Job, Reporter, Values
 
@@ -108,3 +109,27 @@ class MetricsFile:
         if what not in self._complained:
             self._complained.add(what)
             print(f"isoloss: {self._file.name} {what}{example and ': '}{example}", flush=True)
+
+
+class Saves:
+    """Registers what a trainer saves in mid-run: whenever ``DONE`` in ``save_to`` says another step."""
+
+    def __init__(self, job: Job, measured: Measured, reporter: Reporter) -> None:
+        self._job, self._measured, self._reporter = job, measured, reporter
+        self._done = Path(job.save_to) / DONE
+        self._registered: int | None = None
+
+    def look(self) -> None:
+        """Register the step if it is new."""
+        if self._done.exists() and (step := saved_step(self._job, self._measured)) != self._registered:
+            self._registered = step
+            self._reporter.checkpoint(step)
+
+
+def saved_step(job: Job, measured: Measured, *, early: bool = False) -> int:
+    """The budget reached by the state in ``save_to``: as ``DONE`` says, else the fork (or, when early, the last report)."""
+    if (stated := stated_step(Path(job.save_to))) is not None:
+        return min(stated, job.decay_from)
+    if not early:
+        return job.decay_from
+    return min(job.budget_from if measured.step is None else measured.step, job.decay_from)
