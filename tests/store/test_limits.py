@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
@@ -114,6 +115,22 @@ def test_flops_are_six_n_a_token_of_what_has_ended(in_store: InStore) -> None:
     in_store(body)
 
 
+def test_flops_are_reserved_before_a_task_begins_and_never_passed(in_store: InStore) -> None:
+    async def body(pool: Pool) -> None:
+        decider, row = await launched(pool, flops=3.5 * TASK)
+        assert (await decider.decide(row.id, ask=20)).created == 3
+        for _ in range(3):
+            await ran(pool, decider, row.id, finish=True)
+        await decider.decide(row.id, ask=1)
+        state, reason = await ended(pool, decider, row.id)
+        assert state == "stopped" and reason == f"limits.flops: {3.5 * TASK:.4g} would be exceeded"
+        async with pool.connection() as conn:
+            row = await studies.lock(conn, row.id)
+            assert (row.spent, row.reserved) == (3 * 512, 0)
+
+    in_store(body)
+
+
 CAMPAIGN: dict[str, Any] = {
     "name": "c", "target": {"n_tokens": 4608, "set": {"width": 32}}, "sizes": [{"name": "a"}, {"name": "b"}],
     "tokens": {"min": 512, "max": 1024}, "run": {"gpt": {"width": 16, "depth": 1}},
@@ -132,19 +149,43 @@ async def searching(pool: Pool, executor: Any, **limited: Any) -> tuple[Campaign
         return campaigner, row, await studies.listed(conn, campaign_id=row.id)
 
 
+def test_the_studies_of_a_campaign_reserve_of_one_limit_whoever_asks_first(in_store: InStore) -> None:
+    async def body(pool: Pool) -> None:
+        with ThreadPoolExecutor(1) as executor:
+            campaigner, row, (a, b) = await searching(pool, executor, flops=3.5 * TASK)
+            other = Decider(pool, Bell())  # of another controller
+            made = await asyncio.gather(*(
+                decider.decide(study.id, ask=1) for _ in range(4) for decider, study in ((campaigner.decider, a), (other, b))
+            ))  # fmt: skip
+            assert sum(decided.created for decided in made) == 3
+            begun = [study for study, decided in zip((a, b) * 4, made, strict=True) for _ in range(decided.created)]
+            for study in begun:
+                assert await campaigner.advance(row.id) == 0
+                await ran(pool, campaigner.decider, study.id, finish=True)
+            for study in (a, b):  # nothing that runs may give back what the next task needs
+                await campaigner.decider.decide(study.id, ask=1)
+            assert await campaigner.advance(row.id) == 1
+        async with pool.connection() as conn:
+            row = await campaigns.lock(conn, row.id)
+            assert (row.state, row.reason) == ("stopped", f"limits.flops: {3.5 * TASK:.4g} would be exceeded")
+            assert (await limits.used(conn, row.id))["flops"] == 3 * TASK
+
+    in_store(body)
+
+
 def test_a_campaign_at_its_limit_over_all_studies_buys_nothing_more(in_store: InStore) -> None:
     async def body(pool: Pool) -> None:
         with ThreadPoolExecutor(1) as executor:
-            campaigner, row, (a, b) = await searching(pool, executor, flops=2 * TASK)
+            campaigner, row, (a, b) = await searching(pool, executor, gpu_hours=2)
             await ran(pool, campaigner.decider, a.id, finish=True)
             assert await campaigner.advance(row.id) == 0
-            await ran(pool, campaigner.decider, b.id, finish=True)
             await ran(pool, campaigner.decider, b.id, finish=False)
+            await moved(pool, "attempt", "started_at", "1 hour")
             assert await campaigner.advance(row.id) == 1
             assert await campaigner.advance(row.id) == 0
         async with pool.connection() as conn:
             row = await campaigns.lock(conn, row.id)
-            assert (row.state, row.reason) == ("stopped", f"limits.flops: {2 * TASK:.4g} of {2 * TASK:.4g} used")
+            assert (row.state, row.reason) == ("stopped", "limits.gpu_hours: 2 of 2 used")
             assert {study.state for study in await studies.listed(conn, campaign_id=row.id)} == {"stopped"}
             assert (await studies.counts(conn, b.id))[1]["cancelling"] == 1
             with pytest.raises(WrongState, match="is stopped"):

@@ -241,6 +241,7 @@ async def exhausted(conn: Conn, spec: CampaignSpec, row: CampaignRow) -> tuple[s
         return "", ""
     used = await limits.used(conn, row.id)
     spent = next((limits.said(name, used[name], value) for name, value in most.items() if used[name] >= value), "")
+    spent = spent or await limits.refused(conn, row.id)
     left = most.get("flops", math.inf) - used["flops"]
     if spent or confirmable(spec, row.max_tokens, left / CONFIRMATION) is not None:
         return spent, spent

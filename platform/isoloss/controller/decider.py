@@ -35,7 +35,7 @@ from isoloss.search.preview import planned_rungs
 from isoloss.search.proposals import check_sampler
 from isoloss.search.retention import bests, spare
 from isoloss.search.search import ENGINE, Search
-from isoloss.store import checkpoints, ledger, preferences, studies, tasks
+from isoloss.store import checkpoints, ledger, limits, preferences, studies, tasks
 from isoloss.store.pool import Conn, Pool
 from isoloss.store.studies import StudyRow
 from isoloss.store.tasks import Lease, Want
@@ -373,7 +373,9 @@ class _Book:
         """What the rows could not hold is refused in words; raising undoes the whole transaction."""
         check_largest(self.search)
         if self.row.cap is not None and self.reserved + self.spent > self.row.cap:
-            raise WrongState(f"limits.total_budget is {self.row.cap:g}; accepted is a trial that fits below it.")
+            cap = self.spec.limits.cap(self.spec.flops_per_unit(self.row.n_params))
+            limit = cap[1] if cap else f"limits.total_budget: {self.row.cap:g}"
+            raise WrongState(f"{limit} would be exceeded; accepted is a trial that fits below it.")
 
     async def _drain(self) -> int:
         rows = self.opened.undecided
@@ -418,8 +420,9 @@ class _Book:
             await self._fold(ev.Stopped(reason=f"limits.failures: {failed} tasks failed"))
 
     async def _ask(self, n: int) -> None:
-        """Ask, unless the tasks it would create do not fit below ``limits.total_budget``."""
-        if self.row.cap is None:
+        """Ask, unless the tasks it would create do not fit below the study's limit, or its campaign's."""
+        rooms = await self._rooms()
+        if not rooms:
             await self._fold(ev.Asked(n=n))
             for _ in range(VETOES):
                 if not (vetoed := await self._veto()):
@@ -430,12 +433,22 @@ class _Book:
             cost = self.search.next_cost()
             if cost is None:
                 return
-            if cost > self.row.cap - self.reserved - self.spent:
-                if not self.search.outstanding:
-                    await self._fold(ev.Stopped(reason=f"limits.total_budget: {self.row.cap:g} would be exceeded"))
+            room = min(rooms)
+            if cost > room.left - self.reserved - self.spent:
+                if not self.search.outstanding and cost > room.left + room.held - self.spent:
+                    await self._fold(ev.Stopped(reason=f"{room.limit} would be exceeded"))
                 return
             await self._fold(ev.Asked(n=1))
             await self._veto()
+
+    async def _rooms(self) -> list[limits.Room]:
+        """How much budget the study's limit leaves all its tasks together, and its campaign's."""
+        per_unit, rooms = self.spec.flops_per_unit(self.row.n_params), []
+        if (cap := self.spec.limits.cap(per_unit)) is not None:
+            rooms.append(limits.Room(left=cap[0], limit=cap[1]))
+        if self.row.campaign_id is not None and per_unit is not None:
+            rooms += await limits.campaign_rooms(self.conn, self.row.campaign_id, self.row.id, per_unit)
+        return rooms
 
     async def _veto(self) -> int:
         """End the tasks just created of which a formula says that D is 0, before anybody runs them."""
@@ -499,14 +512,23 @@ def check_largest(search: Search) -> None:
 
 
 async def create(
-    conn: Conn, spec: StudySpec, *, mapping: dict[str, Any], trainable: str, **campaign: Any
+    conn: Conn,
+    spec: StudySpec,
+    *,
+    mapping: dict[str, Any],
+    trainable: str,
+    n_params: float | None = None,
+    **campaign: Any,
 ) -> StudyRow | None:
     """Create a study whose geometry is sound; ``None`` when the name is taken."""
     check_sampler(spec)
     search = Search(spec)
     check_largest(search)
     top = search.ladder.budget(search.ladder.top)
-    row = await studies.insert(conn, mapping, trainable=trainable, max_budget=top, **campaign)
+    cap = spec.limits.cap(spec.flops_per_unit(n_params))
+    row = await studies.insert(
+        conn, mapping, trainable=trainable, max_budget=top, n_params=n_params, cap=cap[0] if cap else None, **campaign
+    )
     if row is not None:
         await studies.set_rungs(conn, row.id, planned_rungs(search.plan))
     if row is not None and search.idle:

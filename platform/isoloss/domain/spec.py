@@ -155,8 +155,9 @@ class Run(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 class Limits(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Where a study ends by itself: at so many trials, so much budget over all tasks, so many failed tasks, so much use.
 
-    ``wall`` is time since the study was created. ``gpu_hours`` sums every attempt until now, a CPU slot being one
-    device; ``flops`` the finished tasks. What runs when one of the three is reached is cancelled.
+    ``total_budget`` and ``flops`` are reserved before a task begins, and never passed. ``wall`` is time since the study was
+    created, ``gpu_hours`` sums every attempt until now, a CPU slot being one device: what runs when one of the two is
+    reached is cancelled.
     """
 
     trials: Annotated[int, Meta(ge=0)] | None = None
@@ -165,6 +166,15 @@ class Limits(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     wall: Seconds | None = None
     gpu_hours: Count | None = None
     flops: Count | None = None
+
+    def cap(self, flops_per_unit: float | None) -> tuple[float, str] | None:
+        """The most budget of all tasks together, in the study's unit, and the limit that says so in words; ``None`` for no limit."""
+        found = []
+        if self.total_budget is not None:
+            found.append((float(self.total_budget), f"limits.total_budget: {self.total_budget:g}"))
+        if self.flops is not None and flops_per_unit is not None:
+            found.append((float(self.flops) / flops_per_unit, f"limits.flops: {self.flops:.4g}"))
+        return min(found, default=None)
 
 
 class Confirm(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -218,6 +228,12 @@ class StudySpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         """Every metric of the preference, groups dissolved."""
         return tuple(leaves(self.desirability))
 
+    def flops_per_unit(self, n_params: float | None) -> float | None:
+        """FLOPs of one unit of the budget, where they are known: 6 N of a token."""
+        if self.budget.unit == "tokens" and n_params is not None:
+            return 6 * n_params
+        return 1.0 if self.budget.unit == "flops" else None
+
     @property
     def n_params(self) -> float | None:
         """N, where it is known and the same for every run: the built-in GPT whose size is not searched."""
@@ -252,10 +268,9 @@ def check_study(spec: StudySpec) -> None:
     if not isinstance(spec.fidelity.decay, UnsetType) and spec.fidelity.mode != "branch":
         raise InvalidSpec(f"fidelity.decay is set with mode {spec.fidelity.mode}; accepted is mode branch.")
     check_use(wall=spec.limits.wall, gpu_hours=spec.limits.gpu_hours, flops=spec.limits.flops)
-    unit = spec.budget.unit
-    if spec.limits.flops is not None and unit != "flops" and (unit != "tokens" or spec.n_params is None):
+    if spec.limits.flops is not None and spec.flops_per_unit(spec.n_params) is None:
         raise InvalidSpec(
-            f"limits.flops is {spec.limits.flops:g} and a run's FLOPs are not known with budget.unit {unit}; accepted is "
+            f"limits.flops is {spec.limits.flops:g} and a run's FLOPs are not known with budget.unit {spec.budget.unit}; accepted is "
             "unit flops, or unit tokens with run.gpt of one width and depth (6 N a token)."
         )
     _check_schedule(spec)

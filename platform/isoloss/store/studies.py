@@ -46,12 +46,12 @@ INSERT: Final[LiteralString] = """
 
 async def insert(
     conn: Conn, spec: dict[str, Any], *, trainable: str, max_budget: int, campaign_id: CampaignId | None = None,
-    size: str | None = None, n_params: float | None = None,
+    size: str | None = None, n_params: float | None = None, cap: float | None = None,
 ) -> StudyRow | None:  # fmt: skip
-    """Create a study; ``None`` when the name is taken in its project."""
+    """Create a study, whose tasks take ``cap`` of budget at most; ``None`` when the name is taken in its project."""
     given = {
         "project": spec["project"], "name": spec["name"], "campaign_id": campaign_id, "size": size, "n_params": n_params,
-        "spec": Jsonb(spec), "trainable": trainable, "max_budget": max_budget, "cap": spec["limits"]["total_budget"],
+        "spec": Jsonb(spec), "trainable": trainable, "max_budget": max_budget, "cap": cap,
     }  # fmt: skip
     async with conn.cursor(row_factory=class_row(StudyRow)) as cursor:
         await cursor.execute(INSERT, given)
