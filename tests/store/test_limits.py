@@ -153,6 +153,11 @@ def test_the_studies_of_a_campaign_reserve_of_one_limit_whoever_asks_first(in_st
     async def body(pool: Pool) -> None:
         with ThreadPoolExecutor(1) as executor:
             campaigner, row, (a, b) = await searching(pool, executor, flops=3.5 * TASK)
+            async with pool.connection() as mine, pool.connection() as theirs:
+                assert await limits.campaign_rooms(mine, row.id, a.id, 1.0)
+                with pytest.raises(TimeoutError):
+                    await asyncio.wait_for(limits.campaign_rooms(theirs, row.id, b.id, 1.0), 0.3)
+                await theirs.rollback()
             other = Decider(pool, Bell())  # of another controller
             made = await asyncio.gather(*(
                 decider.decide(study.id, ask=1) for _ in range(4) for decider, study in ((campaigner.decider, a), (other, b))
