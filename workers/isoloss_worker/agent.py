@@ -34,13 +34,16 @@ from isoloss_worker.code import version_of
 from isoloss_worker.endings import Endings
 from isoloss_worker.energy import Meter
 from isoloss_worker.messages import Measured, Saved
-from isoloss_worker.slots import GRACE_SECONDS, Slot, Stopped
+from isoloss_worker.objects import Objects
+from isoloss_worker.saving import Saving
+from isoloss_worker.slots import Slot, Stopped
 
 log = structlog.get_logger()
 WAIT_SECONDS: Final = 20.0
 BREATH_SECONDS: Final = 0.5  # between two empty answers that came at once: the controller is ending
 PATIENCE_SECONDS: Final = 900.0  # without a controller and without work
-GOODBYE_SECONDS: Final = GRACE_SECONDS + 5.0
+GOODBYE_SECONDS: Final = 5.0  # beyond the grace, to tell what was saved
+STORE_SECONDS: Final = 60.0  # and for a store to take it
 
 
 class Agent:
@@ -55,6 +58,7 @@ class Agent:
         allowed: AllowList,
         begin_again: bool = False,
         nodes: int = 1,
+        objects: Objects | None = None,
     ) -> None:
         self._transport = AsyncTransport(address, patience=WAIT_SECONDS)
         self._address = address
@@ -64,6 +68,7 @@ class Agent:
         self._allowed = allowed
         self._begin_again = begin_again
         self._nodes = nodes
+        self._objects = objects
         self._gpu_ids = tuple(gpu for slot in slots for gpu in slot.gpu_ids)
         self._of_each = min((len(slot.gpu_ids) for slot in slots), default=0)
         self._own_gpus = len({*self._gpu_ids}) == len(self._gpu_ids)  # no slot shares one with another
@@ -72,7 +77,7 @@ class Agent:
         self._holding: dict[
             LeaseKey, asyncio.Future[str]
         ] = {}  # a task comes again under another epoch before the loss is heard
-        self._cleaner = Cleaner(busy=lambda: {key.task_id for key in self._holding})
+        self._cleaner = Cleaner(busy=lambda: {key.task_id for key in self._holding}, objects=objects)
         self._freed = asyncio.Event()  # a slot is free, or the worker is to leave
         self._leaving = ""  # "" | "finish" what is held | "release" it
         self._gave_up: Unreachable | WrongState | None = None
@@ -84,7 +89,7 @@ class Agent:
         joined()
         drained = _threadsafe(loop, self.leave, "finish")
         self._pulse = Pulse(
-            self._address, worker_id=self._name, on_drain=drained, checkpoint_root=f"{self._cleaner.root}/",
+            self._address, worker_id=self._name, on_drain=drained, checkpoint_root=f"{self._objects.url if self._objects else self._cleaner.root}/",
             on_dropped=_threadsafe(loop, self._cleaner.dropped),
         )  # fmt: skip
         try:
@@ -125,7 +130,7 @@ class Agent:
                     await self._freed.wait()
                     continue
                 for lease in await self._lease(len(free)):
-                    attempt = Attempt.of(lease)
+                    attempt = Attempt.of(lease, self._objects)
                     takes = slots_taken(attempt.gpus, self._of_each) if self._own_gpus else 1
                     if takes > len(free):
                         await self._give_back(lease)
@@ -158,7 +163,8 @@ class Agent:
             freed.cancel()
             pending = {attempt for attempt in pending if not attempt.done()}
         if pending:
-            _, pending = await asyncio.wait(pending, timeout=GOODBYE_SECONDS)
+            seconds = GOODBYE_SECONDS + max(slot.grace_seconds for slot in self._slots)
+            _, pending = await asyncio.wait(pending, timeout=seconds + (STORE_SECONDS if self._objects else 0.0))
         for attempt in pending:
             attempt.cancel()
 
@@ -246,7 +252,8 @@ class Agent:
             pulse.hold(key, attempt.lease.ttl_seconds, _threadsafe(asyncio.get_running_loop(), _resolve, stop))
             ending = await self._train(slots, attempt, stop)
             verdict = "" if ending is None else await self._tell(key, ending)
-            attempt.tidy(ending if verdict in ("accepted", "already_done") else None)
+            accepted = ending if verdict in ("accepted", "already_done") else None
+            await self._apart(attempt.tidy, accepted)
             how, why = (ending.kind, ending.message.partition("\n")[0]) if ending else ("lost", "")
             log.info("task.ended", how=how, verdict=verdict, seconds=round(time.monotonic() - begun, 3), why=why)
         finally:
@@ -261,11 +268,13 @@ class Agent:
         key, pulse = from_key(attempt.lease.key), self._pulse
         assert pulse is not None  # noqa: S101
 
+        saving = Saving(attempt, key, pulse)
+
         def listen(message: Measured | Saved) -> None:
             if isinstance(message, Measured):
                 pulse.report(key, [(message.step, message.values)])
-            elif (saved := attempt.saved(message)) is not None:
-                pulse.report(key, [], saved)
+            else:
+                saving.take(message)
 
         try:
             if attempt.lease.resume_from:
@@ -282,13 +291,19 @@ class Agent:
             )  # a counter is a device's: shared, it has the other's too
             ended = await slots[0].run(job, listen, stop, run.timeout)
             measured = meter.values()
+            await saving.settle()
         except IsolossError as error:
             return Ending(kind="fail", retryable=False, message=str(error))
         except OSError as error:
             return Ending(kind="fail", retryable=True, message=str(error))
         if isinstance(ended, Stopped):
             return None if ended.why == "stale" else Ending(kind="release")
-        return replace(attempt.ending(ended, measured), code=code)
+        ending: Ending = await self._apart(attempt.ending, ended, measured)
+        return replace(ending, code=code)
+
+    async def _apart(self, call: Callable[..., Any], *given: Any) -> Any:
+        """Call it, in a thread when a store has to be asked: that may take long."""
+        return await asyncio.to_thread(call, *given) if self._objects else call(*given)
 
     async def _tell(self, key: LeaseKey, ending: Ending) -> str:
         """Deliver what is still to be reported, then the ending; the verdict in words."""

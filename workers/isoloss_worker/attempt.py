@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from isoloss_worker.allow import AllowList
 from isoloss_worker.gpus import GpuIds
 from isoloss_worker.job import Job
 from isoloss_worker.messages import Ended, Saved
+from isoloss_worker.objects import Lost, Objects, fetch, is_url
 
 
 @dataclass(slots=True)
@@ -27,12 +28,16 @@ class Attempt:
     lease: pb.Lease
     section: dict[str, Any]
     folder: Path
+    resume_from: str  # on this machine's disks, once it is fetched
+    objects: Objects | None = None
     registered: bool = False
+    published: list[Checkpoint] = field(default_factory=list)  # in the store, the newest last
 
     @classmethod
-    def of(cls, lease: pb.Lease) -> Attempt:
-        """The attempt of a lease."""
-        return cls(lease=lease, section=describe(lease), folder=checkpoint.folder_of(lease))
+    def of(cls, lease: pb.Lease, objects: Objects | None = None) -> Attempt:
+        """The attempt of a lease, whose checkpoints go into the store if there is one."""
+        folder = checkpoint.folder_of(lease)
+        return cls(lease=lease, section=describe(lease), folder=folder, resume_from=lease.resume_from, objects=objects)
 
     @property
     def gpus(self) -> int:
@@ -54,8 +59,8 @@ class Attempt:
             )
         return Job(
             study=f"{lease.project}/{lease.study}", trial=lease.trial, level=lease.level, params=from_values(lease.params),
-            budget_from=checkpoint.reached(lease.resume_from, lease.budget_from, lease.decay_from), decay_from=lease.decay_from,
-            budget_to=lease.budget_to, save_to=str(self.folder), run=_plain(self.section, run), resume_from=lease.resume_from,
+            budget_from=checkpoint.reached(self.resume_from, lease.budget_from, lease.decay_from), decay_from=lease.decay_from,
+            budget_to=lease.budget_to, save_to=str(self.folder), run=_plain(self.section, run), resume_from=self.resume_from,
             seed=lease.seed, metrics=tuple(lease.metrics), code=code, gpu_ids=gpu_ids[: run.gpus or None], own_gpus=own_gpus,
         ), run  # fmt: skip
 
@@ -71,6 +76,8 @@ class Attempt:
         torn is lost to all, and the trial goes on from the checkpoint before it.
         """
         path, saver, here = self.lease.resume_from, self.lease.resume_host, socket.gethostname()
+        if is_url(path):
+            return self._fetched(path)
         if not path or not (flaw := checkpoint.flaw(Path(path), self.lease.budget_from, self.lease.decay_from)):
             return None
         if not Path(path).exists() and saver != here and not begin_again:
@@ -81,30 +88,62 @@ class Attempt:
             )
         return Ending(kind="release", message=f"{path} cannot be resumed from: {flaw}. It is given up.", lost=path)
 
-    def saved(self, message: Saved) -> Checkpoint | None:
-        """The checkpoint that the trainer completed in mid-run."""
-        found = checkpoint.seal(self.folder, message.step)
-        self.registered |= found is not None
+    def _fetched(self, url: str) -> Ending | None:
+        """Bring what it resumes from here; why that cannot be, if so."""
+        folder = self.folder.with_name(f"{self.folder.name}.resume")
+        try:
+            fetch(url, folder)
+        except Lost as error:
+            return Ending(kind="release", message=f"{url} cannot be resumed from: {error}. It is given up.", lost=url)
+        except Exception as error:  # noqa: BLE001 - each store has errors of its own; another machine may have more luck
+            return Ending(kind="release", message=f"{url} cannot be fetched on {socket.gethostname()}: {error}")
+        self.resume_from = str(folder)
+        return None
+
+    def saved(self, message: Saved, *, told: bool = False) -> Checkpoint | None:
+        """The checkpoint that the trainer completed in mid-run; once all before it are ``told``, the newest of those will do."""
+        if told and self.objects is not None:
+            for old in self.published[:-1]:
+                self.objects.remove(old.path)
+            del self.published[:-1]
+        found = self._sealed(message.step)
+        self.registered |= found is not None and not is_url(found.path)
+        return found
+
+    def _sealed(self, step: int) -> Checkpoint | None:
+        found = checkpoint.seal(self.folder, step)
+        if found is None or self.objects is None:
+            return found
+        if self.published and replace(found, path=self.published[-1].path) == self.published[-1]:
+            return self.published[-1]
+        found = self.objects.publish(self.folder, found)
+        if is_url(found.path):
+            self.published.append(found)
         return found
 
     def ending(self, ended: Ended, measured: dict[str, float]) -> Ending:
         """What to tell of the attempt; ``measured`` is the worker's own metrics, such as energy."""
-        sealed = None if ended.saved is None else checkpoint.seal(self.folder, ended.saved)
+        sealed = None if ended.saved is None else self._sealed(ended.saved)
         match ended.kind:
             case "complete":
                 return Ending(kind="complete", values=measured | ended.values, checkpoint=sealed)
             case "diverge":
                 return Ending(kind="diverge", step=ended.step, values=measured | ended.values)
-            case "release":
-                self.registered |= sealed is not None  # a release told again after a lost answer is called stale
+            case "release":  # told again after a lost answer it is called stale
+                self.registered |= sealed is not None and not is_url(sealed.path)
                 return Ending(kind="release", checkpoint=sealed)
             case "fail":
                 return Ending(kind="fail", retryable=ended.retryable, message=ended.message)
 
     def tidy(self, ending: Ending | None) -> None:
-        """Remove the folder of an attempt that left no checkpoint; what may be registered stays."""
-        if not self.registered and (ending is None or ending.checkpoint is None):
+        """Remove what nobody will read: the folder unless it may be registered, what was fetched, and what a later one supersedes."""
+        if self.resume_from != self.lease.resume_from:
+            checkpoint.discard(Path(self.resume_from))
+        if not self.registered and (ending is None or ending.checkpoint is None or is_url(ending.checkpoint.path)):
             checkpoint.discard(self.folder)
+        if self.objects is not None and ending is not None and ending.checkpoint is not None:
+            for old in self.published[:-1]:
+                self.objects.remove(old.path)
 
     @property
     def identity(self) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from isoloss.client.held import checkpoint_root
 from isoloss.client.locate import home
 from isoloss.v1 import work_pb2
 from isoloss_worker import checkpoint
+from isoloss_worker.objects import Objects, is_url
 
 log = structlog.get_logger()
 DEPTH: Final = 4  # project, study, trial, attempt
@@ -26,7 +27,8 @@ DEPTH: Final = 4  # project, study, trial, attempt
 class Cleaner:
     """Removes folders one after another, beside everything else; ``run`` is the task that does it."""
 
-    def __init__(self, *, busy: Callable[[], Iterable[int]]) -> None:
+    def __init__(self, *, busy: Callable[[], Iterable[int]], objects: Objects | None = None) -> None:
+        self._objects = objects
         self.root = checkpoint_root(home().absolute())
         self._busy = busy
         self._queue: asyncio.Queue[Sequence[work_pb2.CheckpointFolder]] = asyncio.Queue(maxsize=1)
@@ -45,6 +47,8 @@ class Cleaner:
 
     def remove(self, folder: work_pb2.CheckpointFolder) -> bool:
         """Whether the folder is gone; ``False`` for one that is none of ours, or that the system does not let go."""
+        if self._objects is not None and is_url(folder.path):
+            return self._remove_object(self._objects, folder)
         path = Path(folder.path)
         if not self._ours(path, folder):
             log.warning("checkpoint.not_ours", path=folder.path, root=str(self.root))
@@ -52,6 +56,20 @@ class Cleaner:
         checkpoint.discard(path)
         if path.exists():
             log.warning("checkpoint.not_removed", path=folder.path)
+            return False
+        log.info("checkpoint.removed", path=folder.path)
+        return True
+
+    def _remove_object(self, objects: Objects, folder: work_pb2.CheckpointFolder) -> bool:
+        below = folder.path.removeprefix(f"{objects.url}/").split("/")
+        ours = len(below) == DEPTH + 1 and below[-2].endswith(f"-{folder.task_id}-{folder.epoch}") and ".." not in below
+        if not ours or not folder.path.startswith(f"{objects.url}/"):
+            log.warning("checkpoint.not_ours", path=folder.path, root=objects.url)
+            return False
+        try:
+            objects.remove(folder.path)
+        except Exception as error:  # noqa: BLE001 - each store has errors of its own; it is said again
+            log.warning("checkpoint.not_removed", path=folder.path, error=str(error))
             return False
         log.info("checkpoint.removed", path=folder.path)
         return True

@@ -57,6 +57,12 @@ def parser() -> argparse.ArgumentParser:
     add("--allow-command", action="append", default=[], metavar="PREFIX", help="what commands it may run begin with")
     add("--allow-everything", action="store_true", help="run whatever this user's own specs name")
     add("--nodes", type=int, default=1, help="nodes that one task may span: those of the Slurm job it is started in")
+    add(
+        "--store",
+        default=os.environ.get("ISOLOSS_STORE", ""),
+        help="where checkpoints go: a URL of fsspec, s3://bucket/prefix",
+    )
+    add("--grace", default="30s", help="how long trainers may save when the worker is told to leave")
     add("--begin-again", action="store_true", help="begin a trial again whose checkpoint is on another machine's disk")
     return words
 
@@ -65,21 +71,31 @@ def parser() -> argparse.ArgumentParser:
 def built(flags: argparse.Namespace) -> Iterator[Callable[[], Agent]]:
     """How to build the agent, inside the loop, where gRPC wants its channel made; its GPUs are held against other workers."""
     from isoloss.client.locate import find_address
+    from isoloss.domain.quantity import parse_duration
     from isoloss_worker import gpus
     from isoloss_worker.agent import Agent
     from isoloss_worker.allow import AllowList
+    from isoloss_worker.objects import Objects
     from isoloss_worker.slots import Slot
 
     address, gpu_ids = find_address(flags.address), gpus.chosen(flags.gpus)
     nodes = spanned(flags.nodes, gpu_ids, os.environ)
-    slots = [Slot(number, share) for number, share in enumerate(shares(gpu_ids, slots_of(flags.slots, gpu_ids)))]
+    grace = parse_duration(flags.grace, "--grace")
+    slots = [Slot(number, share, grace) for number, share in enumerate(shares(gpu_ids, slots_of(flags.slots, gpu_ids)))]
     allowed = AllowList(
         functions=tuple(flags.allow), command_prefixes=tuple(flags.allow_command), everything=flags.allow_everything
     )
     name = flags.name or f"{socket.gethostname()}-{os.getpid()}"
+    objects = Objects(flags.store) if flags.store else None
     with gpus.held(tuple(dict.fromkeys(gpu_ids))):
         yield lambda: Agent(
-            address, name=name, slots=slots, allowed=allowed, begin_again=flags.begin_again, nodes=nodes
+            address,
+            name=name,
+            slots=slots,
+            allowed=allowed,
+            begin_again=flags.begin_again,
+            nodes=nodes,
+            objects=objects,
         )
 
 

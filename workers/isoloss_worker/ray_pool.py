@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from isoloss_worker.agent import Agent
 
 NAMESPACE: Final = "isoloss"
-LEAVE_SECONDS: Final = 30.0
+LEAVE_SECONDS: Final = 120.0  # beyond the grace of any worker
 AGAIN_SECONDS: Final = 10.0  # between two attempts to join
 CALLS: Final = 4  # of an actor at a time: one that waits for the worker to join, one that tells it to leave
 PROBE_SECONDS: Final = 5.0

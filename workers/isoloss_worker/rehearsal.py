@@ -28,7 +28,7 @@ from isoloss_worker import rehearsal_checks as checks
 from isoloss_worker.job import Job
 from isoloss_worker.messages import Ended, Measured, Saved
 from isoloss_worker.rehearsal_checks import Check, Seen
-from isoloss_worker.slots import Slot
+from isoloss_worker.slots import GRACE_SECONDS, Slot
 
 PATIENCE: Final = "5m"
 LOOK_SECONDS: Final = 0.2
@@ -123,7 +123,7 @@ class Stage:
     """Where the runs happen: one slot and a folder for each run."""
 
     def __init__(self, spec: StudySpec, run: Run, folder: Path, patience: float) -> None:
-        self.slot = Slot(0, gpus.visible()[: max(1, run.gpus)])
+        self.slot = Slot(0, gpus.visible()[: max(1, run.gpus)], min(patience, GRACE_SECONDS))
         self.spec, self.trainable = spec, run
         self._folder, self._patience = folder, patience
         self._mapping = encode(run) | {"cwd": str(Path(run.cwd or ".").absolute())}

@@ -30,7 +30,7 @@ from isoloss_worker.trainables.environment import gpu_environment
 log = structlog.get_logger()
 TAIL_LINES: Final = 50
 LINE_LIMIT: Final = 4 << 20
-GRACE_SECONDS: Final = 5.0
+GRACE_SECONDS: Final = 30.0  # to save in, when a worker is told to leave
 LAST_WORDS_SECONDS: Final = 1.0
 LOOK_SECONDS: Final = 0.5
 CREDENTIALS: Final = frozenset(("ISOLOSS_JOIN", "ISOLOSS_TOKEN", "ISOLOSS_TOKEN_FILE", "ISOLOSS_KEY", "ISOLOSS_DSN"))
@@ -59,8 +59,9 @@ class Child:
 class Slot:
     """Runs jobs in a child process that it keeps warm."""
 
-    def __init__(self, number: int, gpu_ids: GpuIds = ()) -> None:
+    def __init__(self, number: int, gpu_ids: GpuIds = (), grace_seconds: float = GRACE_SECONDS) -> None:
         self.number = number
+        self.grace_seconds = grace_seconds
         self.gpu_ids = gpu_ids
         self.busy = False
         self._child: Child | None = None
@@ -86,7 +87,7 @@ class Slot:
             await asyncio.wait(either, timeout=limit, return_when=asyncio.FIRST_COMPLETED)
             if not talk.done() and stop.done() and stop.result() == "drain":
                 child.process.send_signal(signal.SIGTERM)
-                await asyncio.wait({talk}, timeout=GRACE_SECONDS)
+                await asyncio.wait({talk}, timeout=self.grace_seconds)
             if talk.done():
                 return await self._ended(child, talk.result())
         finally:

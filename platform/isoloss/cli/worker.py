@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -17,33 +18,53 @@ from isoloss.client.locate import find_address
 
 app = App(name="worker", help="Workers: start, list, drain, templates for clusters.")
 app.command(template)
-Allow = Annotated[
-    tuple[str, ...], Parameter(help="A function this worker may run: module:name.", consume_multiple=False)
-]
-AllowCommand = Annotated[
-    tuple[str, ...], Parameter(help="A command prefix this worker may run.", consume_multiple=False)
-]
-AllowEverything = Annotated[bool, Parameter(negative="", help="Run whatever this user's own specs name.")]
-Slots = Annotated[str, Parameter(help="Tasks at once: a number, or auto (the GPUs, else one).")]
 Join = Annotated[str | None, Parameter(help="A file `isoloss up` wrote: address, CA and token; mode 600.")]
-BeginAgain = Annotated[
-    bool, Parameter(negative="", help="Begin a trial again whose checkpoint is on another machine's disk.")
-]
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What every worker can be told."""
+
+    slots: Annotated[str, Parameter(help="Tasks at once: a number, or auto (the GPUs, else one).")] = "auto"
+    allow: Annotated[
+        tuple[str, ...], Parameter(help="A function this worker may run: module:name.", consume_multiple=False)
+    ] = ()
+    allow_command: Annotated[
+        tuple[str, ...], Parameter(help="A command prefix this worker may run.", consume_multiple=False)
+    ] = ()
+    allow_everything: Annotated[bool, Parameter(negative="", help="Run whatever this user's own specs name.")] = False
+    store: Annotated[
+        str | None,
+        Parameter(
+            help="Where checkpoints go, instead of the disk: a URL of fsspec, s3://bucket/prefix; or ISOLOSS_STORE."
+        ),
+    ] = None
+    grace: Annotated[str, Parameter(help="How long trainers may save when the worker is told to leave.")] = "30s"
+    begin_again: Annotated[
+        bool, Parameter(negative="", help="Begin a trial again whose checkpoint is on another machine's disk.")
+    ] = False
+
+    @property
+    def words(self) -> list[str]:
+        """The same for the worker's own command line."""
+        words = ["--slots", self.slots, "--grace", self.grace]
+        words += [word for function in self.allow for word in ("--allow", function)]
+        words += [word for prefix in self.allow_command for word in ("--allow-command", prefix)]
+        words += ["--allow-everything"] if self.allow_everything else []
+        words += ["--store", self.store] if self.store else []
+        return words + (["--begin-again"] if self.begin_again else [])
 
 
 @app.command
 def start(
     *,
-    slots: Slots = "auto",
     gpus: Annotated[
         str, Parameter(help="Its GPUs: auto (those it sees), none, or names: 0,1 or GPU-… or MIG-….")
     ] = "auto",
     name: Annotated[str | None, Parameter(help="The worker's name; otherwise host and pid.")] = None,
-    allow: Allow = (),
-    allow_command: AllowCommand = (),
-    allow_everything: AllowEverything = False,
     nodes: Annotated[int, Parameter(help="Nodes that one task may span: those of the Slurm job it is started in.")] = 1,
-    begin_again: BeginAgain = False,
+    work: Work = Work(),
     join: Join = None,
     address: Address = None,
 ) -> None:
@@ -53,9 +74,8 @@ def start(
         os.environ["ISOLOSS_JOIN"] = str(Path(join).expanduser().absolute())
         for name_ in ("ISOLOSS_TOKEN", "ISOLOSS_TOKEN_FILE"):
             os.environ.pop(name_, None)
-    command = [sys.executable, "-m", "isoloss_worker", "--gpus", gpus, "--nodes", str(nodes)]
-    command += ["--name", name] if name else []
-    command += _words(address, slots, allow, allow_command, everything=allow_everything, again=begin_again)
+    command = [sys.executable, "-m", "isoloss_worker", "--address", find_address(address), "--gpus", gpus]
+    command += ["--nodes", str(nodes), *(["--name", name] if name else []), *work.words]
     os.execv(sys.executable, command)  # noqa: S606 - from here on this process is the worker
 
 
@@ -66,11 +86,7 @@ def ray(
     pool: Annotated[str, Parameter(help="The pool's name.")] = "pool",
     gpus: Annotated[int, Parameter(help="GPUs of each worker; a trial of several takes them of one.")] = 0,
     cpus: Annotated[float, Parameter(help="CPUs of each, as Ray counts them.")] = 1.0,
-    slots: Slots = "auto",
-    allow: Allow = (),
-    allow_command: AllowCommand = (),
-    allow_everything: AllowEverything = False,
-    begin_again: BeginAgain = False,
+    work: Work = Work(),
     join: Annotated[
         str | None, Parameter(help="The file of a worker's join (mode 600); it has to lie there on every node.")
     ] = None,
@@ -95,25 +111,8 @@ def ray(
         address = address or read_join(join).address
         command += ["--join-file", str(file)]
     if workers > 0:
-        command += _words(address, slots, allow, allow_command, everything=allow_everything, again=begin_again)
+        command += ["--address", find_address(address), *work.words]
     os.execv(sys.executable, command)  # noqa: S606 - as above
-
-
-def _words(
-    address: str | None,
-    slots: str,
-    functions: tuple[str, ...],
-    prefixes: tuple[str, ...],
-    *,
-    everything: bool,
-    again: bool,
-) -> list[str]:
-    """What every worker's command line says."""
-    words = ["--address", find_address(address), "--slots", slots]
-    words += [word for function in functions for word in ("--allow", function)]
-    words += [word for prefix in prefixes for word in ("--allow-command", prefix)]
-    words += ["--allow-everything"] if everything else []
-    return words + (["--begin-again"] if again else [])
 
 
 @app.command(name="ls")

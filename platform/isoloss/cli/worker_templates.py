@@ -10,7 +10,8 @@ from cyclopts import Parameter
 from isoloss.cli.output import Output, show
 from isoloss.errors import InvalidSpec
 
-GRACE: Final = 120  # seconds between the signal and the kill, in which trainers save
+GRACE: Final = 120  # seconds between the signal and the kill
+SAVE: Final = 100  # of these for trainers to save in
 
 SLURM: Final = """#!/bin/bash
 # Workers of isoloss under Slurm, one a node. Copy worker.join (mode 600) to where every node sees it, then:
@@ -31,7 +32,7 @@ set -uo pipefail
 name="slurm-${{SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}}-${{SLURM_ARRAY_TASK_ID:-0}}"
 told=no
 leave() {{ told=yes; kill -TERM "$worker" 2>/dev/null; }}
-isoloss worker start --join "$ISOLOSS_JOIN" --name "$name" --slots {slots}{spans}{allow} &
+isoloss worker start --join "$ISOLOSS_JOIN" --name "$name" --slots {slots} --grace {save}s{spans}{allow} &
 worker=$!
 trap leave TERM
 wait "$worker"; code=$?
@@ -47,7 +48,7 @@ K8S: Final = """# Workers of isoloss on Kubernetes. First the file by which they
 #   kubectl create secret generic isoloss-join --from-file=worker.join
 #   kubectl apply -f this-file
 # A pod that is evicted hears SIGTERM: trainers save and exit 75, tasks go back with their checkpoints. Checkpoints lie in
-# ISOLOSS_HOME: a claim that all pods share (ReadWriteMany), or what a lost pod saved is lost and its tasks begin again.
+# ISOLOSS_HOME: a claim that all pods share (ReadWriteMany), else set ISOLOSS_STORE: s3://bucket/prefix.
 apiVersion: apps/v1
 kind: Deployment
 metadata:
@@ -66,7 +67,7 @@ spec:
         - name: worker
           image: your-registry/your-trainer:latest
           # a secret's files belong to root; a join file has to be its reader's alone
-          command: ["sh", "-c", "umask 077 && cp /join/worker.join /tmp/worker.join && exec isoloss worker start --join /tmp/worker.join --name $POD --slots {slots}{allow}"]
+          command: ["sh", "-c", "umask 077 && cp /join/worker.join /tmp/worker.join && exec isoloss worker start --join /tmp/worker.join --name $POD --slots {slots} --grace {save}s{allow}"]
           env:
             - name: POD
               valueFrom: {{fieldRef: {{fieldPath: metadata.name}}}}
@@ -137,7 +138,7 @@ def template(
     words = [word for one in allow for word in ("--allow", one)]
     words += [word for one in allow_command for word in ("--allow-command", one)]
     shell = "".join(f" {shlex.quote(word)}" for word in words)
-    given = {"nodes": nodes, "slots": slots, "grace": GRACE}
+    given = {"nodes": nodes, "slots": slots, "grace": GRACE, "save": SAVE}
     match kind:
         case "slurm":
             resources = f"#SBATCH --gpus-per-node={gpus}\n" if gpus else "#SBATCH --cpus-per-task=4\n"

@@ -106,9 +106,9 @@ class Pulse:
 
     def flush(self, key: LeaseKey) -> bool:
         """Deliver what is left of this lease, which stays renewed; ``False`` when nobody answers."""
-        while self._waiting(key):
+        while self.waiting(key):
             if not self._deliver():
-                return not self._waiting(key)
+                return not self.waiting(key)
         return True
 
     def drop(self, key: LeaseKey) -> list[Point]:
@@ -146,7 +146,8 @@ class Pulse:
         self._thread.join(timeout=5)
         self._channel.close()
 
-    def _waiting(self, key: LeaseKey) -> bool:
+    def waiting(self, key: LeaseKey) -> bool:
+        """Whether anything of this lease is still to be delivered."""
         with self._lock:
             held = self._held.get(key.task_id)
             mine = held is not None and held.key.epoch == key.epoch and not held.lost

@@ -40,20 +40,20 @@ class Tally:
 
 DROP: Final[LiteralString] = """
     UPDATE checkpoint SET dropped_at = now() FROM task
+    CROSS JOIN LATERAL (SELECT EXISTS (SELECT FROM unnest(%(best_trials)s::bigint[], %(best_levels)s::int[]) AS best(trial, level)
+                                       WHERE best.trial = task.trial_no AND best.level = task.level)) AS one(is_best)
     WHERE task.id = checkpoint.task_id AND task.study_id = %(study_id)s AND dropped_at IS NULL
-      AND NOT EXISTS (SELECT FROM unnest(%(best_trials)s::bigint[], %(best_levels)s::int[]) AS best(trial, level)
-                      WHERE best.trial = task.trial_no AND best.level = task.level)
-      AND (task.trial_no = ANY(%(trials)s) OR EXISTS (
+      AND (task.trial_no = ANY(%(trials)s) AND NOT is_best OR EXISTS (
           SELECT FROM checkpoint AS later JOIN task AS after ON after.id = later.task_id
           WHERE after.study_id = task.study_id AND after.trial_no = task.trial_no AND after.state = 'done'
             AND later.dropped_at IS NULL AND later.path <> checkpoint.path
-            AND (later.step, later.at) > (checkpoint.step, checkpoint.at)))"""
+            AND (later.step, later.at) > (checkpoint.step, checkpoint.at) AND (after.id = task.id OR NOT is_best)))"""
 
 
 async def drop(conn: Conn, study_id: StudyId, *, trials: Sequence[int], best: Collection[tuple[int, int]]) -> None:
     """Drop what these trials left, and whatever a later checkpoint of the same trial supersedes.
 
-    ``best`` are the (trial, level) that stay. What runs, waits or failed supersedes nothing: it may begin again from below.
+    Of ``best``, the (trial, level) that stay, the last stays: what an attempt left that was lost on the way goes too. What runs, waits or failed supersedes nothing: it may begin again from below.
     """
     given = {
         "study_id": study_id, "trials": list(trials), "best_trials": [trial for trial, _ in best],
@@ -65,7 +65,7 @@ async def drop(conn: Conn, study_id: StudyId, *, trials: Sequence[int], best: Co
 TO_REMOVE: Final[LiteralString] = """
     SELECT DISTINCT gone.task_id, gone.epoch, gone.path
     FROM checkpoint AS gone JOIN attempt USING (task_id, epoch) JOIN worker ON worker.id = attempt.worker_id
-    JOIN worker AS me ON me.id = %(worker_id)s AND me.host = worker.host
+    JOIN worker AS me ON me.id = %(worker_id)s AND (me.host = worker.host OR starts_with(gone.path, %(root)s) AND gone.path LIKE '%%://%%')
     JOIN task ON task.id = gone.task_id JOIN study ON study.id = task.study_id AND %(project)s IN ('', study.project)
     WHERE gone.dropped_at IS NOT NULL AND gone.removed_at IS NULL AND starts_with(gone.path, %(root)s)
       AND NOT EXISTS (SELECT FROM checkpoint AS kept WHERE kept.task_id = gone.task_id AND kept.epoch = gone.epoch
@@ -74,7 +74,7 @@ TO_REMOVE: Final[LiteralString] = """
 
 
 async def to_remove(conn: Conn, worker_id: str, root: str, project: str = "") -> list[Folder]:
-    """The dropped folders below ``root`` that workers of this one's host wrote, of the project it is held to."""
+    """The dropped folders below ``root`` that workers of this one's host wrote, or anybody into a store, of the project it is held to."""
     async with conn.cursor(row_factory=class_row(Folder)) as cursor:
         await cursor.execute(TO_REMOVE, {"worker_id": worker_id, "root": root, "most": MOST, "project": project})
         return await cursor.fetchall()

@@ -1,0 +1,79 @@
+"""Two workers that share no folder: what one saved goes through a store of fsspec, and the other goes on from it."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from isoloss.client.blocking import Client
+from isoloss.testing.cluster import Cluster, wait_until
+
+TRAINER = """
+    import time
+    from pathlib import Path
+    def main(trial):
+        start = int(Path(trial.resume_from, "state").read_text()) if trial.resume_from else 0
+        assert start == trial.budget_from, (start, trial.budget_from)
+        with open("begun", "a") as file:
+            file.write(f"{trial.number} {trial.level} {start}\\n")
+        for step in range(start + 1, trial.budget_to + 1):
+            trial.report(step, val_loss=trial.params["x"] + 1 / step)
+            (trial.save_to / f"state.{step}").write_text(str(step))
+            (trial.save_to / "state").unlink(missing_ok=True)
+            (trial.save_to / "state").symlink_to(f"state.{step}")
+            (trial.save_to / "draft").write_text(str(step))
+            (trial.save_to / "draft").replace(trial.save_to / "DONE")
+            time.sleep(0.1 if trial.budget_to > 9 else 0)
+"""
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    with Cluster(lease_seconds=2) as cluster:
+        (cluster.home / "saver.py").write_text(textwrap.dedent(TRAINER))
+        yield cluster
+
+
+@pytest.fixture
+def client(cluster: Cluster) -> Iterator[Client]:
+    with cluster.client() as client:
+        yield client
+
+
+def test_a_trial_goes_on_where_a_killed_machine_had_saved_it_and_what_is_superseded_leaves_the_store(
+    cluster: Cluster, client: Client
+) -> None:
+    bucket = cluster.home / "bucket"
+
+    def machine(name: str) -> Path:
+        cluster.worker(
+            name, allow=("saver:main",),
+            environment={"ISOLOSS_HOME": str(cluster.home / name), "ISOLOSS_STORE": f"file://{bucket}"},
+        )  # fmt: skip
+        return cluster.home / name / "checkpoints"
+
+    first = machine("first")
+    study = client.launch_study(
+        {
+            "name": "far", "space": {"x": {"type": "float", "low": 0, "high": 1}}, "objective": {"metric": "val_loss"},
+            "method": {"min_budget": 3, "max_budget": 27, "brackets": "first:1", "sampler": "random"},
+            "run": {"function": "saver:main"}, "fidelity": {"keep": "planned"},
+        }
+    )  # fmt: skip
+    wait_until(lambda: any(t.levels[-1].level == 2 and len(study.curves(t.number)) > 12 for t in study.trials()), 60)
+    cluster.kill_workers()
+    second = machine("second")
+    wait_until(lambda: study.info().state == "idle", 60, what="idle")
+    begun = [tuple(map(int, line.split())) for line in (cluster.home / "begun").read_text().splitlines()]
+    again = [start for trial, level, start in begun if level == 2]
+    assert len(again) == 2 and again[0] == 9 and again[1] > 9, "the second machine began where the first had saved"
+    assert all(start > 0 for _, level, start in begun if level)
+    wait_until(lambda: study.info().checkpoints["to_remove"] == 0, 20, what="tidied")
+    best = study.best_trial
+    left = {path.parent.parent.name for path in bucket.rglob("*.manifest.json")}
+    assert left == {str(best.number)} and len(list(bucket.rglob("*.manifest.json"))) == 1
+    assert not [path for path in second.rglob("*") if path.is_file()], "no disk keeps what the store has"
+    assert first.exists()
