@@ -26,7 +26,7 @@ TRAINER = """
             (trial.save_to / "state").symlink_to(f"state.{step}")
             (trial.save_to / "draft").write_text(str(step))
             (trial.save_to / "draft").replace(trial.save_to / "DONE")
-            time.sleep(0.1 if trial.budget_to > 9 else 0)
+            time.sleep(0.2 if trial.budget_to > 9 else 0)
 """
 
 
@@ -63,7 +63,11 @@ def test_a_trial_goes_on_where_a_killed_machine_had_saved_it_and_what_is_superse
             "run": {"function": "saver:main"}, "fidelity": {"keep": "planned"},
         }
     )  # fmt: skip
-    wait_until(lambda: any(t.levels[-1].level == 2 and len(study.curves(t.number)) > 12 for t in study.trials()), 60)
+    wait_until(
+        lambda: 9 < cluster.rows("SELECT coalesce(max(step), 0) FROM checkpoint")[0][0] < 27,
+        60,
+        what="a save in mid-run",
+    )
     cluster.kill_workers()
     second = machine("second")
     wait_until(lambda: study.info().state == "idle", 60, what="idle")
