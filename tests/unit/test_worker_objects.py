@@ -25,8 +25,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(objects, "PAUSES", (0.0, 0.0))
     folder = checkpoint_root(tmp_path / "home") / "p" / "s" / "3" / "1-7-2"
     (folder / "shards").mkdir(parents=True)
-    (folder / "DONE").write_text("4")
     (folder / "shards" / "0").write_bytes(b"abc")
+    (folder / "DONE").write_text("4")
     return folder
 
 
@@ -75,12 +75,37 @@ def test_a_checkpoint_without_its_manifest_or_with_a_file_cut_short_is_lost(tmp_
         fetch(url, tmp_path / "there")
 
 
-def test_what_changes_while_it_is_published_never_appears(tmp_path: Path, folder: Path) -> None:
-    sealed = checkpoint.seal(folder, 4)
+@pytest.mark.parametrize("when", ["before", "meanwhile", "gone"])
+def test_what_changes_while_it_is_published_never_appears(
+    tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    store, sealed = Objects(f"file://{tmp_path}/bucket"), checkpoint.seal(folder, 4)
     assert sealed is not None
-    (folder / "shards" / "0").write_bytes(b"the next step's")
-    assert Objects(f"file://{tmp_path}/bucket").publish(folder, sealed) == sealed
+    real = store._files.put_file
+    match when:
+        case "before":
+            (folder / "shards" / "0").write_bytes(b"the next step's")
+        case "gone":
+            (folder / "shards" / "0").unlink()
+        case _:
+
+            def put(*given: str) -> None:
+                real(*given)
+                (folder / "shards" / "0").write_bytes(b"abd")  # as long as before
+
+            monkeypatch.setattr(store._files, "put_file", put)
+    with pytest.raises(Lost, match="the trainer (changed|removed)"):
+        store.publish(folder, sealed)
     assert not list((tmp_path / "bucket").rglob("*.manifest.json"))
+
+
+def test_of_a_trainer_that_goes_on_only_what_stood_at_its_done_is_sealed(folder: Path) -> None:
+    (folder / "next").write_text("half of")
+    os.utime(folder / "next", ns=(0, (folder / "DONE").stat().st_mtime_ns + 1))
+    os.utime(folder / "shards" / "0", ns=(0, (folder / "DONE").stat().st_mtime_ns))
+    going, ended = checkpoint.seal(folder, 4, goes_on=True), checkpoint.seal(folder, 4)
+    assert going is not None and set(going.manifest) == {"DONE", "shards/0"}
+    assert ended is not None and set(ended.manifest) == {"DONE", "next", "shards/0"}
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="the superuser may write anywhere")

@@ -106,17 +106,20 @@ class Attempt:
             for old in self.published[:-1]:
                 self.objects.remove(old.path)
             del self.published[:-1]
-        found = self._sealed(message.step)
+        found = self._sealed(message.step, goes_on=True)
         self.registered |= found is not None and not is_url(found.path)
         return found
 
-    def _sealed(self, step: int) -> Checkpoint | None:
-        found = checkpoint.seal(self.folder, step)
+    def _sealed(self, step: int, *, goes_on: bool = False) -> Checkpoint | None:
+        found = checkpoint.seal(self.folder, step, goes_on=goes_on)
         if found is None or self.objects is None:
             return found
         if self.published and replace(found, path=self.published[-1].path) == self.published[-1]:
             return self.published[-1]
-        found = self.objects.publish(self.folder, found)
+        try:
+            found = self.objects.publish(self.folder, found)
+        except Lost:
+            return None  # the next step's follows
         if is_url(found.path):
             self.published.append(found)
         return found

@@ -13,7 +13,7 @@ from typing import Final
 
 import msgspec
 
-from isoloss.client.current import stated_step
+from isoloss.client.current import DONE, stated_step
 from isoloss.client.held import checkpoint_folder, manifest
 from isoloss.client.locate import home
 from isoloss.domain.lease import Checkpoint
@@ -28,9 +28,13 @@ def folder_of(lease: pb.Lease) -> Path:
     return checkpoint_folder(home().absolute(), lease)
 
 
-def seal(folder: Path, step: int) -> Checkpoint | None:
-    """The complete state at ``step`` with its manifest, which is written beside the folder; ``None`` when it is empty."""
-    found = manifest(folder)
+def seal(folder: Path, step: int, *, goes_on: bool = False) -> Checkpoint | None:
+    """The complete state at ``step`` with its manifest, which is written beside the folder; ``None`` when it is empty.
+
+    Of a trainer that ``goes_on`` only what was written before ``DONE`` counts: the rest is the next step's, half of it perhaps.
+    """
+    until = (folder / DONE).stat().st_mtime_ns if goes_on and (folder / DONE).exists() else None
+    found = manifest(folder, until=until)
     if not found:
         return None
     draft = beside(folder).with_suffix(f".{os.getpid()}")

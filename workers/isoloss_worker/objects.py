@@ -46,24 +46,29 @@ class Objects:
         self._files, self._root = _opened(self.url)
 
     def publish(self, folder: Path, found: Checkpoint) -> Checkpoint:
-        """The checkpoint, where it lies in the store; where it lies on the disk when the store takes it not even after a minute."""
+        """The checkpoint, where it lies in the store; on the disk still when the store takes it not even after a minute.
+
+        Raises ``Lost`` when its files changed on the way.
+        """
         where = f"{self.url}/{folder.relative_to(checkpoint_root(home().absolute()))}/{found.step}"
         try:
             _again(lambda: self._publish(folder, found, where))
+        except Lost:
+            raise
         except Exception as error:  # noqa: BLE001 - each store has errors of its own
             log.warning("checkpoint.not_published", path=str(folder), url=where, error=_words(error))
             return found
         return replace(found, path=where)
 
     def _publish(self, folder: Path, found: Checkpoint, where: str) -> None:
-        place = self._place(where)
+        place, before = self._place(where), _written(folder, found)
         for name in found.manifest:
             target = posixpath.join(place, name)
             self._files.makedirs(posixpath.dirname(target), exist_ok=True)
             self._files.put_file(str(folder / name), target)
         if sums.beside(folder).exists():
             self._files.put_file(str(sums.beside(folder)), place + SUMS)
-        if manifest(folder).items() & found.manifest.items() != found.manifest.items():
+        if _written(folder, found) != before:
             raise Lost("the trainer changed it while it was published")  # the next step's follows
         self._files.pipe_file(place + MANIFEST, msgspec.json.encode(found.manifest))
 
@@ -98,6 +103,17 @@ def fetch(url: str, into: Path) -> None:
         raise Lost(f"{PurePosixPath(str(error)).name} is not there") from None
     if flaw := sums.flaw(into):
         raise Lost(flaw)
+
+
+def _written(folder: Path, found: Checkpoint) -> list[int]:
+    """When each file was last written; ``Lost`` when one is not the one of the manifest any more."""
+    try:
+        seen = [(folder / name).stat() for name in found.manifest]
+    except FileNotFoundError as error:
+        raise Lost(f"the trainer removed {error.filename}") from None
+    if [one.st_size for one in seen] != list(found.manifest.values()):
+        raise Lost("the trainer changed it before it was published")
+    return [one.st_mtime_ns for one in seen]
 
 
 def _rename_sums(text: str, into: Path) -> None:

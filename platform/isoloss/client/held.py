@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
 import shutil
@@ -110,11 +111,14 @@ def checkpoint_root(root: Path) -> Path:
     return root / "checkpoints"
 
 
-def manifest(folder: Path) -> dict[str, int]:
-    """Names and sizes of the files in a folder; empty when there are none."""
-    if not folder.is_dir():
-        return {}
-    return {str(file.relative_to(folder)): file.stat().st_size for file in sorted(folder.rglob("*")) if file.is_file()}
+def manifest(folder: Path, *, until: int | None = None) -> dict[str, int]:
+    """Names and sizes of the files in a folder, of those last written ``until`` then (ns) when it says so; empty for none."""
+    found: dict[str, int] = {}
+    for file in sorted(folder.rglob("*")) if folder.is_dir() else ():
+        with contextlib.suppress(FileNotFoundError):  # a trainer goes on, and tidies up
+            if file.is_file() and (until is None or file.stat().st_mtime_ns <= until):
+                found[str(file.relative_to(folder))] = file.stat().st_size
+    return found
 
 
 def ending_of(trial: Trial, returned: Any) -> Ending:
