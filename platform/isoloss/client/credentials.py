@@ -18,7 +18,13 @@ from isoloss.client.join import joined
 from isoloss.client.locate import LOOPBACK, own_join
 from isoloss.errors import InvalidSpec
 
-OPTIONS: Final = (("grpc.keepalive_time_ms", 30_000), ("grpc.max_reconnect_backoff_ms", 2_000))
+OPTIONS: Final = (  # who is silent for 20 s is gone: sooner than a lease runs out, on a line that no longer says so itself
+    ("grpc.keepalive_time_ms", 10_000),
+    ("grpc.http2.ping_timeout_ms", 10_000),  # keepalive_timeout_ms alone is waited for no sooner than this, a minute
+    ("grpc.http2.max_pings_without_data", 0),
+    ("grpc.http2.bdp_probe", 0),  # its pings queue behind the data of a slow line, and would be missed
+    ("grpc.max_reconnect_backoff_ms", 2_000),
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

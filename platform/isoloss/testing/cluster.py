@@ -179,11 +179,12 @@ class Cluster:
         allow_command: Sequence[str] = (),
         everything: bool = False,
         begin_again: bool = False,
+        address: str = "",
         cwd: Path | None = None,
         environment: Mapping[str, str] | None = None,
     ) -> WorkerProcess:
         """Start a worker; it leases as soon as it is up."""
-        flags = ["--address", self.address, "--name", name, "--slots", str(slots), "--gpus", gpus]
+        flags = ["--address", address or self.address, "--name", name, "--slots", str(slots), "--gpus", gpus]
         flags += ["--nodes", str(nodes)]
         flags += [word for function in allow for word in ("--allow", function)]
         flags += [word for prefix in allow_command for word in ("--allow-command", prefix)]
