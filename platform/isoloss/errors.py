@@ -100,7 +100,11 @@ class StoreUnavailable(Unreachable):
 
 
 class Busy(Unreachable):
-    """More is asked for than is served at a time: nothing was done, and the same call may be made again in a while."""
+    """More is asked for than is served at a time: nothing was done, and the same call may be made again in ``retry_seconds``."""
 
     reason = "BUSY"
     exit_code = 5
+
+    def __init__(self, message: str, *, hint: str = "", retry_seconds: float = 0.0) -> None:
+        super().__init__(message, hint=hint)
+        self.retry_seconds = retry_seconds

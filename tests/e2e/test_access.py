@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import time
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -268,3 +269,23 @@ def test_who_does_not_speak_as_the_controller_does_is_told_how_it_does(
     with temporary_home(), controller(**{field: str(folder / name) for field, name in files.items()}) as local:
         assert "ISOLOSS_CA has to name its ca.pem" in said(local.address, None)
         assert "not of the CA in ISOLOSS_CA" in said(local.address, elsewhere / "ca.pem")
+
+
+def test_a_script_in_a_loop_is_slowed_to_its_tokens_rate_and_notices_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    with temporary_home(), controller(tokens=True, calls_per_second=20) as house:
+        token, other = made(house, Role.CLIENT), made(house, Role.CLIENT)
+        asked = [
+            code_of(house, "StudyService", "ListStudies", study_pb2.ListStudiesRequest(), token) for _ in range(60)
+        ]
+        assert grpc.StatusCode.RESOURCE_EXHAUSTED in asked[40:]
+        assert (
+            code_of(house, "StudyService", "ListStudies", study_pb2.ListStudiesRequest(), other) is grpc.StatusCode.OK
+        )
+        beat = work_pb2.HeartbeatRequest()
+        assert code_of(house, "TrialService", "Heartbeat", beat, token) is grpc.StatusCode.OK, "what runs is renewed"
+        monkeypatch.setenv("ISOLOSS_TOKEN", token)
+        with isoloss.connect(house.address, start=False, patience=5) as client:
+            begun = time.monotonic()
+            for _ in range(30):
+                client.studies()
+            assert time.monotonic() - begun > 1.0

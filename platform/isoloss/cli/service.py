@@ -26,7 +26,8 @@ DOWN_SECONDS = 20.0
 def up(
     *, dsn: str | None = None, listen: str | None = None, dash: str | None = None, workers: int = 0,
     lease_seconds: float | None = None, tls_cert: str | None = None, tls_key: str | None = None,
-    tls_client_ca: str | None = None, tokens: bool | None = None, reached_as: str = "", output: Output = Output(),  # noqa: B008
+    tls_client_ca: str | None = None, tokens: bool | None = None, calls_per_second: float | None = None,
+    reached_as: str = "", output: Output = Output(),  # noqa: B008
 ) -> None:  # fmt: skip
     """Run a controller here, in the foreground, until Ctrl-C or SIGTERM.
 
@@ -50,6 +51,8 @@ def up(
         Whose certificates clients have to show, if they have to.
     tokens
         Whether every call has to show a token; always with TLS. `isoloss token` makes them.
+    calls_per_second
+        How often one token may call, its leases and reports apart; 0 for as often as it likes.
     reached_as
         The name by which workers reach this machine, when it is not its host name.
 
@@ -72,7 +75,7 @@ def up(
         tls_cert, tls_key = made["tls_cert"], made["tls_key"]
     settings = load(
         dsn=dsn, listen=listen, dash=dash, lease_seconds=lease_seconds, tls_cert=tls_cert, tls_key=tls_key,
-        tls_client_ca=tls_client_ca, tokens=tokens,
+        tls_client_ca=tls_client_ca, tokens=tokens, calls_per_second=calls_per_second,
     )  # fmt: skip
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
         runner.run(_up(settings, workers, output, reached_as if joins else None))

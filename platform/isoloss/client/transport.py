@@ -20,7 +20,7 @@ import grpc
 import stamina
 
 from isoloss.client.credentials import found
-from isoloss.errors import Unreachable
+from isoloss.errors import Busy, Unreachable
 from isoloss.v1 import campaign_pb2_grpc, study_pb2_grpc, work_pb2_grpc
 from isoloss.wire.errors import from_rpc_error
 
@@ -31,6 +31,11 @@ CALL_SECONDS: Final = 45.0
 def new_key() -> str:
     """A fresh idempotency key: one for each thing a caller means once."""
     return uuid.uuid4().hex
+
+
+def _again(error: Exception) -> bool | float:
+    """Whether to make the call again, or in how many seconds, when the controller has said so."""
+    return (isinstance(error, Busy) and error.retry_seconds) or isinstance(error, Unreachable)
 
 
 class Turns:
@@ -81,7 +86,7 @@ class AsyncTransport:
         """One call, made again while nobody answers."""
         with contextlib.suppress(Unreachable):  # nearly every call is answered
             return await self._once(method, request)
-        async for attempt in stamina.retry_context(on=Unreachable, timeout=self._patience, attempts=None, wait_max=2.0):
+        async for attempt in stamina.retry_context(on=_again, timeout=self._patience, attempts=None, wait_max=2.0):
             with attempt:
                 return await self._once(method, request)
         raise AssertionError("stamina returns or raises")
@@ -138,7 +143,7 @@ class BlockingTransport:
         """One call, made again while nobody answers."""
         with contextlib.suppress(Unreachable):  # nearly every call is answered
             return self._once(method, request)
-        for attempt in stamina.retry_context(on=Unreachable, timeout=self._patience, attempts=None, wait_max=2.0):
+        for attempt in stamina.retry_context(on=_again, timeout=self._patience, attempts=None, wait_max=2.0):
             with attempt:
                 return self._once(method, request)
         raise AssertionError("stamina returns or raises")

@@ -10,9 +10,10 @@ import grpc
 import structlog
 from google.protobuf.message import DecodeError
 
-from isoloss.controller.access import ANONYMOUS, PRINCIPAL, Gate, narrow
+from isoloss.controller.access import ANONYMOUS, METHODS, PRINCIPAL, Gate, narrow
 from isoloss.controller.limits import check_limits
 from isoloss.controller.metrics import Metrics
+from isoloss.controller.rates import Rates
 from isoloss.domain.access import LOCAL
 from isoloss.errors import InvalidSpec, IsolossError
 from isoloss.wire.errors import CODES, to_status
@@ -25,8 +26,9 @@ Continuation = Callable[[grpc.HandlerCallDetails], Awaitable[Any]]
 class Guarded(grpc.aio.ServerInterceptor):
     """Lets a call in as somebody and holds it to what they may see, and maps errors once; for streams too."""
 
-    def __init__(self, gate: Gate, metrics: Metrics) -> None:
+    def __init__(self, gate: Gate, rates: Rates, metrics: Metrics) -> None:
         self.gate = gate
+        self.rates = rates
         self.metrics = metrics
 
     async def intercept_service(self, continuation: Continuation, handler_call_details: grpc.HandlerCallDetails) -> Any:
@@ -70,6 +72,8 @@ class Guarded(grpc.aio.ServerInterceptor):
         principal = LOCAL
         if not method.startswith(ANONYMOUS):
             principal = await self.gate.admit(method, context.invocation_metadata())
+            if METHODS[method].scope != "lease":  # what runs is renewed and told whatever else its token does
+                self.rates.take(principal.id)
         if request is GARBLED:
             raise InvalidSpec(f"The request is no message of {method.rpartition('/')[2]}; accepted is one.")
         check_limits(request)

@@ -38,6 +38,7 @@ from isoloss.controller.limiter import Limiter
 from isoloss.controller.metrics import Metrics
 from isoloss.controller.processes import Processes
 from isoloss.controller.proposer import Proposer
+from isoloss.controller.rates import Rates
 from isoloss.controller.reaper import Reaper
 from isoloss.controller.settings import Settings, check_listener, split_address
 from isoloss.controller.study_service import StudyService
@@ -78,7 +79,7 @@ async def running(settings: Settings) -> AsyncIterator[Local]:
             Campaigner(pool, bell, decider, fitter), Janitor(pool), *([keeper] if keeper else []),
         ]  # fmt: skip
         metrics = Metrics(dispatcher)
-        guarded = Guarded(Gate(pool, tokens=settings.authenticated), metrics)
+        guarded = Guarded(Gate(pool, tokens=settings.authenticated), Rates(settings.calls_per_second), metrics)
         address = await stack.enter_async_context(
             _serving(_services(guarded, decider, dispatcher, fitter), listen, settings)
         )

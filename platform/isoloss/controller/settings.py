@@ -30,6 +30,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     tls_cert: str = ""  # PEM files: what the controller shows …
     tls_key: str = ""
     tls_client_ca: str = ""  # … and whose certificates clients have to show, if any
+    calls_per_second: Annotated[float, Meta(ge=0)] = 1000.0  # of one token; 0: as many as it likes
     tokens: bool = False  # whether every call has to show a token; always with TLS
 
     @property

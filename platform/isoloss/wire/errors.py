@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any, Final
 
 import grpc
@@ -48,6 +49,10 @@ def to_status(error: IsolossError) -> Any:
     info = error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata={"hint": error.hint})
     status = status_pb2.Status(code=CODES[type(error)].value[0], message=error.message)
     status.details.add().Pack(info)
+    if isinstance(error, Busy) and error.retry_seconds:
+        again = error_details_pb2.RetryInfo()
+        again.retry_delay.FromTimedelta(timedelta(seconds=error.retry_seconds))
+        status.details.add().Pack(again)
     return rpc_status.to_status(status)
 
 
@@ -61,10 +66,14 @@ TLS_SIGNS: Final = {  # what a transport says when the two ends do not speak the
 def from_rpc_error(error: grpc.aio.AioRpcError) -> IsolossError:
     """The error a call ended with, as the class the server raised; a transport's own failure is ``Unreachable``."""
     status = rpc_status.from_call(error)
+    info, again = error_details_pb2.ErrorInfo(), error_details_pb2.RetryInfo()
     for detail in status.details if status else ():
-        info = error_details_pb2.ErrorInfo()
-        if detail.Unpack(info) and info.domain == DOMAIN and info.reason in CLASSES:
-            return CLASSES[info.reason](status.message, hint=info.metadata.get("hint", ""))
+        _ = detail.Unpack(info) or detail.Unpack(again)
+    if info.domain == DOMAIN and info.reason in CLASSES:
+        kind, hint = CLASSES[info.reason], info.metadata.get("hint", "")
+        if kind is Busy:
+            return Busy(status.message, hint=hint, retry_seconds=again.retry_delay.ToTimedelta().total_seconds())
+        return kind(status.message, hint=hint)
     if error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED:
         if "larger than" in (said := str(error.details())):
             return InvalidSpec(f"The message is too large: {said}.")
