@@ -38,8 +38,11 @@ def seal(folder: Path, step: int, *, goes_on: bool = False) -> Checkpoint | None
     if not found:
         return None
     draft = beside(folder).with_suffix(f".{os.getpid()}")
-    draft.write_bytes(msgspec.json.encode(found))
-    draft.replace(beside(folder))
+    try:
+        draft.write_bytes(msgspec.json.encode(found))
+        draft.replace(beside(folder))
+    finally:
+        draft.unlink(missing_ok=True)  # where there was no room for it
     return Checkpoint(step=step, path=str(folder), manifest=found)
 
 

@@ -147,6 +147,8 @@ def configure_logs(*, json: bool) -> None:
 
     import structlog
 
+    from isoloss.client.logs import STDERR
+
     renderer = structlog.processors.JSONRenderer() if json else structlog.dev.ConsoleRenderer()
     structlog.configure(
         processors=[
@@ -154,7 +156,7 @@ def configure_logs(*, json: bool) -> None:
             structlog.processors.TimeStamper(fmt="iso", utc=True), structlog.processors.format_exc_info, renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=structlog.PrintLoggerFactory(STDERR),
     )  # fmt: skip
 
     class Through(logging.Handler):

@@ -5,10 +5,14 @@ from __future__ import annotations
 import asyncio
 from functools import partial
 
+import structlog
+
 from isoloss.client.pulse import Pulse
 from isoloss.domain.lease import LeaseKey
 from isoloss_worker.attempt import Attempt
 from isoloss_worker.messages import Saved
+
+log = structlog.get_logger()
 
 
 class Saving:
@@ -40,6 +44,10 @@ class Saving:
             await asyncio.to_thread(partial(self._register, message, told=told))
 
     def _register(self, message: Saved, *, told: bool = False) -> None:
-        found = self._attempt.saved(message, told=told)
+        try:
+            found = self._attempt.saved(message, told=told)
+        except OSError as error:  # the disk is full: the run goes on, and may save again
+            log.warning("checkpoint.missed", error=str(error))
+            return
         if found is not None:
             self._pulse.report(self._key, [], found)

@@ -72,7 +72,7 @@ async def run(duty: Duty, bell: Bell) -> None:
         try:
             done = await duty.once()
         except IsolossError as error:
-            log.warning("duty.failed", duty=duty.name, reason=error.reason, error=error.message)
+            log.warning("duty.failed", duty=duty.name, reason=error.reason, error=str(error))
             done = 0
         except Exception:
             log.exception("duty.crashed", duty=duty.name)

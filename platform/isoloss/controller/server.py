@@ -23,6 +23,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health import aio as health
 
 from isoloss.client.locate import CONTROLLER_FILE, Local
+from isoloss.client.logs import STDERR
 from isoloss.controller.access import Gate
 from isoloss.controller.campaign_service import CampaignService, LawService
 from isoloss.controller.campaigner import Campaigner
@@ -183,7 +184,6 @@ def _listener(address: str, field: str) -> socket.socket:
 def configure_logs(*, json: bool) -> None:
     """Structured logs on stderr: JSON in a service, readable at a terminal."""
     import logging
-    import sys
 
     renderer: Any = structlog.processors.JSONRenderer(
         serializer=lambda v, **_: msgspec.json.encode(v, enc_hook=str).decode()
@@ -195,5 +195,5 @@ def configure_logs(*, json: bool) -> None:
             renderer if json else structlog.dev.ConsoleRenderer(),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=structlog.PrintLoggerFactory(STDERR),
     )  # fmt: skip

@@ -63,6 +63,11 @@ class Pool:
             raise Busy(f"No connection to Postgres was free within {WAIT_SECONDS:g} s.") from None
         except (psycopg.errors.ReadOnlySqlTransaction, psycopg.errors.InsufficientPrivilege) as error:
             raise StoreUnavailable(f"Postgres does not let this controller write: {_first_line(error)}.") from None
+        except psycopg.errors.DiskFull as error:
+            raise StoreUnavailable(
+                f"The disk of Postgres is full: {_first_line(error)}.",
+                hint="Free some room there: nothing that was acknowledged is lost, and all goes on by itself.",
+            ) from None
         except psycopg.DataError as error:  # a number out of range, a text that is none: no check before has caught it
             raise InvalidSpec(f"A value does not fit the database ({_first_line(error)}).") from None
         except psycopg.OperationalError as error:  # gone, restarting, or a lock or deadlock that a second try resolves
