@@ -290,10 +290,11 @@ class Agent:
                 job.gpu_ids if job.own_gpus else ()
             )  # a counter is a device's: shared, it has the other's too
             ended = await slots[0].run(job, listen, stop, run.timeout)
+            measured = meter.values()
             await saving.settle()
             if isinstance(ended, Stopped):
                 return None if ended.why == "stale" else Ending(kind="release")
-            ending: Ending = await self._apart(attempt.ending, ended, meter.values())
+            ending: Ending = await self._apart(attempt.ending, ended, measured)
             return replace(ending, code=code)
         except IsolossError as error:
             return Ending(kind="fail", retryable=False, message=str(error))
