@@ -2,6 +2,7 @@
 
 proto     proto/ → platform/isoloss/v1, by pinned generators in a throw-away environment
 client    platform/isoloss/client/aio.py → blocking.py
+fields    proto/ → proto/fields.txt, from which nothing ever goes: a number is not used again, a name not for another
 grafana   the panels of platform/isoloss/dash → dash/grafana/*.json
 reference the invariants and the task's states → platform/docs/reference/invariants.md
 """
@@ -13,7 +14,11 @@ import subprocess
 import sys
 import tempfile
 import venv
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
+
+from google.protobuf import descriptor_pb2
 
 ROOT = Path(__file__).parents[1]
 PINS = ("grpcio-tools==1.76.0", "mypy-protobuf==5.1.0")  # gencode that runs on protobuf 6.31 to 7.x
@@ -50,6 +55,50 @@ def proto() -> dict[Path, bytes]:
     return made
 
 
+def fields() -> dict[Path, bytes]:
+    """What every field, enum value and method of the wire is, or was once."""
+    from isoloss.v1 import campaign_pb2, common_pb2, study_pb2, work_pb2
+
+    path, now = ROOT / "proto" / "fields.txt", dict[str, str]()
+    for module in (campaign_pb2, common_pb2, study_pb2, work_pb2):
+        file = descriptor_pb2.FileDescriptorProto()
+        module.DESCRIPTOR.CopyToProto(file)
+        now |= _said(file.package, file.message_type, file.enum_type)
+        now |= {
+            f"{file.package}.{service.name}.{method.name}": f"{method.input_type} {method.output_type}"
+            for service in file.service
+            for method in service.method
+        }
+    landed = dict(line.split(" = ") for line in path.read_text().splitlines()) if path.exists() else {}
+    made = kept(landed, now)
+    return {path: "".join(f"{name} = {what}\n" for name, what in sorted(made.items())).encode()}
+
+
+def _said(scope: str, messages: Iterable[Any], enums: Iterable[Any]) -> dict[str, str]:
+    said = {f"{scope}.{enum.name}.{value.name}": str(value.number) for enum in enums for value in enum.value}
+    for message in messages:
+        inner = f"{scope}.{message.name}"
+        for field in message.field:
+            label, kind = field.Label.Name(field.label), field.type_name or field.Type.Name(field.type)
+            said[f"{inner}.{field.name}"] = f"{field.number} {label} {kind}"
+        said |= _said(inner, message.nested_type, message.enum_type)
+    return said
+
+
+def kept(landed: Mapping[str, str], now: Mapping[str, str]) -> dict[str, str]:
+    """All that there is and was; exits where a name means another thing, or a number another name, than it did."""
+    both = {**landed, **now}
+    numbers: dict[tuple[str, str], str] = {}
+    for name, what in both.items():
+        if landed.get(name, what) != what:
+            sys.exit(f"{name} is {what} and was {landed[name]}: old programs would misread it; add another field.")
+        number = what.split()[0]
+        first = numbers.setdefault((name.rpartition(".")[0], number), name) if number.isdecimal() else name
+        if first != name:
+            sys.exit(f"{first} and {name} are both number {number}: old programs would misread it; take a new number.")
+    return both
+
+
 def client() -> dict[Path, bytes]:
     """The blocking SDK: the async one without its awaits."""
     text = (ISOLOSS / "client" / "aio.py").read_text()
@@ -83,7 +132,7 @@ def reference() -> dict[Path, bytes]:
     return {ROOT / "platform" / "docs" / "reference" / "invariants.md": document().encode()}
 
 
-PARTS = {"proto": proto, "client": client, "grafana": grafana, "reference": reference}
+PARTS = {"proto": proto, "fields": fields, "client": client, "grafana": grafana, "reference": reference}
 
 
 def main() -> int:

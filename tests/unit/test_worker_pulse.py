@@ -112,6 +112,8 @@ def test_a_checkpoint_is_kept_while_the_controller_stumbles(pulse: Pulse) -> Non
 class Transport:
     """A transport whose calls of one ending answer from a list, then accept."""
 
+    verdict: Any = pb.VERDICT_ACCEPTED
+
     def __init__(self, *answers: Exception) -> None:
         self.answers = list(answers)
         self.workers = SimpleNamespace(Finish=None, Lease=None)
@@ -121,8 +123,7 @@ class Transport:
             raise self.answers.pop(0)
         if isinstance(request, work_pb2.LeaseRequest):
             return work_pb2.LeaseReply(leases=[pb.Lease(trial=7)])
-        verdict = pb.VERDICT_ACCEPTED
-        return work_pb2.AckReply(acks=[pb.Ack(key=ending.key, verdict=verdict) for ending in request.endings])
+        return work_pb2.AckReply(acks=[pb.Ack(key=ending.key, verdict=self.verdict) for ending in request.endings])
 
 
 def told(*answers: Exception) -> str:
@@ -144,6 +145,11 @@ def test_an_ending_is_kept_while_the_controller_stumbles_and_given_up_when_refus
     assert told(StoreUnavailable("gone"), IsolossError("INTERNAL"), IsolossError("INTERNAL")) == "accepted"
     with pytest.raises(InvalidSpec):
         told(InvalidSpec("no"), InvalidSpec("no"))
+
+
+def test_a_verdict_that_only_a_newer_controller_knows_ends_no_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Transport, "verdict", 99)
+    assert told() == "unknown (99)"
 
 
 def test_no_answer_ends_a_worker() -> None:

@@ -42,6 +42,7 @@ log = structlog.get_logger()
 WAIT_SECONDS: Final = 20.0
 BREATH_SECONDS: Final = 0.5  # between two empty answers that came at once: the controller is ending
 PATIENCE_SECONDS: Final = 900.0  # without a controller and without work
+REFUSED: Final = ("", "refused", "stale", "cancelling")  # after others, a newer controller's too, a checkpoint stays
 GOODBYE_SECONDS: Final = 5.0  # beyond the grace, to tell what was saved
 STORE_SECONDS: Final = 60.0  # and for a store to take it
 
@@ -252,8 +253,7 @@ class Agent:
             pulse.hold(key, attempt.lease.ttl_seconds, _threadsafe(asyncio.get_running_loop(), _resolve, stop))
             ending = await self._train(slots, attempt, stop)
             verdict = "" if ending is None else await self._tell(key, ending)
-            accepted = ending if verdict in ("accepted", "already_done") else None
-            await self._apart(attempt.tidy, accepted)
+            await self._apart(attempt.tidy, None if verdict in REFUSED else ending)
             how, why = (ending.kind, ending.message.partition("\n")[0]) if ending else ("lost", "")
             log.info("task.ended", how=how, verdict=verdict, seconds=round(time.monotonic() - begun, 3), why=why)
         finally:

@@ -17,6 +17,7 @@ from isoloss.client.transport import AsyncTransport
 from isoloss.errors import IsolossError, Unreachable
 from isoloss.v1 import common_pb2 as pb
 from isoloss.v1 import work_pb2
+from isoloss.wire.states import word
 
 log = structlog.get_logger()
 BREATH_SECONDS: Final = 0.5
@@ -66,7 +67,7 @@ class Endings:
                 break
             except Unreachable as error:
                 log.warning("finish.unanswered", endings=len(batch), error=error.message)
-        verdicts = {ack.key.task_id: said(ack.verdict) for ack in reply.acks}
+        verdicts = {ack.key.task_id: word(pb.Verdict, ack.verdict) for ack in reply.acks}
         for one in batch:
             if not one.answer.done():
                 one.answer.set_result(verdicts[one.ending.key.task_id])
@@ -84,8 +85,3 @@ class Endings:
                 self._queue.put_nowait(one)
             else:
                 one.answer.set_exception(error)
-
-
-def said(verdict: pb.Verdict) -> str:
-    """The verdict in words: accepted, stale, already_done or cancelling."""
-    return pb.Verdict.Name(verdict).removeprefix("VERDICT_").lower()  # type: ignore[arg-type]  # its stub wants ValueType

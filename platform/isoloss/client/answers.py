@@ -11,7 +11,7 @@ from google.protobuf.json_format import MessageToDict
 
 from isoloss.domain.space import Scalar
 from isoloss.v1 import campaign_pb2, common_pb2, study_pb2
-from isoloss.wire.states import from_campaign_state, from_study_state
+from isoloss.wire.states import word
 from isoloss.wire.values import from_values
 
 
@@ -101,7 +101,7 @@ def study(message: study_pb2.Study) -> StudyInfo:
     """A study of its message."""
     deeper = message.next_deepening
     return StudyInfo(
-        name=message.name, project=message.project, state=from_study_state(message.state).value,
+        name=message.name, project=message.project, state=word(study_pb2.StudyState, message.state),
         spec=msgspec.json.decode(message.spec_json), max_budget=message.max_budget, trials=message.trials,
         tasks=dict(message.tasks), spent=message.spent, reserved=message.reserved, seq=message.seq,
         rungs=[plain(rung) for rung in message.rungs],
@@ -148,14 +148,14 @@ def event(message: study_pb2.StudyEvent) -> dict[str, Any]:
     """An event of its message."""
     return {
         "seq": message.seq, "kind": message.kind, "body": msgspec.json.decode(message.body_json),
-        "decisions": msgspec.json.decode(message.decisions_json), "state": from_study_state(message.state).value,
+        "decisions": msgspec.json.decode(message.decisions_json), "state": word(study_pb2.StudyState, message.state),
     }  # fmt: skip
 
 
 def campaign(message: campaign_pb2.Campaign) -> dict[str, Any]:
     """A campaign of its message."""
     return {
-        "name": message.name, "project": message.project, "state": from_campaign_state(message.state).value,
+        "name": message.name, "project": message.project, "state": word(campaign_pb2.CampaignState, message.state),
         "spec": msgspec.json.decode(message.spec_json), "max_tokens": message.max_tokens,
         "observations": message.observations, "own_observations": message.own_observations, "searched_flops": message.searched_flops, "target_flops": message.target_flops,
         "deepened": message.deepened, "reason": message.reason, "deepened_tokens": message.deepened_tokens, "restart_tokens": message.restart_tokens,

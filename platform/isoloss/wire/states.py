@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from isoloss.domain.study import CampaignState, StudyState
 from isoloss.v1 import campaign_pb2, common_pb2, study_pb2
 
@@ -11,19 +13,16 @@ def to_study_state(state: StudyState) -> study_pb2.StudyState.ValueType:
     return study_pb2.StudyState.Value(f"STUDY_STATE_{state.name}")
 
 
-def from_study_state(value: int) -> StudyState:
-    """A study's state of the proto enum."""
-    return StudyState[study_pb2.StudyState.Name(value).removeprefix("STUDY_STATE_")]  # type: ignore[arg-type]
-
-
 def to_campaign_state(state: CampaignState) -> campaign_pb2.CampaignState.ValueType:
     """A campaign's state as the proto enum."""
     return campaign_pb2.CampaignState.Value(f"CAMPAIGN_STATE_{state.name}")
 
 
-def from_campaign_state(value: int) -> CampaignState:
-    """A campaign's state of the proto enum."""
-    return CampaignState[campaign_pb2.CampaignState.Name(value).removeprefix("CAMPAIGN_STATE_")]  # type: ignore[arg-type]
+def word(enum: Any, value: int) -> str:
+    """A value of a proto enum as everybody else says it; of one that only a newer controller knows, the number."""
+    known = enum.DESCRIPTOR.values_by_number
+    prefix = known[0].name.removesuffix("UNSPECIFIED")
+    return known[value].name.removeprefix(prefix).lower() if value in known else f"unknown ({value})"
 
 
 VERDICTS = {
