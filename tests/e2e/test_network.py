@@ -110,7 +110,7 @@ def test_a_study_through_a_failing_network_ends_as_one_undisturbed_and_loses_no_
             assert results(study) == undisturbed()
             assert set(cluster.attempts("stormy")) == {"ok"}, "a lease outlives the longest silence of a line"
             stored = dict(cluster.rows("SELECT task_id, (\"values\" ->> 'loss')::float8 FROM result"))
-            assert acknowledged.items() <= stored.items() and len(acknowledged) > 5
+            assert acknowledged and acknowledged.items() <= stored.items()
         with psycopg.connect(cluster.dsn) as conn:
             assert violations(conn) == []
 
