@@ -103,8 +103,12 @@ def test_logs_are_followed_until_nothing_more_can_come(local: Local) -> None:
             method=isoloss.Fixed(budget=1), limits={"trials": 2},
         )  # fmt: skip
         study.optimize(explode)
-    said = run("study", "logs", "followed", "1", "--follow", "--json", address=local.address).stdout.splitlines()
-    assert [json.loads(line)["trial"] for line in said] == [1] and "out of cheese" in said[0]
+    lines = run("study", "logs", "followed", "1", "--follow", "--json", address=local.address).stdout.splitlines()
+    said = [json.loads(line) for line in lines]
+    assert [(one["trial"], one["attempt"], one["state"]) for one in said] == [(1, n, "failed") for n in (1, 2, 3)]
+    assert all("out of cheese" in one["text"] for one in said)
+    assert answer("study", "logs", "followed", address=local.address)["logs"][0]["trial"] == 0
+    assert "has no trial 2; it has 2" in run("study", "logs", "followed", "2", address=local.address).stderr
 
 
 def test_without_a_controller_it_says_how_to_get_one(tmp_path: Path) -> None:

@@ -105,7 +105,8 @@ def test_a_call_made_twice_happens_once_and_is_answered_the_same(house: Local) -
             assert answers[0] == answers[1] or same_task(*answers), (name, answers)
             found = answers[1].get("lease") or next(iter(answers[1].get("leases", ())), None)
             lease = found["key"] if found else lease
-        assert conn.execute("SELECT count(*) FROM event WHERE kind = 'deepened'").fetchone() == (1,)
+        deepened = "SELECT count(*) FROM event JOIN study ON study.id = study_id WHERE kind = 'deepened' AND campaign_id IS NULL"
+        assert conn.execute(deepened).fetchone() == (1,)
 
 
 def decided(conn: psycopg.Connection) -> tuple[Any, ...]:

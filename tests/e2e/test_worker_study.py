@@ -44,6 +44,12 @@ TRAINERS = """
         time.sleep(0.1)
         return 1.0
     def silent(trial): return {"accuracy": 1.0}
+    def talks(trial):
+        print("\\0 " + "x" * 20_000)
+        for line in range(100): print("line", line)
+        while not os.path.exists("enough"): time.sleep(0.05)
+        print("the end", file=sys.stderr)
+        return 1.0
 """
 PROGRAM = """
     import json, os, pathlib, sys, time
@@ -211,6 +217,24 @@ def test_a_drained_worker_finishes_what_it_holds_and_leaves(cluster: Cluster, cl
     assert worker.process.wait(15) == 0
     assert cluster.attempts("drained") == ["ok"]
     study.stop()
+
+
+def test_what_a_trainer_prints_is_seen_while_it_runs_and_kept_bounded_and_so_is_how_busy_a_worker_is(
+    cluster: Cluster, client: Client
+) -> None:
+    study = one(client, "talks", {"function": "trainers:talks"})
+    cluster.worker("heard", everything=True)
+    wait_until(lambda: any(log["text"].endswith("line 99") for log in study.logs()), 20, what="the lines of what runs")
+    (log,) = study.logs()
+    assert (log["trial"], log["attempt"], log["worker"], log["state"]) == (0, 1, "heard", "running")
+    assert log["text"].splitlines()[0] == "line 50" and "\0" not in log["text"]
+    load = next(worker["load"] for worker in client.workers() if worker["worker_id"] == "heard")
+    assert 0 < load["memory_bytes"] < load["memory_total_bytes"] and load["utilisation"] >= 0
+    assert "joules" not in load and not load.get("energy_source"), "nothing is measured here, and nothing invented"
+    (cluster.home / "enough").touch()
+    until_idle(study)
+    (log,) = study.logs(0)
+    assert log["state"] == "ok" and log["text"].endswith("line 99\nthe end")
 
 
 def test_a_stopped_study_ends_what_runs_within_a_heartbeat_and_the_slot_serves_others(

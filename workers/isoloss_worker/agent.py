@@ -32,7 +32,7 @@ from isoloss_worker.attempt import Attempt
 from isoloss_worker.cleaner import Cleaner
 from isoloss_worker.code import version_of
 from isoloss_worker.endings import Endings
-from isoloss_worker.energy import Meter
+from isoloss_worker.energy import Gauge, Meter
 from isoloss_worker.messages import Measured, Saved
 from isoloss_worker.objects import Objects
 from isoloss_worker.saving import Saving
@@ -91,7 +91,7 @@ class Agent:
         drained = _threadsafe(loop, self.leave, "finish")
         self._pulse = Pulse(
             self._address, worker_id=self._name, on_drain=drained, checkpoint_root=f"{self._objects.url if self._objects else self._cleaner.root}/",
-            on_dropped=_threadsafe(loop, self._cleaner.dropped),
+            on_dropped=_threadsafe(loop, self._cleaner.dropped), load=Gauge(tuple(dict.fromkeys(self._gpu_ids))).read,
         )  # fmt: skip
         try:
             async with asyncio.TaskGroup() as group:
@@ -250,7 +250,8 @@ class Agent:
         structlog.contextvars.bind_contextvars(slot=slots[0].number, **attempt.identity)
         begun = time.monotonic()
         try:
-            pulse.hold(key, attempt.lease.ttl_seconds, _threadsafe(asyncio.get_running_loop(), _resolve, stop))
+            ended = _threadsafe(asyncio.get_running_loop(), _resolve, stop)
+            pulse.hold(key, attempt.lease.ttl_seconds, ended, slots[0].said)
             ending = await self._train(slots, attempt, stop)
             verdict = "" if ending is None else await self._tell(key, ending)
             await self._apart(attempt.tidy, None if verdict in REFUSED else ending)
@@ -295,7 +296,9 @@ class Agent:
             if isinstance(ended, Stopped):
                 return None if ended.why == "stale" else Ending(kind="release")
             ending: Ending = await self._apart(attempt.ending, ended, measured)
-            return replace(ending, code=code)
+            if ending.kind != "fail":  # which quotes them
+                await slots[0].words()
+            return replace(ending, code=code, tail="" if ending.kind == "fail" else slots[0].said())
         except IsolossError as error:
             return Ending(kind="fail", retryable=False, message=str(error))
         except OSError as error:

@@ -100,6 +100,20 @@ def millijoules(gpu_ids: GpuIds) -> int | None:
             return None
 
 
+def load(gpu_ids: GpuIds) -> tuple[float, float, float] | None:
+    """Utilisation (of 1, their mean), bytes in use and bytes there are of the GPUs; ``None`` where NVML does not say."""
+    with _nvml() as nvml:
+        if nvml is None or not gpu_ids:
+            return None
+        try:
+            handles = [_handle(nvml, gpu) for gpu in gpu_ids]
+            busy = [nvml.nvmlDeviceGetUtilizationRates(handle).gpu / 100 for handle in handles]
+            memory = [nvml.nvmlDeviceGetMemoryInfo(handle) for handle in handles]
+        except nvml.NVMLError:  # a MIG slice has no utilisation of its own
+            return None
+    return sum(busy) / len(busy), float(sum(one.used for one in memory)), float(sum(one.total for one in memory))
+
+
 def _opened(file: Path) -> int:
     """A descriptor of a file that every user may open: in a sticky folder the kernel lets nobody else open it to create it."""
     with contextlib.suppress(FileNotFoundError):

@@ -29,6 +29,7 @@ from isoloss_worker.trainables.environment import gpu_environment
 
 log = structlog.get_logger()
 TAIL_LINES: Final = 50
+TAIL_BYTES: Final = 8192
 LINE_LIMIT: Final = 4 << 20
 GRACE_SECONDS: Final = 30.0  # to save in, when a worker is told to leave
 LAST_WORDS_SECONDS: Final = 1.0
@@ -85,17 +86,26 @@ class Slot:
         either: tuple[asyncio.Future[Any], ...] = (talk, stop)
         try:
             await asyncio.wait(either, timeout=limit, return_when=asyncio.FIRST_COMPLETED)
-            if not talk.done() and stop.done() and stop.result() == "drain":
+            asked = not talk.done() and stop.done() and stop.result() == "drain"
+            if asked:
                 child.process.send_signal(signal.SIGTERM)
                 await asyncio.wait({talk}, timeout=self.grace_seconds)
             if talk.done():
-                return await self._ended(child, talk.result())
+                ended = await self._ended(child, talk.result())
+                if asked:  # its run may have ended just before it heard: the next one would take the signal for its own
+                    await self.close()
+                return ended
         finally:
             talk.cancel()
         await self.close()
         if stop.done():
             return Stopped(stop.result())
         return Ended(kind="fail", message=f"The run took longer than run.timeout, {limit:g} s.{_quote(child)}")
+
+    def said(self) -> str:
+        """The last lines of stderr until now, as many as fit into a beat."""
+        tail = self._child.tail.copy() if self._child else ()
+        return "\n".join(tail).encode(errors="replace")[-TAIL_BYTES:].decode(errors="ignore")
 
     async def words(self) -> list[str]:
         """The last lines of stderr of the job that ran; none once its child is gone."""

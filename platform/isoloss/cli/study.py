@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -17,7 +18,7 @@ from isoloss.domain.quantity import format_count, format_duration, parse_count
 from isoloss.errors import IsolossError, NotFound
 
 if TYPE_CHECKING:
-    from isoloss.client.answers import StudyInfo, TrialInfo
+    from isoloss.client.answers import StudyInfo
     from isoloss.client.blocking import Study
     from isoloss.search.search import Search
 
@@ -308,16 +309,13 @@ def logs(
     address: Address = None,
     output: Output = Output(),  # noqa: B008 - frozen
 ) -> None:
-    """Show why trials failed: the reason and the last lines of stderr of the newest attempt."""
+    """Show what trainers printed last, and why trials failed: of each attempt, as far as it is kept."""
     with client(address) as connection:
         study = connection.study(name, project=project)
         if follow:
             _follow_logs(study, trial, output)
             return
-        found = study.trials()
-    if trial is not None and trial not in {t.number for t in found}:
-        raise NotFound(f"Study {name!r} has no trial {trial}; it has {len(found)}.")
-    said = _logs(found, trial)
+        said = study.logs(trial)
     show(output, {"logs": said}, *map(_log_line, said))
 
 
@@ -496,33 +494,41 @@ def _said_of(preference: Mapping[str, Any]) -> list[str]:
 
 
 def _follow_logs(study: Study, trial: int | None, output: Output) -> None:
-    """Print each new message once, until nothing more can come; a trial that is not there yet may come."""
+    """Print what is new of each attempt, until nothing more can come; a trial that is not there yet may come."""
     import time
 
-    before: list[dict[str, Any]] = []
+    before: dict[tuple[int, int, int], dict[str, Any]] = {}
     while True:
         ended = study.info().state in ("idle", "stopped")  # asked first: what came before the end is still printed
-        said = _logs(study.trials(), trial)
-        for one in said:
-            if one not in before:
-                print(dumps(one) if output.json else _log_line(one), flush=True)
+        for one in study.logs() if trial is None else _of(study, trial):
+            place = one["trial"], one["level"], one["attempt"]
+            if one != before.get(place):
+                new = one | {"text": _beyond(before[place]["text"] if place in before else "", one["text"])}
+                print(dumps(new) if output.json else _log_line(new), flush=True)
+                before[place] = one
         if ended:
             return
-        before = said
         time.sleep(LOOK_SECONDS)
 
 
+def _of(study: Study, trial: int) -> list[dict[str, Any]]:
+    """One trial's, which may not be there yet."""
+    try:
+        return study.logs(trial)
+    except NotFound:
+        return []
+
+
+def _beyond(before: str, now: str) -> str:
+    """The lines that were not there before: both are the last lines of one stream, or a reason with them."""
+    old, new = before.splitlines(), now.splitlines()
+    overlap = next((n for n in range(min(len(old), len(new)), 0, -1) if old[-n:] == new[:n]), 0)
+    return "\n".join(new[overlap:])
+
+
 def _log_line(said: dict[str, Any]) -> str:
-    return f"trial {said['trial']} level {said['level']} ({said['state']}): {said['message']}"
-
-
-def _logs(trials: list[TrialInfo], trial: int | None) -> list[dict[str, Any]]:
-    return [
-        {"trial": t.number, "level": level.level, "state": level.state, "message": level.message}
-        for t in trials
-        for level in t.levels
-        if level.message and trial in (None, t.number)
-    ]
+    text = said["text"] if "\n" not in said["text"] else "\n" + textwrap.indent(said["text"], "  ")
+    return f"trial {said['trial']} level {said['level']} attempt {said['attempt']} ({said['state']}): {text}"
 
 
 def _params(values: Any, *, skip: str = "") -> str:

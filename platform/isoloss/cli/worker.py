@@ -6,7 +6,7 @@ import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from cyclopts import App, Parameter
 
@@ -127,6 +127,7 @@ def list_(*, address: Address = None, output: Output = Output()) -> None:  # noq
             w["device"],
             w["leases"],
             f"{w['taken']}/{w['slots']}",
+            _load(w["load"]),
             number(w["seen_seconds_ago"], 3),
             "draining" if w["draining"] else f"cools {w['cools_seconds']:.0f} s" if w["cools_seconds"] else "",
         )
@@ -135,7 +136,7 @@ def list_(*, address: Address = None, output: Output = Output()) -> None:  # noq
     show(
         output,
         {"workers": found},
-        Table(("worker", "host", "device", "tasks", "slots taken", "seen s ago", ""), rows),
+        Table(("worker", "host", "device", "tasks", "slots taken", "load", "seen s ago", ""), rows),
     )
 
 
@@ -145,3 +146,12 @@ def drain(worker_id: str, *, address: Address = None, output: Output = Output())
     with client(address) as connection:
         connection.drain_worker(worker_id)
     show(output, {"worker": worker_id, "draining": True}, f"{worker_id} finishes what it holds and leaves")
+
+
+def _load(said: dict[str, Any]) -> str:
+    """``87 %, 61.2/141 GB, 2.1 MJ (nvml)``; of the GPUs, or of the machine's CPUs."""
+    if not said.get("memory_total_bytes"):
+        return ""
+    used, total = said["memory_bytes"] / 1e9, said["memory_total_bytes"] / 1e9
+    energy = f", {number(said['joules'], 3)} J ({said['energy_source']})" if "joules" in said else ""
+    return f"{said['utilisation']:.0%}, {used:.3g}/{total:.3g} GB{energy}"

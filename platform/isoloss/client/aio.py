@@ -263,6 +263,12 @@ class Study:
             more, from_step = reply.more, found[-1][0] + 1 if found else 0
         return found
 
+    async def logs(self, trial: int | None = None) -> list[dict[str, Any]]:
+        """What the newest attempts said, of one trial or of all: trial, level, attempt, worker, state, text."""
+        request = study_pb2.GetLogsRequest(project=self._reference.project, name=self._reference.name, trial=trial)
+        reply = await self.transport.call(self.transport.studies.GetLogs, request)
+        return [answers.plain(message) for message in reply.logs]
+
     async def trials_dataframe(self) -> Any:
         """All trials as a pandas frame in Optuna's columns: number, value, params_*, state, and level and budget."""
         import pandas as pd

@@ -7,6 +7,7 @@ its lease for it. A worker that cannot reach the controller trains on; it stops 
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -22,6 +23,7 @@ from isoloss.v1 import work_pb2, work_pb2_grpc
 from isoloss.wire.values import to_checkpoint, to_key, to_series
 
 log = logging.getLogger(__name__)  # a program's own stdout is not ours to write on
+LOAD_SECONDS: Final = 15.0  # between two looks at how busy the machine is
 BEATS: Final = 5  # per lease: four may be lost
 REPORT_SECONDS: Final = 1.0
 MOST_POINTS: Final = 1000
@@ -46,6 +48,8 @@ class Held:
 
     key: LeaseKey
     ended: Callable[[str], None]  # called once with "stale" or "cancelling"
+    words: Callable[[], str]
+    told: str = ""  # of its words
     points: list[Point] = field(default_factory=list)
     checkpoints: list[Checkpoint] = field(default_factory=list)
     lost: bool = False
@@ -66,6 +70,7 @@ class Pulse:
         on_drain: Callable[[], None] | None = None,
         checkpoint_root: str = "",
         on_dropped: Callable[[Sequence[work_pb2.CheckpointFolder]], None] | None = None,
+        load: Callable[[], work_pb2.Load] | None = None,
     ) -> None:
         self._credentials = found()
         self._channel = self._credentials.channel(address)
@@ -75,6 +80,8 @@ class Pulse:
         self._on_drain = on_drain
         self._checkpoint_root = checkpoint_root
         self._on_dropped = on_dropped
+        self._load = load
+        self._loaded = -math.inf
         self._removed: list[work_pb2.CheckpointFolder] = []
         self._held: dict[int, Held] = {}
         self._ttl = 30.0
@@ -85,10 +92,12 @@ class Pulse:
         self._thread = threading.Thread(target=self._run, name="isoloss-pulse", daemon=True)
         self._thread.start()
 
-    def hold(self, key: LeaseKey, ttl_seconds: float, ended: Callable[[str], None]) -> None:
-        """Renew this lease from now on; ``ended`` is called when it is lost or being cancelled."""
+    def hold(
+        self, key: LeaseKey, ttl_seconds: float, ended: Callable[[str], None], words: Callable[[], str] = lambda: ""
+    ) -> None:
+        """Renew this lease from now on; ``ended`` is called when it is lost or being cancelled, ``words`` are its trainer's last."""
         with self._lock:
-            self._held[key.task_id] = Held(key=key, ended=ended)
+            self._held[key.task_id] = Held(key=key, ended=ended, words=words)
             sooner, self._ttl = ttl_seconds < self._ttl, min(self._ttl, ttl_seconds)
         if sooner:
             self._wake.set()
@@ -203,15 +212,22 @@ class Pulse:
 
     def _beat(self) -> None:
         with self._lock:
-            keys, removed = [to_key(held.key) for held in self._held.values() if not held.lost], list(self._removed)
-        if keys or self._worker_id:
+            held, removed = [one for one in self._held.values() if not one.lost], list(self._removed)
+        if held or self._worker_id:
+            said = [(one, text) for one in held if (text := one.words()) != one.told]
             request = work_pb2.HeartbeatRequest(
-                worker_id=self._worker_id, keys=keys, checkpoint_root=self._checkpoint_root, removed=removed
-            )
+                worker_id=self._worker_id, keys=[to_key(one.key) for one in held], checkpoint_root=self._checkpoint_root,
+                removed=removed, tails=[work_pb2.Tail(key=to_key(one.key), tail=text) for one, text in said],
+            )  # fmt: skip
+            if self._load is not None and time.monotonic() - self._loaded >= LOAD_SECONDS:
+                request.load.CopyFrom(self._load())
             reply = self._call(self._stub.Heartbeat, request)
             if isinstance(reply, work_pb2.AckReply):
                 with self._lock:
                     del self._removed[: len(removed)]
+                for one, text in said:
+                    one.told = text
+                self._loaded = time.monotonic() if request.HasField("load") else self._loaded
                 self._hear(reply)
                 if reply.dropped and self._on_dropped is not None:
                     self._on_dropped(reply.dropped)

@@ -42,7 +42,12 @@ class Rule:
 
 
 TABLE: Final[tuple[tuple[str, frozenset[Role], Scope, str], ...]] = (
-    ("StudyService", READ, "named", "GetStudy PreviewChange GetBest ListTrials GetCurves ExplainStudy WatchStudy"),
+    (
+        "StudyService",
+        READ,
+        "named",
+        "GetStudy PreviewChange GetBest ListTrials GetCurves GetLogs ExplainStudy WatchStudy",
+    ),
     ("StudyService", READ, "listed", "ListStudies"),
     ("StudyService", READ, "open", "PreviewStudy"),
     ("StudyService", WRITE, "spec", "CreateStudy"),

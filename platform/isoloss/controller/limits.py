@@ -16,16 +16,16 @@ KIB: Final = 1 << 10
 TEXT: Final = {  # bytes of a text, by field; of any other NAME
     "spec_json": 64 * KIB, "space_json": 64 * KIB, "desirability_json": 64 * KIB, "observations_json": 64 * KIB,
     "manifest_json": 1024 * KIB, "message": 1024 * KIB, "reason": 4 * KIB, "path": 4 * KIB, "lost": 4 * KIB, "checkpoint_root": 4 * KIB,
-    "command_prefixes": 4 * KIB, "text": 4 * KIB,
+    "command_prefixes": 4 * KIB, "text": 4 * KIB, "tail": 16 * KIB,
 }  # fmt: skip
 NAME: Final = 200
 COUNT: Final = {  # entries of a list, by field; of any other FEW
     "observations_json": 100_000, "keys": 10_000, "holding": 10_000, "removed": 10_000, "trials": 10_000,
-    "endings": 1000, "batches": 1000, "samples": 1000, "steps": 1000, "checkpoints": 1000, "configurations": 1000, "functions": 1000,
+    "tails": 10_000, "endings": 1000, "batches": 1000, "samples": 1000, "steps": 1000, "checkpoints": 1000, "configurations": 1000, "functions": 1000,
     "command_prefixes": 1000, "values": 64,
 }  # fmt: skip
 FEW: Final = 256
-REPLACED: Final = "message"  # a trainer's own words: a NUL in them is replaced, not refused
+REPLACED: Final = ("message", "tail")  # a trainer's own words: a NUL in them is replaced, not refused
 
 
 def check_limits(message: Message, path: str = "") -> None:
@@ -50,7 +50,7 @@ def check_limits(message: Message, path: str = "") -> None:
 
 def _check_value(field: Any, value: Any, name: str) -> None:
     if field.type == FieldDescriptor.TYPE_STRING:
-        _check_text(value, name, TEXT.get(field.name, NAME), nul=field.name == REPLACED)
+        _check_text(value, name, TEXT.get(field.name, NAME), nul=field.name in REPLACED)
     elif field.message_type is not None:
         check_limits(value, f"{name}.")
 

@@ -246,6 +246,15 @@ class StudyService(study_pb2_grpc.StudyServiceServicer):
             points, more = await curves.page(conn, row.id, request.trial, request.from_step)
         return pb.GetCurvesReply(series=to_series(points), more=more)
 
+    async def GetLogs(self, request: pb.GetLogsRequest, context: Context) -> pb.GetLogsReply:
+        async with self.pool.connection() as conn:
+            row = await studies.by_name(conn, request.project, request.name)
+            trials, _ = await studies.counts(conn, row.id)
+            if request.HasField("trial") and not 0 <= request.trial < trials:
+                raise NotFound(f"Study {row.name!r} has no trial {request.trial}; it has {trials}.")
+            found = await studies.logs(conn, row.id, request.trial if request.HasField("trial") else None)
+        return pb.GetLogsReply(logs=[pb.Log(**one) for one in found])
+
     async def ListTrials(self, request: pb.StudyName, context: Context) -> pb.ListTrialsReply:
         async with self.pool.connection() as conn:
             row = await studies.by_name(conn, request.project, request.name)

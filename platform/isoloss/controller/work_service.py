@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from typing import Any, Final
@@ -9,13 +10,14 @@ from typing import Any, Final
 from google.protobuf.json_format import MessageToDict
 
 from isoloss.controller.access import PRINCIPAL
-from isoloss.controller.dispatch import Dispatcher
+from isoloss.controller.dispatch import Dispatcher, shown
 from isoloss.domain.study import StudyState
 from isoloss.errors import InvalidSpec
 from isoloss.store import checkpoints, tasks, workers
 from isoloss.store.tasks import Lease, Want
 from isoloss.v1 import common_pb2, work_pb2_grpc
 from isoloss.v1 import work_pb2 as pb
+from isoloss.wire.values import printable
 
 MOST_SLOTS: Final = 1024
 Context = Any  # grpc.aio.ServicerContext, generic in its stubs only
@@ -55,8 +57,12 @@ class WorkerService(work_pb2_grpc.WorkerServiceServicer):
         drain, acks = await self.dispatcher.heartbeat(request.keys, request.worker_id)
         found, root = [], request.checkpoint_root
         project = PRINCIPAL.get().project
-        if request.removed or root:
+        if request.removed or root or request.tails or request.HasField("load"):
             async with self.pool.connection() as conn:
+                if request.HasField("load"):
+                    await workers.loaded(conn, request.worker_id, _finite(request.load))
+                if request.tails:
+                    await tasks.keep_tails(conn, [(shown(one.key), printable(one.tail)) for one in request.tails])
                 if request.removed:
                     await checkpoints.removed(conn, [(one.task_id, one.epoch) for one in request.removed], project)
                 found = await checkpoints.to_remove(conn, request.worker_id, root, project) if root else []
@@ -79,6 +85,7 @@ class WorkerService(work_pb2_grpc.WorkerServiceServicer):
                     worker_id=row.id, host=row.host, slots=row.slots, device=row.device, leases=row.leases,
                     seen_seconds_ago=row.seen_seconds_ago, draining=row.draining, taken=row.taken,
                     cools_seconds=max(0.0, (self.dispatcher.health.cools_until(row.id, now) or 0.0) - now),
+                    load=pb.Load(**row.load) if row.load else None,
                 )
                 for row in rows
             ]
@@ -89,6 +96,10 @@ class WorkerService(work_pb2_grpc.WorkerServiceServicer):
             await workers.drain(conn, request.worker_id)
         self.dispatcher.bell.ring()
         return pb.DrainReply()
+
+
+def _finite(load: pb.Load) -> dict[str, Any]:
+    return {field.name: value for field, value in load.ListFields() if isinstance(value, str) or math.isfinite(value)}
 
 
 class TrialService(work_pb2_grpc.TrialServiceServicer):

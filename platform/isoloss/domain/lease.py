@@ -53,6 +53,7 @@ class Ending:
     message: str = ""
     checkpoint: Checkpoint | None = None
     code: str = ""  # the version of what ran
+    tail: str = ""  # the last lines it printed
     went_on: bool = False  # expired: after a checkpoint beyond those of before
     lost: str = ""  # released: the folder it was to resume from, when nobody can any more
 

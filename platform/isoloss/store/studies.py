@@ -248,6 +248,30 @@ async def trials(conn: Conn, study_id: StudyId) -> list[dict[str, Any]]:
         return await cursor.fetchall()
 
 
+MOST_LOGS: Final = 200
+
+LOGS: Final[LiteralString] = """
+    SELECT * FROM (
+        SELECT task.trial_no AS trial, task.level, attempt.epoch AS attempt, attempt.worker_id AS worker,
+               coalesce(attempt.outcome::text, 'running') AS state, coalesce(nullif(attempt.message, ''), attempt.tail) AS text,
+               attempt.started_at, attempt.task_id
+        FROM attempt JOIN task ON task.id = attempt.task_id
+        WHERE task.study_id = %(study_id)s AND (%(trial)s::int IS NULL OR task.trial_no = %(trial)s)
+          AND (attempt.message <> '' OR attempt.tail <> '')
+        ORDER BY attempt.started_at DESC, attempt.task_id DESC LIMIT %(most)s) AS newest
+    ORDER BY started_at, task_id"""
+
+
+async def logs(conn: Conn, study_id: StudyId, trial: int | None = None) -> list[dict[str, Any]]:
+    """What the newest attempts said, of one trial or of all, in the order in which they began."""
+    async with conn.cursor(row_factory=dict_row) as cursor:
+        await cursor.execute(LOGS, {"study_id": study_id, "trial": trial, "most": MOST_LOGS})
+        return [
+            {name: value for name, value in row.items() if name not in ("started_at", "task_id")}
+            for row in await cursor.fetchall()
+        ]
+
+
 OUTCOMES: Final[LiteralString] = """
     SELECT task.trial_no, task.level, result."values" FROM task JOIN result ON result.task_id = task.id
     WHERE task.study_id = %(study_id)s AND result.status = 'ok' AND result.decided_seq IS NOT NULL

@@ -163,6 +163,18 @@ async def heartbeat(conn: Conn, keys: Sequence[LeaseKey], *, ttl: timedelta) -> 
     return {LeaseKey(task_id=TaskId(r[0]), epoch=r[1], secret=r[2]): TaskState(r[3]) for r in rows}
 
 
+TAILS: Final[LiteralString] = """
+    UPDATE attempt SET tail = said.tail FROM unnest(%(ids)s::bigint[], %(epochs)s::int[], %(secrets)s::text[], %(tails)s::text[])
+        AS said(id, epoch, secret, tail)
+    JOIN lease ON lease.task_id = said.id AND lease.epoch = said.epoch AND lease.secret_hash = sha256(said.secret::bytea)
+    WHERE attempt.task_id = lease.task_id AND attempt.epoch = lease.epoch"""
+
+
+async def keep_tails(conn: Conn, tails: Sequence[tuple[LeaseKey, str]]) -> None:
+    """What the trainers of these leases printed last; of a lease that is lost nothing is kept."""
+    await conn.execute(TAILS, _columns([key for key, _ in tails]) | {"tails": [tail for _, tail in tails]})
+
+
 HELD: Final[LiteralString] = """
     SELECT said.id, said.epoch, said.secret, task.study_id, study.spec_version, task.state::text, task.failures,
            task.infra_failures
@@ -175,7 +187,7 @@ END_ATTEMPTS: Final[LiteralString] = """
     WITH said AS MATERIALIZED (
         SELECT * FROM json_to_recordset(%(moves)s::json)
             AS said(id bigint, state task_state, outcome attempt_outcome, status result_status, "values" jsonb, step bigint,
-                    failures int, infra_failures int, delay_seconds float8, message text, final boolean, code text)),
+                    failures int, infra_failures int, delay_seconds float8, message text, final boolean, code text, tail text)),
     freed AS (DELETE FROM lease USING said WHERE lease.task_id = said.id RETURNING lease.task_id, lease.epoch),
     moved AS (
         UPDATE task SET state = said.state, failures = task.failures + said.failures,
@@ -185,7 +197,8 @@ END_ATTEMPTS: Final[LiteralString] = """
         WHERE task.id = said.id AND task.epoch = freed.epoch AND task.state IN ('leased', 'cancelling')
         RETURNING task.id, task.study_id, task.epoch),
     ended AS (
-        UPDATE attempt SET ended_at = now(), outcome = said.outcome, message = said.message, code = said.code
+        UPDATE attempt SET ended_at = now(), outcome = said.outcome, message = said.message, code = said.code,
+               tail = coalesce(nullif(said.tail, ''), attempt.tail)
         FROM moved JOIN said USING (id) WHERE attempt.task_id = moved.id AND attempt.epoch = moved.epoch),
     recorded AS (
         INSERT INTO result (task_id, study_id, epoch, status, "values", step)
@@ -260,7 +273,8 @@ async def _end(conn: Conn, moves: Mapping[TaskId, tuple[Move, Ending]]) -> None:
     if not moves:
         return
     said = [
-        {"id": task_id, "step": ending.step, "code": ending.code, "final": move.state in TERMINAL} | asdict(move)
+        {"id": task_id, "step": ending.step, "code": ending.code, "tail": ending.tail, "final": move.state in TERMINAL}
+        | asdict(move)
         for task_id, (move, ending) in moves.items()
     ]
     row = await (await conn.execute(END_ATTEMPTS, {"moves": msgspec.json.encode(said).decode()})).fetchone()

@@ -27,6 +27,7 @@ class WorkerRow:
     seen_seconds_ago: float
     leases: int
     taken: int
+    load: dict[str, Any]
 
 
 REGISTER: Final[LiteralString] = """
@@ -84,7 +85,7 @@ def unknown(worker_id: str) -> NotFound:
 LIST: Final[LiteralString] = """
     SELECT id, incarnation, host, slots, device, allowed, draining,
            extract(epoch FROM now() - seen_at)::float8 AS seen_seconds_ago,
-           held.leases, held.taken
+           held.leases, held.taken, load
     FROM worker, LATERAL (
         SELECT count(*)::int AS leases, coalesce(sum(greatest(1, ceil(
             coalesce((study.spec #>> '{run,gpus}')::numeric, 0) / nullif((worker.allowed ->> 'gpus')::int, 0)))), 0)::int AS taken
@@ -98,6 +99,14 @@ async def listed(conn: Conn) -> list[WorkerRow]:
     async with conn.cursor(row_factory=class_row(WorkerRow)) as cursor:
         await cursor.execute(LIST)
         return await cursor.fetchall()
+
+
+LOADED: Final[LiteralString] = "UPDATE worker SET load = %(load)s WHERE id = %(id)s"
+
+
+async def loaded(conn: Conn, worker_id: str, load: Mapping[str, Any]) -> None:
+    """How busy a worker said it is."""
+    await conn.execute(LOADED, {"id": worker_id, "load": Jsonb(dict(load))})
 
 
 DRAIN: Final[LiteralString] = "UPDATE worker SET draining = true WHERE id = %(id)s RETURNING id"

@@ -457,8 +457,11 @@ class Ending(_message.Message):
     RELEASE_FIELD_NUMBER: _builtins.int
     SERIES_FIELD_NUMBER: _builtins.int
     CODE_FIELD_NUMBER: _builtins.int
+    TAIL_FIELD_NUMBER: _builtins.int
     code: _builtins.str
     """The version of the trainer's code: a commit, with + and a hash where it had uncommitted changes; empty if not known."""
+    tail: _builtins.str
+    """The last lines that the trainer printed, where the outcome does not quote them."""
     @_builtins.property
     def key(self) -> Global___LeaseKey: ...
     @_builtins.property
@@ -483,10 +486,11 @@ class Ending(_message.Message):
         release: Global___Ending.Release | None = ...,
         series: _abc.Iterable[Global___Series] | None = ...,
         code: _builtins.str = ...,
+        tail: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["complete", b"complete", "diverge", b"diverge", "fail", b"fail", "key", b"key", "outcome", b"outcome", "release", b"release"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "complete", b"complete", "diverge", b"diverge", "fail", b"fail", "key", b"key", "outcome", b"outcome", "release", b"release", "series", b"series"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "complete", b"complete", "diverge", b"diverge", "fail", b"fail", "key", b"key", "outcome", b"outcome", "release", b"release", "series", b"series", "tail", b"tail"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_outcome: _TypeAlias = _typing.Literal["complete", "diverge", "fail", "release"]  # noqa: Y015
     _WhichOneofArgType_outcome: _TypeAlias = _typing.Literal["outcome", b"outcome"]  # noqa: Y015

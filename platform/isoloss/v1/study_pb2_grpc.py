@@ -105,6 +105,11 @@ class StudyServiceStub(object):
                 request_serializer=isoloss_dot_v1_dot_study__pb2.GetCurvesRequest.SerializeToString,
                 response_deserializer=isoloss_dot_v1_dot_study__pb2.GetCurvesReply.FromString,
                 _registered_method=True)
+        self.GetLogs = channel.unary_unary(
+                '/isoloss.v1.StudyService/GetLogs',
+                request_serializer=isoloss_dot_v1_dot_study__pb2.GetLogsRequest.SerializeToString,
+                response_deserializer=isoloss_dot_v1_dot_study__pb2.GetLogsReply.FromString,
+                _registered_method=True)
         self.ExplainStudy = channel.unary_unary(
                 '/isoloss.v1.StudyService/ExplainStudy',
                 request_serializer=isoloss_dot_v1_dot_study__pb2.StudyName.SerializeToString,
@@ -213,6 +218,13 @@ class StudyServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetLogs(self, request, context):
+        """What trainers printed last, attempt by attempt.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ExplainStudy(self, request, context):
         """One sentence for each thing that keeps the study from running, if anything does.
         """
@@ -299,6 +311,11 @@ def add_StudyServiceServicer_to_server(servicer, server):
                     servicer.GetCurves,
                     request_deserializer=isoloss_dot_v1_dot_study__pb2.GetCurvesRequest.FromString,
                     response_serializer=isoloss_dot_v1_dot_study__pb2.GetCurvesReply.SerializeToString,
+            ),
+            'GetLogs': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetLogs,
+                    request_deserializer=isoloss_dot_v1_dot_study__pb2.GetLogsRequest.FromString,
+                    response_serializer=isoloss_dot_v1_dot_study__pb2.GetLogsReply.SerializeToString,
             ),
             'ExplainStudy': grpc.unary_unary_rpc_method_handler(
                     servicer.ExplainStudy,
@@ -690,6 +707,33 @@ class StudyService(object):
             '/isoloss.v1.StudyService/GetCurves',
             isoloss_dot_v1_dot_study__pb2.GetCurvesRequest.SerializeToString,
             isoloss_dot_v1_dot_study__pb2.GetCurvesReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetLogs(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/isoloss.v1.StudyService/GetLogs',
+            isoloss_dot_v1_dot_study__pb2.GetLogsRequest.SerializeToString,
+            isoloss_dot_v1_dot_study__pb2.GetLogsReply.FromString,
             options,
             channel_credentials,
             insecure,

@@ -56,6 +56,8 @@ class StudyServiceStub:
     ListTrials: _grpc.UnaryUnaryMultiCallable[_study_pb2.StudyName, _study_pb2.ListTrialsReply]
     GetCurves: _grpc.UnaryUnaryMultiCallable[_study_pb2.GetCurvesRequest, _study_pb2.GetCurvesReply]
     """The curves of a trial from a step on: every metric, a few thousand points at a time."""
+    GetLogs: _grpc.UnaryUnaryMultiCallable[_study_pb2.GetLogsRequest, _study_pb2.GetLogsReply]
+    """What trainers printed last, attempt by attempt."""
     ExplainStudy: _grpc.UnaryUnaryMultiCallable[_study_pb2.StudyName, _study_pb2.Explanation]
     """One sentence for each thing that keeps the study from running, if anything does."""
     WatchStudy: _grpc.UnaryStreamMultiCallable[_study_pb2.WatchStudyRequest, _study_pb2.StudyEvent]
@@ -89,6 +91,8 @@ class StudyServiceAsyncStub(StudyServiceStub):
     ListTrials: _aio.UnaryUnaryMultiCallable[_study_pb2.StudyName, _study_pb2.ListTrialsReply]  # type: ignore[assignment]
     GetCurves: _aio.UnaryUnaryMultiCallable[_study_pb2.GetCurvesRequest, _study_pb2.GetCurvesReply]  # type: ignore[assignment]
     """The curves of a trial from a step on: every metric, a few thousand points at a time."""
+    GetLogs: _aio.UnaryUnaryMultiCallable[_study_pb2.GetLogsRequest, _study_pb2.GetLogsReply]  # type: ignore[assignment]
+    """What trainers printed last, attempt by attempt."""
     ExplainStudy: _aio.UnaryUnaryMultiCallable[_study_pb2.StudyName, _study_pb2.Explanation]  # type: ignore[assignment]
     """One sentence for each thing that keeps the study from running, if anything does."""
     WatchStudy: _aio.UnaryStreamMultiCallable[_study_pb2.WatchStudyRequest, _study_pb2.StudyEvent]  # type: ignore[assignment]
@@ -203,6 +207,14 @@ class StudyServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_study_pb2.GetCurvesReply, _abc.Awaitable[_study_pb2.GetCurvesReply]]:
         """The curves of a trial from a step on: every metric, a few thousand points at a time."""
+
+    @_abc_1.abstractmethod
+    def GetLogs(
+        self,
+        request: _study_pb2.GetLogsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_study_pb2.GetLogsReply, _abc.Awaitable[_study_pb2.GetLogsReply]]:
+        """What trainers printed last, attempt by attempt."""
 
     @_abc_1.abstractmethod
     def ExplainStudy(

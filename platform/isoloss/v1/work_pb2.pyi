@@ -265,6 +265,8 @@ class HeartbeatRequest(_message.Message):
     KEYS_FIELD_NUMBER: _builtins.int
     CHECKPOINT_ROOT_FIELD_NUMBER: _builtins.int
     REMOVED_FIELD_NUMBER: _builtins.int
+    TAILS_FIELD_NUMBER: _builtins.int
+    LOAD_FIELD_NUMBER: _builtins.int
     worker_id: _builtins.str
     checkpoint_root: _builtins.str
     """Below this folder the worker may remove checkpoints; it is told of none when it is empty."""
@@ -274,6 +276,14 @@ class HeartbeatRequest(_message.Message):
     def removed(self) -> _containers.RepeatedCompositeFieldContainer[Global___CheckpointFolder]:
         """What it was told of and has removed."""
 
+    @_builtins.property
+    def tails(self) -> _containers.RepeatedCompositeFieldContainer[Global___Tail]:
+        """What the trainers of these leases printed last, where it has changed."""
+
+    @_builtins.property
+    def load(self) -> Global___Load:
+        """How busy the worker is; said now and then."""
+
     def __init__(
         self,
         *,
@@ -281,14 +291,77 @@ class HeartbeatRequest(_message.Message):
         keys: _abc.Iterable[_common_pb2.LeaseKey] | None = ...,
         checkpoint_root: _builtins.str = ...,
         removed: _abc.Iterable[Global___CheckpointFolder] | None = ...,
+        tails: _abc.Iterable[Global___Tail] | None = ...,
+        load: Global___Load | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["load", b"load"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoint_root", b"checkpoint_root", "keys", b"keys", "removed", b"removed", "worker_id", b"worker_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoint_root", b"checkpoint_root", "keys", b"keys", "load", b"load", "removed", b"removed", "tails", b"tails", "worker_id", b"worker_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___HeartbeatRequest: _TypeAlias = HeartbeatRequest  # noqa: Y015
+
+@_typing.final
+class Tail(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEY_FIELD_NUMBER: _builtins.int
+    TAIL_FIELD_NUMBER: _builtins.int
+    tail: _builtins.str
+    @_builtins.property
+    def key(self) -> _common_pb2.LeaseKey: ...
+    def __init__(
+        self,
+        *,
+        key: _common_pb2.LeaseKey | None = ...,
+        tail: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["key", b"key"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "tail", b"tail"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Tail: _TypeAlias = Tail  # noqa: Y015
+
+@_typing.final
+class Load(_message.Message):
+    """Of the worker's GPUs together, or of its machine's CPUs and memory where it has none."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    UTILISATION_FIELD_NUMBER: _builtins.int
+    MEMORY_BYTES_FIELD_NUMBER: _builtins.int
+    MEMORY_TOTAL_BYTES_FIELD_NUMBER: _builtins.int
+    JOULES_FIELD_NUMBER: _builtins.int
+    ENERGY_SOURCE_FIELD_NUMBER: _builtins.int
+    utilisation: _builtins.float
+    """Of 1."""
+    memory_bytes: _builtins.float
+    memory_total_bytes: _builtins.float
+    joules: _builtins.float
+    """Used since the worker began; unset where nothing measures it."""
+    energy_source: _builtins.str
+    """What measured it: nvml; empty if nothing does."""
+    def __init__(
+        self,
+        *,
+        utilisation: _builtins.float = ...,
+        memory_bytes: _builtins.float = ...,
+        memory_total_bytes: _builtins.float = ...,
+        joules: _builtins.float | None = ...,
+        energy_source: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_joules", b"_joules", "joules", b"joules"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_joules", b"_joules", "energy_source", b"energy_source", "joules", b"joules", "memory_bytes", b"memory_bytes", "memory_total_bytes", b"memory_total_bytes", "utilisation", b"utilisation"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__joules: _TypeAlias = _typing.Literal["joules"]  # noqa: Y015
+    _WhichOneofArgType__joules: _TypeAlias = _typing.Literal["_joules", b"_joules"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__joules) -> _WhichOneofReturnType__joules | None: ...
+
+Global___Load: _TypeAlias = Load  # noqa: Y015
 
 @_typing.final
 class AckReply(_message.Message):
@@ -442,6 +515,7 @@ class Worker(_message.Message):
     DRAINING_FIELD_NUMBER: _builtins.int
     TAKEN_FIELD_NUMBER: _builtins.int
     COOLS_SECONDS_FIELD_NUMBER: _builtins.int
+    LOAD_FIELD_NUMBER: _builtins.int
     worker_id: _builtins.str
     host: _builtins.str
     slots: _builtins.int
@@ -453,6 +527,8 @@ class Worker(_message.Message):
     """Slots that its leases take."""
     cools_seconds: _builtins.float
     """For how long it is given nothing, because tasks fail with it that go well with others; 0 if it is."""
+    @_builtins.property
+    def load(self) -> Global___Load: ...
     def __init__(
         self,
         *,
@@ -465,10 +541,11 @@ class Worker(_message.Message):
         draining: _builtins.bool = ...,
         taken: _builtins.int = ...,
         cools_seconds: _builtins.float = ...,
+        load: Global___Load | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["load", b"load"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cools_seconds", b"cools_seconds", "device", b"device", "draining", b"draining", "host", b"host", "leases", b"leases", "seen_seconds_ago", b"seen_seconds_ago", "slots", b"slots", "taken", b"taken", "worker_id", b"worker_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cools_seconds", b"cools_seconds", "device", b"device", "draining", b"draining", "host", b"host", "leases", b"leases", "load", b"load", "seen_seconds_ago", b"seen_seconds_ago", "slots", b"slots", "taken", b"taken", "worker_id", b"worker_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

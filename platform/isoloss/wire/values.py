@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final, Literal
 
 import msgspec
@@ -93,7 +94,7 @@ def from_checkpoint(message: pb.Checkpoint) -> Checkpoint | None:
 
 def to_ending(key: LeaseKey, ending: Ending, points: Sequence[Point] = ()) -> pb.Ending:
     """An ending as a message, with the last points of its curves; ``expire`` is the reaper's alone and never crosses."""
-    message = pb.Ending(key=to_key(key), series=to_series(points), code=ending.code)
+    message = pb.Ending(key=to_key(key), series=to_series(points), code=ending.code, tail=ending.tail)
     checkpoint = to_checkpoint(ending.checkpoint) if ending.checkpoint else None
     match ending.kind:
         case "complete":
@@ -109,29 +110,31 @@ def to_ending(key: LeaseKey, ending: Ending, points: Sequence[Point] = ()) -> pb
 
 def from_ending(message: pb.Ending) -> Ending:
     """The ending of a message; ``InvalidSpec`` when it names no outcome."""
+    return replace(_outcome(message), code=message.code, tail=printable(message.tail))
+
+
+def _outcome(message: pb.Ending) -> Ending:
     kind: Literal["complete", "diverge", "fail", "release"] | None = message.WhichOneof("outcome")
     match kind:
         case "complete":
             done = message.complete
-            return Ending(
-                kind=kind, code=message.code, values=dict(done.values), checkpoint=from_checkpoint(done.checkpoint)
-            )
+            return Ending(kind=kind, values=dict(done.values), checkpoint=from_checkpoint(done.checkpoint))
         case "diverge":
-            return Ending(kind=kind, code=message.code, step=message.diverge.step, values=dict(message.diverge.values))
+            return Ending(kind=kind, step=message.diverge.step, values=dict(message.diverge.values))
         case "fail":
-            said = message.fail.message.replace("\0", "\N{REPLACEMENT CHARACTER}")  # Postgres keeps no NUL
-            return Ending(kind=kind, code=message.code, retryable=message.fail.retryable, message=said[:65536])
+            said = printable(message.fail.message)
+            return Ending(kind=kind, retryable=message.fail.retryable, message=said[:65536])
         case "release":
             given = message.release
-            return Ending(
-                kind=kind,
-                code=message.code,
-                checkpoint=from_checkpoint(given.checkpoint),
-                message=given.reason,
-                lost=given.lost,
-            )
+            checkpoint = from_checkpoint(given.checkpoint)
+            return Ending(kind=kind, checkpoint=checkpoint, message=given.reason, lost=given.lost)
         case None:
             raise InvalidSpec("endings has one without an outcome; accepted is complete, diverge, fail or release.")
+
+
+def printable(text: str) -> str:
+    """A trainer's own words, as Postgres keeps them: without NUL."""
+    return text.replace("\0", "\N{REPLACEMENT CHARACTER}")
 
 
 def decode_json(text: str, field: str) -> dict[str, Any]:
