@@ -80,8 +80,9 @@ PACE: Final = (
 TABLES: Final = (
     Panel(
         id="worker_list", title="Workers", kind="table", span=12, height=8, unit="none",
-        empty="none: `isoloss worker start` starts one", units={"silent for": "s", "utilisation": "percentunit", "memory": "percentunit"},
-        sql="""SELECT worker, host, device, slots, leases, state, utilisation, memory_bytes / memory_total_bytes AS memory,
+        empty="none: `isoloss worker start` starts one", units={"silent for": "s", "utilisation": "percent", "memory": "percent"},
+        sql="""SELECT worker, host, device, slots, leases, state, 100 * utilisation AS utilisation,
+                   100 * memory_bytes / memory_total_bytes AS memory,
                    silent_seconds AS "silent for" FROM dash_worker
             ORDER BY state = 'silent', worker LIMIT 100""",
     ),
