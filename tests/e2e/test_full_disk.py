@@ -169,7 +169,7 @@ def test_a_run_goes_on_where_there_is_no_room_to_register_what_it_saves_on_the_w
         assert cluster.rows("SELECT DISTINCT step FROM checkpoint") == [(4,)]
 
 
-@pytest.mark.parametrize("process", ["isoloss.controller.server", "isoloss_worker.cli"])
+@pytest.mark.parametrize("process", ["isoloss.controller.server", "isoloss_worker.building"])
 def test_a_log_line_that_finds_no_room_ends_nobody(process: str) -> None:
     program = f"""
 import structlog

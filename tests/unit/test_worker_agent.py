@@ -21,8 +21,9 @@ from isoloss.v1 import work_pb2
 from isoloss_worker import checkpoint, cli, gpus, sums
 from isoloss_worker.allow import AllowList
 from isoloss_worker.attempt import Attempt
+from isoloss_worker.building import shares, slots_of, spanned
 from isoloss_worker.cleaner import Cleaner
-from isoloss_worker.cli import main, shares, slots_of, spanned
+from isoloss_worker.cli import main
 from isoloss_worker.messages import Ended, Saved
 
 EVERYTHING = AllowList(everything=True)

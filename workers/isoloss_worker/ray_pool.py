@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Final
 import grpc
 
 from isoloss.errors import InvalidSpec, NotAllowed, Unreachable
-from isoloss_worker.cli import built, configure_logs, parser
+from isoloss_worker.building import built, configure_logs, parser
 
 if TYPE_CHECKING:
     from isoloss_worker.agent import Agent
