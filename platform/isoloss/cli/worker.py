@@ -127,7 +127,7 @@ def list_(*, address: Address = None, output: Output = Output()) -> None:  # noq
             w["device"],
             w["leases"],
             f"{w['taken']}/{w['slots']}",
-            _load(w["load"]),
+            _load(w.get("load", {})),
             number(w["seen_seconds_ago"], 3),
             "draining" if w["draining"] else f"cools {w['cools_seconds']:.0f} s" if w["cools_seconds"] else "",
         )
