@@ -128,6 +128,8 @@ def test_a_store_that_fails_for_a_while_is_asked_again(
 
     monkeypatch.setattr(store._files, "put_file", put)
     fetch(published(folder, store), tmp_path / "there")
+    monkeypatch.setattr(store._files, "rm", lambda *_, **__: 1 / 0)
+    store.forget(f"{store.url}/p/s/3/1-7-2/4")
     monkeypatch.setattr(store._files, "put_file", lambda *_: 1 / 0)
     assert published(folder, store, step=5) == str(folder), "what no store takes stays where it is"
 

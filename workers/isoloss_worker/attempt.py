@@ -104,7 +104,7 @@ class Attempt:
         """The checkpoint that the trainer completed in mid-run; once all before it are ``told``, the newest of those will do."""
         if told and self.objects is not None:
             for old in self.published[:-1]:
-                self.objects.remove(old.path)
+                self.objects.forget(old.path)
             del self.published[:-1]
         found = self._sealed(message.step, goes_on=True)
         self.registered |= found is not None and not is_url(found.path)
@@ -146,7 +146,7 @@ class Attempt:
             checkpoint.discard(self.folder)
         if self.objects is not None and ending is not None and ending.checkpoint is not None:
             for old in self.published[:-1]:
-                self.objects.remove(old.path)
+                self.objects.forget(old.path)
 
     @property
     def identity(self) -> dict[str, Any]:

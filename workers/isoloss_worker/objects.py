@@ -79,6 +79,13 @@ class Objects:
             if self._files.exists(path):
                 self._files.rm(path, recursive=True)
 
+    def forget(self, url: str) -> None:
+        """Remove it if the store lets us; it is in nobody's way."""
+        try:
+            self.remove(url)
+        except Exception as error:  # noqa: BLE001 - each store has errors of its own
+            log.warning("checkpoint.not_removed", path=url, error=_words(error))
+
     def _place(self, url: str) -> str:
         return posixpath.join(self._root, url[len(self.url) + 1 :])
 
