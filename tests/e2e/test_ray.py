@@ -228,6 +228,10 @@ def test_a_pool_of_actors_that_are_killed_comes_back_and_goes_on_where_they_were
         begun = [int(line) for line in (cluster.home / "begun").read_text().split()]
         assert begun[:2] == [0, 0] and len(begun) == 4 and min(begun[2:]) > 3
         assert len(actors()) == 2 and not actors() & before
+        client.drain_worker("ray-pool-0")
+        wait_until(lambda: len(actors()) == 1, 30, what="a drained worker's actor to go")
+        code, said = pool(environment, 2, *allow)  # said again, the pool is whole again
+        assert (code, said["joined"], len(actors())) == (0, ["pool-0", "pool-1"], 2)
         assert pool(environment, 1, *allow)[1]["left"] == ["pool-1"]
         assert pool(environment, 0)[1]["left"] == ["pool-0"]
         assert not actors()
