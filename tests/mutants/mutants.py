@@ -63,7 +63,7 @@ MUTANTS: Final = (
     Mutant("results seen before the lock are looked at again", DECIDER, "        return replace(opened, undecided=tuple(await ledger.undecided(conn, study_id))), search, None", "        return opened, search, None"),
     Mutant("the fold follows other controllers", DECIDER, "        if folded and folded.seq == row.next_seq - 1 and", "        if folded and"),
     Mutant("a fold is dropped when its transaction fails", DECIDER, "                self._cache.pop(study_id, None)  # the fold may be ahead of what was committed\n", ""),
-    Mutant("a repeated call is answered once", "platform/isoloss/controller/idempotency.py", "        if stored is not None:", "        if False:", "tests/e2e/test_sdk.py"),
+    Mutant("a repeated call is answered once", "platform/isoloss/controller/idempotency.py", "        if stored is not None:", "        if False:", "tests/store/test_retries.py"),
     Mutant("a method that no rule names is denied", "platform/isoloss/controller/access.py", "if rule is None or principal.role not in rule.roles:", "if rule is not None and principal.role not in rule.roles and False:", ACCESS),
     Mutant("another project does not exist", "platform/isoloss/controller/access.py", "and not principal.sees(named := _named(request).project):", "and False:", ACCESS),
     Mutant("a token ends", "platform/isoloss/controller/access.py", "        if not found.alive:", "        if False:", ACCESS),

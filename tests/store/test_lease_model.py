@@ -34,6 +34,10 @@ ENDINGS = {
     "mute": Ending(kind="complete", values={"other": 1.0}), "diverge": Ending(kind="diverge", step=1), "release": Ending(kind="release"),
     "fail": Ending(kind="fail", message="no luck"), "refuse": Ending(kind="fail", retryable=False),
 }  # fmt: skip
+OUTCOME = {
+    "complete": "ok", "nan": "diverged", "mute": "failed", "diverge": "diverged", "release": "released", "fail": "failed",
+    "refuse": "failed", "silence": "expired",
+}  # fmt: skip
 ROWS = """
     SELECT id, task.state::text, task.epoch, failures, infra_failures, result.status::text, lease.task_id IS NOT NULL
     FROM task LEFT JOIN result ON result.task_id = id LEFT JOIN lease ON lease.task_id = id"""
@@ -48,7 +52,7 @@ class Task:
     failures: int = 0
     silences: int = 0
     status: str | None = None
-    said: str = ""  # by what it ended
+    outcomes: dict[int, str] = field(default_factory=dict)  # of its attempts, by epoch
     saved: int = 0  # the step of its last checkpoint
     saved_now: bool = False  # whether that is this attempt's
     keys: list[LeaseKey] = field(default_factory=list)  # the last is current while it is leased
@@ -63,7 +67,8 @@ class Task:
         if (kind == "fail" and self.failures == EXCEPTIONS) or self.silences == SILENCES:
             final = "failed"
         self.state = "ready" if final is None else "failed" if final == "failed" else "done"
-        self.status, self.said, self.saved_now = final, kind if final else "", False
+        self.outcomes[self.epoch] = OUTCOME[kind]
+        self.status, self.saved_now = final, False
 
 
 class Leases(RuleBasedStateMachine):
@@ -141,11 +146,10 @@ class Leases(RuleBasedStateMachine):
         if current:
             assert verdict == "accepted"
             task.end(kind)
-        elif task.status is not None and key.epoch == task.epoch:  # told again, or something else of what has ended
-            same = kind == task.said or {kind, task.said} == {"nan", "diverge"}
-            assert verdict == ("accepted" if same or kind == "fail" else "already_done") or kind in ("mute", "refuse")
-        else:
-            assert verdict == "stale"
+        elif task.outcomes.get(key.epoch) == OUTCOME[kind]:  # told again: the answer was lost
+            assert verdict == "accepted"
+        else:  # something else of what has ended, or of what somebody else has now
+            assert verdict == ("already_done" if task.status is not None and key.epoch == task.epoch else "stale")
 
     @precondition(lambda self: any(task.keys for task in self.model.values()))
     @rule(data=st.data())

@@ -226,7 +226,9 @@ def buyable(
 
 
 async def stop(conn: Conn, decider: Decider, row: CampaignRow, reason: str = "") -> None:
-    """End a campaign and its studies for good, all of it or nothing; under its lock."""
+    """End a campaign and its studies for good, all of it or nothing; under its lock. What has ended keeps its reason."""
+    if row.state == CampaignState.STOPPED:
+        return
     for study in await studies.listed(conn, campaign_id=row.id):
         if study.state != StudyState.STOPPED:
             said = f"campaign {row.name} was stopped" + (f": {reason}" if reason else "")

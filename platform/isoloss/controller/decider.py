@@ -12,7 +12,7 @@ import asyncio
 import math
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from secrets import token_urlsafe
@@ -62,6 +62,7 @@ class Decided:
 
 
 Known = dict[tuple[int, int], dict[str, float]]
+Choice = Callable[[Search], Sequence[ev.Event]]  # events that depend on the search, once it has heard every result
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +160,7 @@ class Decider:
             self.bell.ring()
         return decided, folded
 
-    async def decide_within(self, conn: Conn, study_id: StudyId, *events: ev.Event) -> Decided:
+    async def decide_within(self, conn: Conn, study_id: StudyId, *events: ev.Event | Choice) -> Decided:
         """Fold events inside the caller's transaction, so that all are durable or nothing is.
 
         The fold is not kept: whether the caller commits is not known here.
@@ -178,7 +179,7 @@ class Decider:
             return (await self._settle(conn, study_id, (), rescore=True))[0]
 
     async def _settle(
-        self, conn: Conn, study_id: StudyId, events: Sequence[ev.Event], ask: int = 0, wants: Sequence[Want] = (),
+        self, conn: Conn, study_id: StudyId, events: Sequence[ev.Event | Choice], ask: int = 0, wants: Sequence[Want] = (),
         *, rescore: bool = False,
     ) -> tuple[Decided, _Folded]:  # fmt: skip
         opened, search, known = await self._opened(conn, study_id, [want.holder for want in wants if want.again])
@@ -255,7 +256,7 @@ class _Book:
         self._looked = 0  # tasks of the page that were held against a formula
 
     async def settle(
-        self, events: Sequence[ev.Event], ask: int, wants: Sequence[Want], *, rescore: bool = False
+        self, events: Sequence[ev.Event | Choice], ask: int, wants: Sequence[Want], *, rescore: bool = False
     ) -> Decided:
         """Everything there is to decide now, in order; then the study's row."""
         if self.search.stopped is not None and not rescore:
@@ -289,11 +290,12 @@ class _Book:
             leases=leases,
         )  # fmt: skip
 
-    async def _hear(self, events: Sequence[ev.Event], *, rescore: bool) -> None:
+    async def _hear(self, events: Sequence[ev.Event | Choice], *, rescore: bool) -> None:
         """Fold what callers want, and what follows from it: other scores, and a confirmation that is due at rest."""
-        for event in events:
-            if self.search.stopped is None:
-                await self._fold(event)
+        for said in events:
+            for event in said(self.search) if callable(said) else (said,):
+                if self.search.stopped is None:
+                    await self._fold(event)
         if rescore or (self.spec.desirability and self.search.plan.ladder.top != self.plan.ladder.top):
             await self._rescore()
         if rescore:

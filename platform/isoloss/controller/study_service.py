@@ -6,6 +6,7 @@ import contextlib
 import time
 from collections.abc import AsyncIterator
 from dataclasses import asdict, replace
+from functools import partial
 from typing import Any, Final
 
 import msgspec
@@ -13,7 +14,7 @@ import msgspec
 from isoloss.controller import decider as deciding
 from isoloss.controller.best import best
 from isoloss.controller.campaigner import trainable_of
-from isoloss.controller.decider import Decider
+from isoloss.controller.decider import Choice, Decider
 from isoloss.controller.duty import Bell
 from isoloss.controller.health import Health
 from isoloss.controller.idempotency import once
@@ -30,7 +31,6 @@ from isoloss.search.events import (
     Deepened,
     Event,
     Proposed,
-    Retried,
     SpaceChanged,
     Stopped,
     TrialAdded,
@@ -39,7 +39,7 @@ from isoloss.search.events import (
 from isoloss.search.geometry import ENDLESS
 from isoloss.search.preview import outlook, preview
 from isoloss.search.search import Search
-from isoloss.search.standing import agreement, failures
+from isoloss.search.standing import agreement, retries
 from isoloss.search.why import reasons
 from isoloss.search.worth import limits
 from isoloss.store import checkpoints, curves, ledger, preferences, projects, studies, workers
@@ -141,7 +141,7 @@ class StudyService(study_pb2_grpc.StudyServiceServicer):
                 configurations = tuple(from_values(one.params) for one in request.enqueue.configurations)
                 return await self._decide(request, Proposed(configurations=configurations, source=ENQUEUED))
             case "retry":
-                return await self._decide(request, *await self._retried(request))
+                return await self._decide(request, partial(retries, trials=frozenset(request.retry.trials)))
             case "desirability_json":
                 return await self._prefer(request)
             case "confirm_json":
@@ -167,15 +167,6 @@ class StudyService(study_pb2_grpc.StudyServiceServicer):
         self.bell.ring()
         return await self.GetStudy(request.study, None)
 
-    async def _retried(self, request: pb.ChangeStudyRequest) -> list[Retried]:
-        async with self.pool.connection() as conn:
-            row = await studies.by_name(conn, request.study.project, request.study.name)
-        wanted = set(request.retry.trials)
-        failed = failures(await self.decider.search(row.id))
-        if unknown := sorted(wanted - {trial for trial, _ in failed}):
-            raise WrongState(f"retry.trials has {unknown[0]}, which did not fail; accepted are trials that failed.")
-        return [Retried(trial=trial, level=level) for trial, level in failed if not wanted or trial in wanted]
-
     async def PreviewChange(self, request: pb.PreviewChangeRequest, context: Context) -> pb.PreviewStudyReply:
         async with self.pool.connection() as conn:
             row = await studies.by_name(conn, request.study.project, request.study.name)
@@ -185,11 +176,11 @@ class StudyService(study_pb2_grpc.StudyServiceServicer):
         return pb.PreviewStudyReply(preview_json=JSON.encode(found).decode())
 
     async def _decide(
-        self, request: pb.DeepenStudyRequest | pb.ChangeStudyRequest | pb.StopStudyRequest, *events: Event
+        self, request: pb.DeepenStudyRequest | pb.ChangeStudyRequest | pb.StopStudyRequest, event: Event | Choice
     ) -> pb.Study:
         async def effect(conn: Conn) -> pb.Study:
             row = await studies.by_name(conn, request.study.project, request.study.name)
-            await self.decider.decide_within(conn, row.id, *events)
+            await self.decider.decide_within(conn, row.id, event)
             return await describe(conn, await studies.by_name(conn, row.project, row.name))
 
         reply = await once(self.pool, request, pb.Study, effect)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 from typing import Final
 
+from isoloss.errors import WrongState
 from isoloss.search.answers import Agreement, Incumbent
+from isoloss.search.events import Retried
 from isoloss.search.search import Search
 
 FEWEST: Final = 5  # trials at both of two levels, before their ranks are compared
@@ -54,3 +56,11 @@ def failures(search: Search) -> tuple[tuple[int, int], ...]:
         for task, result in search.tasks.items()
         if result is not None and result.status == "failed" and not search.runs(*task)
     )
+
+
+def retries(search: Search, trials: frozenset[int]) -> tuple[Retried, ...]:
+    """What runs the failed tasks of these trials again, of all when there are none; ``WrongState`` for one that has none."""
+    failed = failures(search)
+    if unknown := sorted(trials - {trial for trial, _ in failed}):
+        raise WrongState(f"retry.trials has {unknown[0]}, which did not fail; accepted are trials that failed.")
+    return tuple(Retried(trial=trial, level=level) for trial, level in failed if not trials or trial in trials)

@@ -16,7 +16,7 @@ from psycopg.types.json import Jsonb
 
 from isoloss.domain.ids import StudyId, TaskId
 from isoloss.domain.lease import Checkpoint, Ending, LeaseKey, Move, judge
-from isoloss.domain.task import TERMINAL, ResultStatus, TaskState
+from isoloss.domain.task import TERMINAL, AttemptOutcome, TaskState
 from isoloss.store.pool import Conn
 
 
@@ -211,8 +211,11 @@ LOSE: Final[LiteralString] = """
     WHERE task.id = %(task_id)s AND checkpoint.task_id = earlier.id AND path = %(path)s AND dropped_at IS NULL"""
 
 STORED: Final[LiteralString] = """
-    SELECT result.task_id, result.epoch, result.status::text, result."values", study.id, study.spec_version
-    FROM result JOIN study ON study.id = result.study_id WHERE result.task_id = ANY(%(ids)s)"""
+    SELECT attempt.task_id, attempt.epoch, attempt.outcome::text, result."values", study.id, study.spec_version
+    FROM unnest(%(ids)s::bigint[], %(epochs)s::int[]) AS said(id, epoch)
+    JOIN attempt ON attempt.task_id = said.id AND attempt.epoch = said.epoch
+    JOIN task ON task.id = attempt.task_id JOIN study ON study.id = task.study_id
+    LEFT JOIN result ON result.task_id = attempt.task_id AND result.epoch = attempt.epoch"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -283,17 +286,17 @@ async def _end(conn: Conn, moves: Mapping[TaskId, tuple[Move, Ending]]) -> None:
 
 async def _repeated(conn: Conn, endings: Sequence[Said], owed: Owed) -> list[str]:
     """An ending that came twice is acknowledged as it was; one that came too late is told so."""
-    rows = await (await conn.execute(STORED, {"ids": [key.task_id for key, _ in endings]})).fetchall()
-    stored, verdicts = {row[0]: row[1:] for row in rows}, []
+    rows = await (await conn.execute(STORED, _columns([key for key, _ in endings]))).fetchall()
+    stored, verdicts = {row[:2]: row[2:] for row in rows}, []
     for key, ending in endings:
-        epoch, status, values, study_id, version = stored.get(key.task_id, (None, "", {}, 0, 0))
-        if epoch is None or epoch != key.epoch:
-            verdicts.append("stale")
-            continue
-        needed = await owed(conn, StudyId(study_id), version) if ending.kind == "complete" else ()
+        outcome, values, study_id, version = stored.get((key.task_id, key.epoch), (None, None, 0, 0))
+        needed = await owed(conn, StudyId(study_id), version) if outcome and ending.kind == "complete" else ()
         move = judge(ending, state=TaskState.LEASED, failures=0, infra_failures=0, needed=needed)
-        same = move.status == ResultStatus(status) and dict(move.values) == values
-        verdicts.append("accepted" if same or ending.kind == "fail" else "already_done")
+        same = outcome == move.outcome and values in (None, dict(move.values))
+        if same or outcome == AttemptOutcome.CANCELLED:  # whatever was said of it
+            verdicts.append("accepted")
+        else:
+            verdicts.append("stale" if values is None else "already_done")
     return verdicts
 
 

@@ -12,6 +12,7 @@ from typing import Final
 from isoloss.domain.task import NEXT, TERMINAL
 
 LEASES: Final = "tests/store/test_leases.py"
+RETRIES: Final = "tests/store/test_retries.py"
 SIM: Final = "tests/sim/test_scheduler_simulation.py::test_whatever_goes_wrong_nothing_acknowledged_is_lost_and_a_study_ends_as_it_does_undisturbed"
 STORM: Final = "tests/e2e/test_storm.py::test_nothing_that_was_acknowledged_is_lost_in_a_storm"
 MANY: Final = "tests/store/test_controllers.py::test_three_controllers_that_are_killed_at_any_await_are_one"
@@ -48,10 +49,11 @@ INVARIANTS: Final = (
               by="now() in SQL; durations on the wire; monotonic time in workers", tests=(SIM,)),
     Invariant(id="I6", holds="While workers live every task ends; an outage of the controllers expires no lease.",
               by="the reaper's beat", tests=(f"{LEASES}::test_after_an_outage_leases_are_extended_before_anything_is_reaped", SIM)),
-    Invariant(id="I7", holds="What is acknowledged survives kill -9 of controller and Postgres.",
-              by="one transaction, synchronous_commit",
+    Invariant(id="I7", holds="What is acknowledged survives kill -9 of controller and Postgres; whatever was not may be said again.",
+              by="one transaction, synchronous_commit, idempotency keys",
               tests=(STORM, "tests/e2e/test_full_disk.py::test_when_the_disk_of_postgres_is_full_nothing_is_lost_and_the_study_goes_on_by_itself",
-                     "tests/e2e/test_network.py::test_a_study_through_a_failing_network_ends_as_one_undisturbed_and_loses_no_lease")),
+                     "tests/e2e/test_network.py::test_a_study_through_a_failing_network_ends_as_one_undisturbed_and_loses_no_lease",
+                     f"{RETRIES}::test_a_call_made_again_changes_nothing_more_and_is_answered_the_same")),
     Invariant(id="I8", holds="Decisions are a function of spec and events; folded again they are the same.",
               by="gap-free seq under the study's lock; a pure fold",
               tests=(f"{LEASES}::test_the_ledger_has_no_gap_and_folds_to_the_same_search_in_any_controller",

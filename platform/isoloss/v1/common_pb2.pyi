@@ -83,7 +83,8 @@ Global___Value: _TypeAlias = Value  # noqa: Y015
 @_typing.final
 class Idempotency(_message.Message):
     """What one call is made once for: the same key with the same request answers the stored reply.
-    Left empty, the call is not protected against being repeated.
+    Left empty, the call is not protected against being repeated. A method that writes and takes none needs none: the same
+    request made again changes nothing more and is answered the same.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
