@@ -71,7 +71,8 @@ async def rehearse(spec: StudySpec, folder: Path, patience: float) -> AsyncItera
         asked = await stage.run(first, resume=killed.left, end="drain")
         if not _failed(asked):
             yield checks.asked(asked)
-        whole = await stage.run(first, resume=asked.left or killed.left)
+        left = [one for one in (asked.left, killed.left) if one and one.step < first.budget_to]  # as a study resumes
+        whole = await stage.run(first, resume=left[0] if left else None)
         yield checks.ended("it runs to its end", whole)
         if not whole.complete:
             return
