@@ -24,6 +24,7 @@ from isoloss_worker.attempt import Attempt
 from isoloss_worker.building import shares, slots_of, spanned
 from isoloss_worker.cleaner import Cleaner
 from isoloss_worker.cli import main
+from isoloss_worker.energy import Gauge
 from isoloss_worker.messages import Ended, Saved
 
 EVERYTHING = AllowList(everything=True)
@@ -70,6 +71,13 @@ def test_what_is_allowed_passes() -> None:
     AllowList(command_prefixes=("python train.py",)).check(decode({"command": ["python", "train.py", "--lr"]}, Run))
     AllowList().check(decode({"gpt": {}}, Run))
     EVERYTHING.check(decode({"command": ["rm"]}, Run))
+
+
+def test_how_busy_a_machine_is_needs_no_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = Gauge(()).read()
+    assert found is not None and 0 < found.memory_bytes < found.memory_total_bytes and not found.HasField("joules")
+    monkeypatch.setitem(sys.modules, "psutil", None)
+    assert Gauge(()).read() is None
 
 
 def test_a_whole_checkpoint_is_resumed_from(tmp_path: Path) -> None:

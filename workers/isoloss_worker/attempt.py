@@ -7,6 +7,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import structlog
+
 from isoloss.client.held import describe
 from isoloss.domain.lease import Checkpoint, Ending
 from isoloss.domain.spec import Run, decode
@@ -19,6 +21,8 @@ from isoloss_worker.gpus import GpuIds
 from isoloss_worker.job import Job
 from isoloss_worker.messages import Ended, Saved
 from isoloss_worker.objects import Lost, Objects, fetch, is_url
+
+log = structlog.get_logger()
 
 
 @dataclass(slots=True)
@@ -118,8 +122,9 @@ class Attempt:
             return self.published[-1]
         try:
             found = self.objects.publish(self.folder, found)
-        except Lost:
-            return None  # the next step's follows
+        except Lost as error:  # of a trainer that goes on the next step's follows; else it stays on the disk
+            log.warning("checkpoint.not_published", path=str(self.folder), error=str(error))
+            return None if goes_on else found
         if is_url(found.path):
             self.published.append(found)
         return found
@@ -132,7 +137,7 @@ class Attempt:
                 return Ending(kind="complete", values=measured | ended.values, checkpoint=sealed)
             case "diverge":
                 return Ending(kind="diverge", step=ended.step, values=measured | ended.values)
-            case "release":  # told again after a lost answer it is called stale
+            case "release":  # told too late it is called stale, whatever was registered before
                 self.registered |= sealed is not None and not is_url(sealed.path)
                 return Ending(kind="release", checkpoint=sealed)
             case "fail":

@@ -70,7 +70,7 @@ class Pulse:
         on_drain: Callable[[], None] | None = None,
         checkpoint_root: str = "",
         on_dropped: Callable[[Sequence[work_pb2.CheckpointFolder]], None] | None = None,
-        load: Callable[[], work_pb2.Load] | None = None,
+        load: Callable[[], work_pb2.Load | None] | None = None,
     ) -> None:
         self._credentials = found()
         self._channel = self._credentials.channel(address)
@@ -220,7 +220,7 @@ class Pulse:
                 removed=removed, tails=[work_pb2.Tail(key=to_key(one.key), tail=text) for one, text in said],
             )  # fmt: skip
             if self._load is not None and time.monotonic() - self._loaded >= LOAD_SECONDS:
-                request.load.CopyFrom(self._load())
+                request.load.MergeFrom(self._load() or work_pb2.Load())
             reply = self._call(self._stub.Heartbeat, request)
             if isinstance(reply, work_pb2.AckReply):
                 with self._lock:
