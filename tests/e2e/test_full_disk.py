@@ -145,8 +145,14 @@ def test_a_checkpoint_for_which_there_is_no_room_is_a_failed_attempt_that_says_s
         small = disk(8)
         worker = cluster.worker("worker", everything=True, environment={"ISOLOSS_HOME": str(small)})
         wait_until(lambda: "failed" in cluster.attempts("saved"), 20, what="no room")
-        files = {path.name for path in (small / "checkpoints").rglob("*-*-*")}
-        assert files == {"0-1-1", "0-1-1.manifest.json", "0-2-1", "0-2-1.manifest.json"}, "nothing of what failed"
+        wait_until(  # it is told first and removed then
+            lambda: (
+                {path.name for path in (small / "checkpoints").rglob("*-*-*")}
+                == {"0-1-1", "0-1-1.manifest.json", "0-2-1", "0-2-1.manifest.json"}
+            ),
+            10,
+            what="nothing of what failed",
+        )
         assert any("No space left on device" in level.message for trial in study.trials() for level in trial.levels)
         (cluster.home / "freed").touch()
         until_idle(study)

@@ -309,13 +309,13 @@ class Agent:
         return await asyncio.to_thread(call, *given) if self._objects else call(*given)
 
     async def _tell(self, key: LeaseKey, ending: Ending) -> str:
-        """Deliver what is still to be reported, then the ending; the verdict in words."""
+        """Deliver the ending with the last points, and before it what has to go before; the verdict in words."""
         pulse = self._pulse
         assert pulse is not None  # noqa: S101
-        while not await asyncio.to_thread(pulse.flush, key):  # noqa: ASYNC110 - nobody answers: there is no event
+        while pulse.owing(key) and not await asyncio.to_thread(pulse.flush, key):  # noqa: ASYNC110 - nobody answers: there is no event
             await asyncio.sleep(BREATH_SECONDS)
         try:
-            return await self._endings.deliver(to_ending(key, ending))
+            return await self._endings.deliver(to_ending(key, ending, pulse.take(key)))
         except IsolossError as error:
             log.warning("finish.refused", error=str(error))
             return "refused"

@@ -91,8 +91,10 @@ def describe(gpu_ids: GpuIds) -> str:
 
 def millijoules(gpu_ids: GpuIds) -> int | None:
     """Energy the devices have used since their driver was loaded, together; ``None`` where it is not measured."""
+    if not gpu_ids:
+        return None
     with _nvml() as nvml:
-        if nvml is None or not gpu_ids:
+        if nvml is None:
             return None
         try:
             return sum(int(nvml.nvmlDeviceGetTotalEnergyConsumption(_handle(nvml, gpu))) for gpu in gpu_ids)
@@ -102,8 +104,10 @@ def millijoules(gpu_ids: GpuIds) -> int | None:
 
 def load(gpu_ids: GpuIds) -> tuple[float, float, float] | None:
     """Utilisation (of 1, their mean), bytes in use and bytes there are of the GPUs; ``None`` where NVML does not say."""
+    if not gpu_ids:
+        return None
     with _nvml() as nvml:
-        if nvml is None or not gpu_ids:
+        if nvml is None:
             return None
         try:
             handles = [_handle(nvml, gpu) for gpu in gpu_ids]

@@ -121,20 +121,27 @@ class Pulse:
         return True
 
     def drop(self, key: LeaseKey) -> list[Point]:
-        """Renew this lease no more; returns the points that are left, to be told with its ending.
-
-        Only checkpoints, and more points than one message holds, are delivered before.
-        """
-        with self._lock:
-            held = self._held.get(key.task_id)
-            mine = held if held is not None and held.key.epoch == key.epoch and not held.lost else None
-            much = mine is not None and (mine.checkpoints or len(mine.points) > MOST_POINTS)
-        if much:
+        """Renew this lease no more; returns the points that are left, to be told with its ending."""
+        if self.owing(key):
             self.flush(key)
-        with self._lock:
-            left = list(mine.points[:MOST_POINTS]) if mine is not None else []
+        left = self.take(key)
         self.forget(key)
         return left
+
+    def owing(self, key: LeaseKey) -> bool:
+        """Whether anything has to be delivered before the ending: a checkpoint, or more points than one message holds."""
+        with self._lock:
+            mine = self._mine(key)
+            return mine is not None and bool(mine.checkpoints or len(mine.points) > MOST_POINTS)
+
+    def take(self, key: LeaseKey) -> list[Point]:
+        """The points that are left, to be told with the ending of this lease, which stays renewed."""
+        with self._lock:
+            mine = self._mine(key)
+            left = mine.points[:MOST_POINTS] if mine is not None else []
+            if mine is not None:
+                del mine.points[: len(left)]
+            return left
 
     def forget(self, key: LeaseKey) -> None:
         """Renew this lease no more; what was not delivered is dropped."""
@@ -158,9 +165,13 @@ class Pulse:
     def waiting(self, key: LeaseKey) -> bool:
         """Whether anything of this lease is still to be delivered."""
         with self._lock:
-            held = self._held.get(key.task_id)
-            mine = held is not None and held.key.epoch == key.epoch and not held.lost
-            return mine and held is not None and bool(held.points or held.checkpoints)
+            mine = self._mine(key)
+            return mine is not None and bool(mine.points or mine.checkpoints)
+
+    def _mine(self, key: LeaseKey) -> Held | None:
+        """What is held under this very key and not lost."""
+        held = self._held.get(key.task_id)
+        return held if held is not None and held.key.epoch == key.epoch and not held.lost else None
 
     def _run(self) -> None:
         beaten = time.monotonic()

@@ -55,6 +55,8 @@ from isoloss.store.pool import Conn, Pool
 from isoloss.store.studies import StudyRow
 
 log = structlog.get_logger()
+PAUSE: Final = 0.05
+IDLE_PAUSE: Final = 0.5  # as long as there is no campaign: the rings are all of others' studies
 LEAST_OF_A_RING: Final = 3  # different runs: the space is too coarse, or its edge too near, to learn from fewer
 CONFIRMED: Final = "confirmed"  # the form under which the forecast of the confirmed cell is kept
 
@@ -64,18 +66,19 @@ class Campaigner:
 
     name: Final = "campaigner"
     seconds: Final = 1.0
-    pause: Final = 0.05
 
     def __init__(self, pool: Pool, bell: Bell, decider: Decider, fitter: Fitter) -> None:
         self.pool = pool
         self.bell = bell
         self.decider = decider
         self.fitter = fitter
+        self.pause = IDLE_PAUSE
 
     async def once(self) -> int:
         """Make the moves that are due; returns how many."""
         async with self.pool.connection() as conn:
             rows = await campaigns.listed(conn, live=True)
+        self.pause = PAUSE if rows else IDLE_PAUSE
         made = 0
         for row in rows:
             try:

@@ -89,6 +89,7 @@ class Decider:
         self.specs = Specs()
         self._marked: set[StudyId] = set()
         self._looked = -math.inf
+        self.opened = 0  # how often a study came into the cache
         self._cache: dict[StudyId, _Folded] = {}
         self._saved: Counter[StudyId] = Counter()  # the seq of the newest snapshot known
         self._locks: defaultdict[StudyId, asyncio.Lock] = defaultdict(asyncio.Lock)
@@ -155,6 +156,7 @@ class Decider:
             except BaseException:
                 self._cache.pop(study_id, None)  # the fold may be ahead of what was committed
                 raise
+            self.opened += study_id not in self._cache
             self._cache[study_id] = folded
         if decided.created or decided.results or events:
             self.bell.ring()

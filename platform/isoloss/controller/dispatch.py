@@ -106,7 +106,7 @@ class Dispatcher:
 
         Endings are told in the same transaction; when one is not accepted, its teller gets no task.
         """
-        said = await self._heard(endings)
+        said = _said(endings)
         study_id = self._ids.get((project, name))
         if study_id is None:
             async with self.pool.connection() as conn:
@@ -259,6 +259,7 @@ class Dispatcher:
 
     async def _store(self, reports: Sequence[Sequence[curves.Batch]]) -> list[dict[LeaseKey, TaskState]]:
         async with self.pool.connection() as conn:
+            await conn.execute("SET LOCAL synchronous_commit = off")  # durable with the next thing that is
             await curves.add(conn, [batch for report in reports for batch in report])
             held = await tasks.heartbeat(
                 conn, list({key: None for report in reports for key, _ in report}), ttl=self.ttl
@@ -267,16 +268,8 @@ class Dispatcher:
 
     async def finish(self, endings: Sequence[pb.Ending]) -> list[pb.Ack]:
         """End attempts; what the studies decide of it follows in another transaction."""
-        said = await self._heard(endings)
-        verdicts = await self._endings.stand(said)
+        verdicts = await self._endings.stand(_said(endings))
         return _acks(endings, verdicts or ())
-
-    async def _heard(self, endings: Sequence[pb.Ending]) -> list[tasks.Said]:
-        """What was said, with the last points of its curves stored: they are durable with the ending."""
-        said = [(shown(ending.key), from_ending(ending)) for ending in endings]
-        if batches := [series_of(ending) for ending in endings if ending.series]:
-            await self._curves.stand(batches)
-        return said
 
     async def _finish(self, said: Sequence[Sequence[tasks.Said]]) -> list[list[str]]:
         async with self.pool.connection() as conn:
@@ -312,9 +305,13 @@ def _is_current(want: Want, known: Mapping[str, workers.Known]) -> bool:
     return want.holder in known and known[want.holder].incarnation == want.incarnation
 
 
-def series_of(message: pb.SeriesBatch | pb.Ending) -> curves.Batch:
-    """The curves of a batch, or of an ending."""
+def series_of(message: pb.SeriesBatch) -> curves.Batch:
+    """The curves of a batch."""
     return shown(message.key), from_series(message.series)
+
+
+def _said(endings: Sequence[pb.Ending]) -> list[tasks.Said]:
+    return [(shown(ending.key), from_ending(ending)) for ending in endings]
 
 
 def shown(message: pb.LeaseKey) -> LeaseKey:

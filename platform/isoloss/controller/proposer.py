@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import math
+import time
 from collections.abc import Mapping
 from concurrent.futures import BrokenExecutor, Executor
 from typing import Any, Final
@@ -44,14 +46,23 @@ class Proposer:
         self.decider = decider
         self.executor = executor
         self._failed: dict[StudyId, tuple[int, float]] = {}  # how often in a row, and when to ask again
+        self._rows: list[StudyRow] = []
+        self._looked, self._opened = -math.inf, 0
 
     async def once(self) -> int:
         """Propose for every study that wants proposals; returns how many were made."""
-        async with self.pool.connection() as conn:
-            rows = await studies.modelled(conn, STREAMS)
         async with asyncio.TaskGroup() as group:
-            served = [group.create_task(self._serve(row)) for row in rows]
+            served = [group.create_task(self._serve(row)) for row in await self._modelled()]
         return sum(task.result() for task in served)
+
+    async def _modelled(self) -> list[StudyRow]:
+        """The studies that have a model: looked for when one is decided for the first time, and once a second."""
+        now = time.monotonic()
+        if now - self._looked >= self.seconds or self.decider.opened != self._opened:
+            self._looked, self._opened = now, self.decider.opened
+            async with self.pool.connection() as conn:
+                self._rows = await studies.modelled(conn, STREAMS)
+        return self._rows
 
     async def _serve(self, row: StudyRow) -> int:
         """The proposals made for one study; a failure is said and remembered, and is nobody else's."""

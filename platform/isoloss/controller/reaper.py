@@ -18,13 +18,13 @@ class Reaper:
     """Ends leases past their deadline, after making sure that the control plane itself was awake."""
 
     name: Final = "reaper"
-    pause: Final = 0.1
 
     def __init__(self, pool: Pool, bell: Bell, ttl: timedelta) -> None:
         self.pool = pool
         self.bell = bell
         self.ttl = ttl
         self.seconds = ttl.total_seconds() / 4
+        self.pause = min(1.0, ttl.total_seconds() / 20)
 
     async def once(self) -> int:
         """Beat, then reap; after an outage every lease is extended first and nothing is reaped in this pass."""

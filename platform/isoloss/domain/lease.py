@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from isoloss.domain.curve import Series
 from isoloss.domain.ids import TaskId
 from isoloss.domain.task import MAX_FAILURES, MAX_INFRA_FAILURES, AttemptOutcome, ResultStatus, TaskState
 
@@ -52,6 +53,7 @@ class Ending:
     retryable: bool = True
     message: str = ""
     checkpoint: Checkpoint | None = None
+    series: Sequence[Series] = ()  # the last points of its curves
     code: str = ""  # the version of what ran
     tail: str = ""  # the last lines it printed
     went_on: bool = False  # expired: after a checkpoint beyond those of before

@@ -32,8 +32,7 @@ Batch = tuple[LeaseKey, Sequence[Series]]
 
 
 async def add(conn: Conn, batches: Sequence[Batch]) -> None:
-    """Store curves under current leases; those of a stale one are not stored. Durable with the next thing that is."""
-    await conn.execute("SET LOCAL synchronous_commit = off")
+    """Store curves under current leases; those of a stale one are not stored."""
     chunks = [
         {
             "task_id": key.task_id, "epoch": key.epoch, "secret": key.secret, "metric": one.metric, "step0": one.first,

@@ -17,6 +17,7 @@ from psycopg.types.json import Jsonb
 from isoloss.domain.ids import StudyId, TaskId
 from isoloss.domain.lease import Checkpoint, Ending, LeaseKey, Move, judge
 from isoloss.domain.task import TERMINAL, AttemptOutcome, TaskState
+from isoloss.store import curves
 from isoloss.store.pool import Conn
 
 
@@ -234,12 +235,15 @@ Owed = Callable[[Conn, StudyId, int], Awaitable[Sequence[str]]]  # the metrics a
 
 
 async def finish(conn: Conn, endings: Sequence[Said], owed: Owed) -> tuple[list[str], set[StudyId]]:
-    """End attempts; durable when the transaction commits. A key that is not current changes no row.
+    """End attempts, and store the last points of their curves; durable when the transaction commits.
+
+    A key that is not current changes no row.
 
     Returns the verdicts in the order of the endings (``accepted``, ``stale`` or ``already_done``), and the studies that
     now have something to decide.
     """
     async with conn.pipeline():  # with the BEGIN before it
+        await curves.add(conn, [(key, ending.series) for key, ending in endings if ending.series])
         rows = await (await conn.execute(HELD, _columns([key for key, _ in endings]))).fetchall()
     held = {
         LeaseKey(task_id=TaskId(row[0]), epoch=row[1], secret=row[2]): Held(

@@ -110,7 +110,8 @@ def to_ending(key: LeaseKey, ending: Ending, points: Sequence[Point] = ()) -> pb
 
 def from_ending(message: pb.Ending) -> Ending:
     """The ending of a message; ``InvalidSpec`` when it names no outcome."""
-    return replace(_outcome(message), code=message.code, tail=printable(message.tail))
+    series = from_series(message.series)
+    return replace(_outcome(message), series=series, code=message.code, tail=printable(message.tail))
 
 
 def _outcome(message: pb.Ending) -> Ending:
