@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -54,6 +55,7 @@ def corpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def job(tmp_path: Path, name: str, **changes: Any) -> Job:
     model = {"width": 16, "depth": 1, "context": 16, "data": str(tmp_path / "text.txt"), "eval_tokens": 512}
+    model |= changes.pop("model", {})
     values: dict[str, Any] = {
         "study": "s", "trial": 0, "level": 0, "params": {"lr": 0.01, "batch_tokens": 64, "warmup_tokens": 256}, "seed": 11,
         "budget_from": 0, "decay_from": 1024, "budget_to": 1280, "save_to": str(tmp_path / name), "metrics": ("val_loss",),
@@ -114,6 +116,39 @@ def test_a_run_killed_on_its_trunk_begins_again_and_ends_the_same(tmp_path: Path
     again, _ = train(job(tmp_path, "again"))
     assert again == whole
     assert state(tmp_path, "again") == state(tmp_path, "whole")
+
+
+@pytest.fixture
+def saving(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """What makes a run save at every step, whatever that costs."""
+    from isoloss_worker.trainables.gpt import train
+
+    monkeypatch.setattr(train, "SAVING", math.inf)
+    return {"model": {"save_every": 0}}
+
+
+def test_a_run_killed_on_its_trunk_resumes_where_it_was_saved_last_and_ends_the_same(
+    tmp_path: Path, saving: dict[str, Any]
+) -> None:
+    whole, _ = train(job(tmp_path, "whole"))
+    with pytest.raises(Killed):
+        train(job(tmp_path, "killed", **saving), metrics=killed_at(500))
+    registered = int((tmp_path / "killed" / "DONE").read_text())
+    assert registered == 448
+    resumed, saved = train(job(tmp_path, "resumed", resume_from=str(tmp_path / "killed"), budget_from=registered))
+    assert (resumed, saved) == (whole, [1024])
+    assert state(tmp_path, "resumed") == state(tmp_path, "whole")
+
+
+def test_a_state_that_is_saved_again_is_as_large_as_before(tmp_path: Path, saving: dict[str, Any]) -> None:
+    sizes = {}
+
+    def look(step: int, _: Values) -> None:
+        sizes[step] = len(state(tmp_path, "saved"))
+
+    _, saved = train(job(tmp_path, "saved", **saving), metrics=lambda s, v: look(s, v) if s > 64 else None)
+    assert saved == list(range(64, 1025, 64))
+    assert len(sizes) > 10 and len({*sizes.values()}) == 1
 
 
 def test_a_preempted_run_saves_where_it_is_and_ends_the_same(tmp_path: Path) -> None:
@@ -191,8 +226,8 @@ def test_a_checkpoint_of_other_text_is_refused(tmp_path: Path, corpus: Path) -> 
         train(job(tmp_path, "other", resume_from=str(tmp_path / "first"), budget_from=1024))
 
 
-@pytest.mark.parametrize("file", ["state.safetensors", "state.json"])
-def test_a_checkpoint_that_was_cut_short_is_refused(tmp_path: Path, file: str) -> None:
+def test_a_checkpoint_that_was_cut_short_is_refused(tmp_path: Path) -> None:
+    file = "state.safetensors"
     train(job(tmp_path, "first"))
     whole = (tmp_path / "first" / file).read_bytes()
     (tmp_path / "first" / file).write_bytes(whole[: len(whole) // 2])

@@ -118,6 +118,7 @@ class Gpt(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: bf16 on a GPU; weights and optimizer are fp32 always
     compile: bool = False
     micro_batch: Annotated[int, Meta(ge=1)] | None = None  # sequences that pass at once; else all of a batch that fit
+    save_every: Seconds = Seconds(600)  # on the way to a rung's fork
 
     @property
     def n_params(self) -> int:

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 
+from isoloss.client.current import DONE
 from isoloss.client.locate import home
 from isoloss.domain.spec import Gpt as GptSpec
 from isoloss.errors import TrainableFailed
@@ -27,6 +28,10 @@ EPSILON: Final = 1e-12
 CLIP: Final = 1.0
 EVALUATED: Final = 128  # held-out windows that pass at once, at most: a function of the spec alone, as the loss is
 EVALUATED_LOGITS: Final = 1 << 28
+META: Final = "run"
+META_BYTES: Final = (
+    1024  # whatever the numbers in it: a later state in the same file leaves its size as a manifest has it
+)
 
 
 class Run:
@@ -127,23 +132,25 @@ class Run:
         return total / len(windows)
 
     def save(self, folder: Path) -> None:
-        """The whole state: tensors in safetensors, the rest as JSON, whole or not there."""
+        """The whole state in one file, whole or not there, as large at every step; then ``DONE``, which says the step."""
         folder.mkdir(parents=True, exist_ok=True)
         tensors = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
         state = self.optimizer.state_dict()["state"]
         tensors |= {f"adam.{i}.{key}": value for i, one in state.items() for key, value in one.items()}
         draft = folder / f"state.{os.getpid()}"
-        save_file({name: tensor.contiguous().cpu() for name, tensor in tensors.items()}, draft)
         meta = {"tokens": self.tokens, "micro_batch": self.micro_batch, **self._identity()}
-        (folder / "state.json").write_text(json.dumps(meta))
+        said = {META: json.dumps(meta).ljust(META_BYTES)}
+        save_file({name: tensor.contiguous().cpu() for name, tensor in tensors.items()}, draft, metadata=said)
         draft.replace(folder / "state.safetensors")
+        (folder / DONE).write_text(str(self.tokens))
 
     def load(self, folder: Path) -> None:
         """Go on from a saved state; raises ``TrainableFailed`` when it is of another run, or cannot be read."""
         try:
-            meta = json.loads((folder / "state.json").read_text())
-            tensors = load_file(folder / "state.safetensors")
-        except (OSError, ValueError, SafetensorError) as error:
+            with safe_open(folder / "state.safetensors", "pt") as file:
+                meta = json.loads((file.metadata() or {})[META])
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no mapping
+        except (OSError, ValueError, KeyError, SafetensorError) as error:
             raise TrainableFailed(
                 f"The checkpoint {folder} cannot be read ({error}); accepted is one that is whole."
             ) from error

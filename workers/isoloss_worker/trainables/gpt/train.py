@@ -1,13 +1,15 @@
 """Training from one budget to another: warm-up and constant rate on the trunk, then the decay branch of the rung.
 
 The trunk's state at ``decay_from`` is saved before the decay begins, so that the next rung resumes there and the
-decayed weights are dropped: a rung's result is a finished run at exactly ``budget_to`` tokens. Everything is a function
-of (spec, seed, tokens seen), so a killed and resumed run equals one that never stopped.
+decayed weights are dropped: a rung's result is a finished run at exactly ``budget_to`` tokens. On its way there the
+trunk is saved every ``save_every``. Everything is a function of (spec, seed, tokens seen), so a killed and resumed run
+equals one that never stopped.
 """
 
 from __future__ import annotations
 
 import math
+import time
 from pathlib import Path
 from typing import Final
 
@@ -22,6 +24,7 @@ from isoloss_worker.trainables.gpt.run import Run
 
 HOPELESS: Final = 3  # times the loss of knowing nothing
 REPORTS: Final = 20  # points of the curve in one rung
+SAVING: Final = 0.02  # of the time, at most
 
 
 class Curve:
@@ -53,6 +56,33 @@ class Curve:
             self._reporter.metrics(tokens, {"train_loss": loss})
 
 
+class Trunk:
+    """Saves a run on its way to the fork: as often as its spec says, less often where that would cost too much time."""
+
+    def __init__(self, run: Run, job: Job, reporter: Reporter) -> None:
+        self.saved = job.decay_from <= run.tokens  # as far as the fork
+        self._run, self._job, self._reporter = run, job, reporter
+        self._saved_at = run.tokens
+        self._due = time.monotonic() + run.spec.save_every
+
+    @property
+    def due(self) -> bool:
+        """Whether the run is to be saved now."""
+        now = self._run.tokens
+        late = time.monotonic() >= self._due and now > self._saved_at
+        return not self.saved and (late or now >= self._job.decay_from)
+
+    def save(self) -> None:
+        """Save it, and register that."""
+        begun = time.monotonic()
+        self._run.save(Path(self._job.save_to))
+        self._reporter.checkpoint(self._run.tokens)
+        self._saved_at = self._run.tokens
+        self.saved = self._saved_at >= self._job.decay_from
+        now = time.monotonic()
+        self._due = now + max(self._run.spec.save_every, (now - begun) / SAVING)
+
+
 def train(job: Job, reporter: Reporter) -> Values:
     """Run one task; returns the final metrics: val_loss, and what it cost. Raises ``Diverged``, ``OutOfMemory``."""
     spec = spec_of(job)
@@ -69,23 +99,21 @@ def train(job: Job, reporter: Reporter) -> Values:
     cost = Cost(run.device, job.gpu_ids if job.own_gpus else (), run.tokens)
     curve = Curve(run, reporter, max(1, (job.budget_to - run.tokens) // spec.batch_tokens // REPORTS))
     begun_at = run.tokens
-    saved = job.decay_from <= run.tokens
+    trunk = Trunk(run, job, reporter)
     while run.tokens < job.budget_to:
         if reporter.stop.asked:
             curve.settle()
-            raise _preempted(run, job, saved=saved)
-        if run.tokens >= job.decay_from and not saved:
+            raise _preempted(run, job, saved=trunk.saved)
+        if trunk.due:
             curve.settle()
-            run.save(Path(job.save_to))
-            reporter.checkpoint(run.tokens)
-            saved = True
+            trunk.save()
         curve.follow(run.step(run.rate(job.decay_from, job.budget_to)))
         if run.tokens == begun_at + spec.batch_tokens:
             curve.settle()
             cost.first_step_done(run.tokens)
     curve.settle()
     costs = cost.values(run.tokens, flops_per_token=run.flops_per_token, bf16=run.bf16)
-    if not saved:
+    if not trunk.saved:
         run.save(Path(job.save_to))
     costs["flops"] = float(run.flops_per_token * run.tokens)
     if run.micro_batch < run.sequences:
