@@ -13,7 +13,7 @@ from isoloss.cli.output import Output, Table, show
 from isoloss.client.locate import find_local
 from isoloss.errors import Unreachable
 
-app = App(name="db", help="The database: status, migrate, dump, psql.")
+app = App(name="db", help="The database: status, migrate, dump, archive, restore, psql.")
 Dsn = Annotated[str | None, Parameter(help="The database; otherwise ISOLOSS_DSN, otherwise the running controller's.")]
 
 
@@ -41,6 +41,42 @@ def dump(out: Path, *, dsn: Dsn = None, output: Output = Output()) -> None:  # n
     if done.returncode:
         raise Unreachable(f"pg_dump failed: {done.stderr.strip().splitlines()[-1]}")
     show(output, {"out": str(out), "bytes": out.stat().st_size}, f"{out.stat().st_size} bytes in {out}")
+
+
+@app.command
+def archive(
+    name: str,
+    file: Path,
+    *,
+    project: Annotated[str, Parameter(help="The study's or campaign's.")] = "default",
+    keep: Annotated[bool, Parameter(help="Leave the rows where they are.", negative="")] = False,
+    dsn: Dsn = None,
+    output: Output = Output(),  # noqa: B008 - frozen
+) -> None:
+    """Move a stopped study, or a campaign with its studies, out of the database into a file.
+
+    Ledger, results, curves, forecasts: everything but the files of its checkpoints, which stay where they are. The file is
+    whole before a row goes; `isoloss db restore` brings it back. Whoever needs it no more deletes the file.
+    """
+    contents = asyncio.run(_archive(find_dsn(dsn), project, name, file, remove=not keep))
+    _show_contents(output, contents, file, f"{'Copied' if keep else 'Moved'} {contents.kind} {name} into {file}")
+
+
+@app.command
+def restore(file: Path, *, dsn: Dsn = None, output: Output = Output()) -> None:  # noqa: B008 - frozen
+    """Bring back what `isoloss db archive` has moved into a file, into this database or another."""
+    contents = asyncio.run(_restore(find_dsn(dsn), file))
+    _show_contents(output, contents, file, f"{contents.kind} {contents.name} is back from {file}")
+
+
+def _show_contents(output: Output, contents: Any, file: Path, said: str) -> None:
+    rows = {table: n for table, n in contents.rows.items() if n}
+    value = {"project": contents.project, "name": contents.name, "kind": contents.kind, "file": str(file), "rows": rows}
+    show(
+        output,
+        value | {"bytes": file.stat().st_size},
+        f"{said}: {sum(rows.values())} rows, {file.stat().st_size} bytes.",
+    )
 
 
 @app.command
@@ -84,3 +120,19 @@ async def _migrate(dsn: str) -> list[str]:
 
     async with Pool(dsn, size=1, name="isoloss db") as pool:
         return await apply(pool)
+
+
+async def _archive(dsn: str, project: str, name: str, file: Path, *, remove: bool) -> Any:
+    from isoloss.store.archive import save
+    from isoloss.store.pool import Pool
+
+    async with Pool(dsn, size=1, name="isoloss db") as pool, pool.connection() as conn:
+        return await save(conn, project, name, file, remove=remove)
+
+
+async def _restore(dsn: str, file: Path) -> Any:
+    from isoloss.store.archive import restore as bring_back
+    from isoloss.store.pool import Pool
+
+    async with Pool(dsn, size=1, name="isoloss db") as pool, pool.connection() as conn:
+        return await bring_back(conn, file)

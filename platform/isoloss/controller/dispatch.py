@@ -115,7 +115,12 @@ class Dispatcher:
         if study_id not in self._asks:
             self._asks[study_id] = Line(lambda asking: self._serve(study_id, asking))
         asking = _Asking(replace(want, said=said, again=True))
-        answer = await self._asks[study_id].stand(asking, seconds=_patience(seconds))
+        try:
+            answer = await self._asks[study_id].stand(asking, seconds=_patience(seconds))
+        except NotFound:  # it was archived, and the name may be another's by now
+            self._asks.pop(study_id, None)
+            self._ids.pop((project, name), None)
+            return await self.ask(project, name, want, seconds, endings)
         return answer, _acks(endings, asking.verdicts or ())
 
     async def _serve(self, study_id: StudyId, asking: Sequence[_Asking]) -> list[Answer | None]:
