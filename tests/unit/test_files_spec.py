@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from isoloss.errors import InvalidSpec, NotFound
-from isoloss.files.spec import apply_sets, load_spec, parse_spec
+from isoloss.files.spec import apply_sets, beside, load_spec, parse_spec
 
 plain = st.recursive(
     st.none()
@@ -107,3 +107,25 @@ def test_a_spec_comes_from_a_file_or_is_not_found(tmp_path: Path) -> None:
         load_spec(tmp_path / "t.yaml")
     with pytest.raises(InvalidSpec, match="cannot be read"):
         load_spec(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("run", "moved"),
+    [
+        ({"function": "train:main"}, True),
+        ({"function": "package.train:main"}, True),
+        ({"function": "elsewhere:main"}, False),
+        ({"function": "train:main", "cwd": "."}, False),
+        ({"command": ["python", "train.py", "{lr}"]}, True),
+        ({"command": ["python", "-m", "train"]}, False),
+        ({"command": "no list"}, False),
+        ({"gpt": {}}, False),
+        (None, False),
+    ],
+)
+def test_what_lies_beside_its_spec_runs_there(tmp_path: Path, run: Any, moved: bool) -> None:
+    (tmp_path / "train.py").touch()
+    (tmp_path / "package").mkdir()
+    (tmp_path / "package" / "__init__.py").touch()
+    spec = {"name": "x", "run": run}
+    assert beside(spec, tmp_path) == ({"name": "x", "run": run | {"cwd": str(tmp_path)}} if moved else spec)

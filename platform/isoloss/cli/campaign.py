@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import App, Parameter
 
-from isoloss.cli.connection import Address, Project, Set, client
+from isoloss.cli.connection import Address, Project, Set, client, launched
 from isoloss.cli.law_plan import Budget, Everything
 from isoloss.cli.output import Output, Table, dumps, number, say, show, span
 from isoloss.domain.quantity import format_count, parse_count
@@ -65,10 +65,9 @@ def launch(
     output: Output = Output(),  # noqa: B008 - frozen
 ) -> None:
     """Launch the campaign; the controller does the rest."""
-    from isoloss.files.spec import load_spec
-
     with client(address) as connection:
-        campaign = connection.launch_campaign(load_spec(spec, set_), load_if_exists=load_if_exists, folder=spec.parent)
+        body = launched(connection, spec, set_)
+        campaign = connection.launch_campaign(body, load_if_exists=load_if_exists, folder=spec.parent)
         if watch:
             for info in campaign.watch():
                 say(line(info))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
@@ -20,3 +22,13 @@ def client(address: str | None) -> Client:
     from isoloss.client.blocking import connect
 
     return connect(address, start=False, patience=PATIENCE_SECONDS)
+
+
+def launched(connection: Client, spec: Path, sets: Iterable[str]) -> dict[str, Any]:
+    """The spec in a file, for this controller: one of this machine runs what lies beside the file, wherever it was started."""
+    from isoloss.client.locate import find_local
+    from isoloss.files.spec import beside, load_spec
+
+    local, body = find_local(), load_spec(spec, sets)
+    ours = local is not None and local.address == connection.transport.address
+    return beside(body, spec.parent) if ours else body

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import App, Parameter
 
-from isoloss.cli.connection import Address, Project, Set, client
+from isoloss.cli.connection import Address, Project, Set, client, launched
 from isoloss.cli.output import Output, Table, dumps, number, say, show, warn
 from isoloss.cli.study_changes import confirm, cost, deepen, enqueue, pause, prefer, resume, retry, space, stop, widen
 from isoloss.cli.study_curves import curves, forward
@@ -105,9 +105,9 @@ def try_(
     import subprocess
     import sys
 
-    from isoloss.files.spec import load_spec
+    from isoloss.files.spec import beside, load_spec
 
-    body = load_spec(spec, set_)
+    body = beside(load_spec(spec, set_), spec.parent)
     value: dict[str, Any] = {"checks": [], "price": None}
     command = [sys.executable, "-m", "isoloss_worker", "try", "--patience", patience]
     with subprocess.Popen(command, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as trying:
@@ -146,10 +146,8 @@ def launch(
     output: Output = Output(),  # noqa: B008 - frozen
 ) -> None:
     """Create the study; workers begin at once."""
-    from isoloss.files.spec import load_spec
-
     with client(address) as connection:
-        study = connection.launch_study(load_spec(spec, set_), load_if_exists=load_if_exists)
+        study = connection.launch_study(launched(connection, spec, set_), load_if_exists=load_if_exists)
         if watch:
             _follow(study, Output(), until_idle=True)
         info = study.info()

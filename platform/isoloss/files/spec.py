@@ -92,6 +92,18 @@ def load_spec(path: Path, sets: Iterable[str] = ()) -> dict[str, Any]:
     return apply_sets(parse_spec(text, source=str(path)), sets)
 
 
+def beside(spec: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """The same with ``folder``, where its file is, as ``run.cwd``, if it says none and what it runs lies there."""
+    run = spec.get("run")
+    if not isinstance(run, dict) or run.get("cwd") is not None:
+        return dict(spec)
+    module = str(run.get("function") or "").partition(":")[0].partition(".")[0]
+    parts = run["command"] if isinstance(run.get("command"), list) else []
+    names = [f"{module}.py", f"{module}/__init__.py"] if module else [str(part) for part in parts if part]
+    lies_there = any((folder / name).is_file() for name in names if not Path(name).is_absolute())
+    return {**spec, "run": {**run, "cwd": str(folder.absolute())}} if lies_there else dict(spec)
+
+
 def apply_sets(spec: Mapping[str, Any], sets: Iterable[str]) -> dict[str, Any]:
     """A copy of ``spec`` with each ``a.b.0.c=value`` set; values are YAML, list elements are numbers from 0.
 
