@@ -62,9 +62,6 @@ LOCK: Final[LiteralString] = """
 COLUMNS: Final[LiteralString] = """
     SELECT table_name::text, array_agg(column_name::text ORDER BY ordinal_position) FROM information_schema.columns
     WHERE table_schema = current_schema() AND table_name = ANY(%(tables)s) GROUP BY 1"""
-TAKEN: Final[LiteralString] = """
-    SELECT min(id), max(id), EXISTS (SELECT FROM {ours} JOIN {draft} USING (id)), nextval(pg_get_serial_sequence(%(table)s, 'id'))
-    FROM {draft} HAVING count(*) > 0"""
 RESERVE: Final[LiteralString] = "SELECT setval(pg_get_serial_sequence(%(table)s, 'id'), %(highest)s)"
 UNHURRIED: Final[LiteralString] = "SET LOCAL statement_timeout = 0; SET LOCAL idle_in_transaction_session_timeout = 0"
 
@@ -214,7 +211,11 @@ async def _copy_in(conn: Conn, table: str, columns: Sequence[str], source: IO[by
 
 async def _shift(conn: Conn, table: str, draft: sql.Identifier) -> int:
     """How far the ids of a table have to move, 0 where all are free; nobody is given one of them from now on."""
-    query = sql.SQL(TAKEN).format(ours=sql.Identifier(table), draft=draft)
+    query = sql.SQL(
+        """SELECT min(id), max(id), EXISTS (SELECT FROM {ours} JOIN {draft} USING (id)),
+                  nextval(pg_get_serial_sequence(%(table)s, 'id'))
+           FROM {draft} HAVING count(*) > 0"""
+    ).format(ours=sql.Identifier(table), draft=draft)
     found = await (await conn.execute(query, {"table": table})).fetchone()
     if found is None:
         return 0
