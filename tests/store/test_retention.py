@@ -12,10 +12,11 @@ import pytest
 from isoloss.controller import decider as deciding
 from isoloss.controller.decider import Decider
 from isoloss.controller.duty import Bell
+from isoloss.controller.steward import Steward
 from isoloss.domain.lease import Checkpoint, Ending, LeaseKey
 from isoloss.domain.spec import decode_study, encode
 from isoloss.search.events import Deepened, Retried, Stopped, TrialAdded
-from isoloss.store import checkpoints, studies, tasks, workers
+from isoloss.store import checkpoints, disks, studies, tasks, workers
 from isoloss.store.checkpoints import Tally
 from isoloss.store.pool import Pool
 from isoloss.store.tasks import Lease, Want
@@ -86,6 +87,26 @@ class House:
     async def told(self, worker: str, root: str = "/root/") -> list[checkpoints.Folder]:
         async with self.pool.connection() as conn:
             return await checkpoints.to_remove(conn, worker, root)
+
+    async def measured(self, used: int, quota: int, *, by: str = "a", ago: float = 0.0, root: str = "/root/") -> None:
+        """A worker measures its disk, and the steward looks."""
+        async with self.pool.connection() as conn:
+            await disks.measured(
+                conn, by, "", id="disk", root=root, quota_bytes=quota, used_bytes=used, seconds_ago=ago
+            )
+        await Steward(self.pool, Bell(), self.decider).once()
+
+    async def remove(self, worker: str = "a") -> list[checkpoints.Folder]:
+        """A worker removes what it is told of."""
+        gone = await self.told(worker)
+        async with self.pool.connection() as conn:
+            await checkpoints.removed(conn, [(one.task_id, one.epoch) for one in gone])
+        return gone
+
+    async def full(self) -> list[str]:
+        """The workers that are given nothing, because their disk is full."""
+        async with self.pool.connection() as conn:
+            return sorted(row.id for row in await workers.listed(conn) if row.full)
 
     async def tally(self) -> Tally:
         async with self.pool.connection() as conn:
@@ -219,5 +240,103 @@ def test_no_row_says_removed_that_was_not_dropped(in_store: InStore) -> None:
         async with pool.connection() as conn:
             with pytest.raises(psycopg.errors.CheckViolation):
                 await conn.execute("UPDATE checkpoint SET removed_at = now()")
+
+    in_store(body)
+
+
+def test_room_is_made_in_the_stated_order_and_never_more_than_is_lacking(in_store: InStore) -> None:
+    async def body(pool: Pool) -> None:
+        house = await House(pool).open("all")
+        await house.run()
+        everything = await house.kept()
+        await house.measured(130, 105)
+        assert everything - await house.kept() == {(0, 0), (1, 0), (2, 0)}, "superseded, the oldest first"
+        await house.measured(130, 105)
+        assert len(await house.kept()) == 10, "what was dropped and still lies there counts"
+        assert len(await house.remove()) == 3
+        await house.measured(130, 105, ago=5)
+        assert len(await house.kept()) == 10, "what was removed since it was measured counts too"
+        await house.measured(100, 60)
+        assert await house.kept() == {(0, 2), (1, 1), (2, 1), *((t, 0) for t in range(3, 6))}, "then the worst below"
+        assert await house.full() == []
+        tally = await house.tally()
+        assert (tally.dropped, tally.for_room) == (7, 7)
+        await house.decider.decide(house.study_id, events=[Deepened(max_budget=27)])
+        again = {lease.trial_no: lease for lease in await house.run() if lease.trial_no < 9}
+        assert {t for t, lease in again.items() if lease.level == 1} == {3, 4, 5, 6, 7, 8}
+        for trial in (3, 4, 5):
+            assert again[trial].budget_from == 1
+        assert {(again[t].budget_from, again[t].resume_from) for t in (6, 7, 8)} == {(0, "")}, "the ledger knows"
+
+    in_store(body)
+
+
+def test_a_stopped_study_gives_way_before_one_that_goes_on_and_keeps_its_best(in_store: InStore) -> None:
+    async def body(pool: Pool) -> None:
+        going = await House(pool).open("all", name="going")
+        await going.run()
+        ended = await House(pool).open("all", name="ended")
+        await ended.run()
+        await ended.decider.decide(ended.study_id, events=[Stopped(reason="enough")])
+        await going.measured(260, 260 - 80 - 70)
+        assert ((await going.tally()).dropped, (await ended.tally()).dropped) == (4, 11)
+        await going.remove()
+        await going.measured(110, 100)
+        assert ((await going.tally()).dropped, (await ended.tally()).dropped) == (4, 12)
+        await going.remove()
+        await going.measured(100, 1)
+        assert ((await going.tally()).kept, (await ended.tally()).kept) == (1, 1)
+        assert await going.kept() == {(0, 2)}, "of both the best"
+
+    in_store(body)
+
+
+def test_a_disk_is_full_when_nothing_more_may_go_until_a_measurement_finds_room(in_store: InStore) -> None:
+    async def body(pool: Pool) -> None:
+        house = await House(pool).open("all")
+        lease = await house.lease()
+        assert lease is not None
+        async with pool.connection() as conn:
+            key = LeaseKey(task_id=lease.task_id, epoch=lease.epoch, secret=lease.secret)
+            await tasks.add_checkpoint(conn, key, Checkpoint(step=1, path="/root/1-1", manifest={"w": 10}))
+        await house.measured(50, 40)
+        await house.measured(50, 40, by="b")
+        assert (await house.tally()).dropped == 0, "what runs keeps what it saved"
+        assert await house.full() == ["a", "b"], "and who works on that disk takes nothing more"
+        async with pool.connection() as conn:
+            known = await workers.seen(conn, ["a", "b", "c"])
+        assert {name: one.full for name, one in known.items()} == {"a": True, "b": True, "c": False}
+        await house.measured(40, 40, by="b")
+        assert await house.full() == []
+
+    in_store(body)
+
+
+def test_what_no_worker_removes_in_time_makes_a_disk_full_and_drops_nothing_more(in_store: InStore) -> None:
+    async def body(pool: Pool) -> None:
+        house = await House(pool).open("all")
+        await house.run()
+        await house.measured(130, 120)
+        assert await house.full() == [] and len(await house.kept()) == 12
+        async with pool.connection() as conn:
+            await conn.execute("UPDATE checkpoint SET dropped_at = now() - interval '2 minutes' WHERE for_room")
+        await house.measured(130, 120)
+        assert await house.full() == ["a"] and len(await house.kept()) == 12
+
+    in_store(body)
+
+
+def test_a_disk_says_nothing_of_folders_elsewhere_or_of_another_project(in_store: InStore) -> None:
+    async def body(pool: Pool) -> None:
+        house = await House(pool).open("all")
+        await house.run()
+        await house.measured(130, 1, by="c")
+        await house.measured(130, 1, root="/elsewhere/")
+        async with pool.connection() as conn:
+            await disks.measured(
+                conn, "a", "elsewhere", id="disk", root="/root/", quota_bytes=1, used_bytes=130, seconds_ago=0
+            )
+        await Steward(pool, Bell(), house.decider).once()
+        assert (await house.tally()).dropped == 0
 
     in_store(body)

@@ -35,6 +35,7 @@ from isoloss_worker.endings import Endings
 from isoloss_worker.energy import Gauge, Meter
 from isoloss_worker.messages import Measured, Saved
 from isoloss_worker.objects import Objects
+from isoloss_worker.quota import Quota
 from isoloss_worker.saving import Saving
 from isoloss_worker.slots import Slot, Stopped
 
@@ -60,6 +61,7 @@ class Agent:
         begin_again: bool = False,
         nodes: int = 1,
         objects: Objects | None = None,
+        quota: Quota | None = None,
     ) -> None:
         self._transport = AsyncTransport(address, patience=WAIT_SECONDS)
         self._address = address
@@ -70,6 +72,7 @@ class Agent:
         self._begin_again = begin_again
         self._nodes = nodes
         self._objects = objects
+        self._quota = quota
         self._gpu_ids = tuple(gpu for slot in slots for gpu in slot.gpu_ids)
         self._of_each = min((len(slot.gpu_ids) for slot in slots), default=0)
         self._own_gpus = len({*self._gpu_ids}) == len(self._gpu_ids)  # no slot shares one with another
@@ -92,6 +95,7 @@ class Agent:
         self._pulse = Pulse(
             self._address, worker_id=self._name, on_drain=drained, checkpoint_root=f"{self._objects.url if self._objects else self._cleaner.root}/",
             on_dropped=_threadsafe(loop, self._cleaner.dropped), load=Gauge(tuple(dict.fromkeys(self._gpu_ids))).read,
+            disk=self._quota,
         )  # fmt: skip
         try:
             async with asyncio.TaskGroup() as group:
@@ -99,6 +103,8 @@ class Agent:
                     group.create_task(self._endings.run(), name="endings"),
                     group.create_task(self._cleaner.run(self._pulse.removed), name="cleaner"),
                 ]
+                if self._quota is not None:
+                    beside.append(group.create_task(self._quota.run(), name="quota"))
                 await self._work()
                 for task in beside:
                     task.cancel()

@@ -36,6 +36,12 @@ def parser() -> argparse.ArgumentParser:
         default=os.environ.get("ISOLOSS_STORE", ""),
         help="where checkpoints go: a URL of fsspec, s3://bucket/prefix",
     )
+    add(
+        "--quota",
+        type=quota_of,
+        default=os.environ.get("ISOLOSS_QUOTA") or None,
+        help="how much its home's checkpoints may take, 200GB: what is least missed goes first, else it takes no more tasks",
+    )
     add("--grace", default="30s", help="how long trainers may save when the worker is told to leave")
     add("--begin-again", action="store_true", help="begin a trial again whose checkpoint is on another machine's disk")
     return words
@@ -50,6 +56,7 @@ def built(flags: argparse.Namespace) -> Iterator[Callable[[], Agent]]:
     from isoloss_worker.agent import Agent
     from isoloss_worker.allow import AllowList
     from isoloss_worker.objects import Objects
+    from isoloss_worker.quota import Quota
     from isoloss_worker.slots import Slot
 
     address, gpu_ids = find_address(flags.address), gpus.chosen(flags.gpus)
@@ -61,6 +68,7 @@ def built(flags: argparse.Namespace) -> Iterator[Callable[[], Agent]]:
     )
     name = flags.name or f"{socket.gethostname()}-{os.getpid()}"
     objects = Objects(flags.store) if flags.store else None
+    quota = Quota(flags.quota) if flags.quota else None
     with gpus.held(tuple(dict.fromkeys(gpu_ids))):
         yield lambda: Agent(
             address,
@@ -70,6 +78,7 @@ def built(flags: argparse.Namespace) -> Iterator[Callable[[], Agent]]:
             begin_again=flags.begin_again,
             nodes=nodes,
             objects=objects,
+            quota=quota,
         )
 
 
@@ -83,6 +92,13 @@ def spanned(nodes: int, gpu_ids: GpuIds, environment: Mapping[str, str]) -> int:
             f"--gpus are {', '.join(gpu_ids)}; accepted with --nodes are numbers, which mean the same on each."
         )
     return nodes
+
+
+def quota_of(text: str) -> int:
+    """The quota in bytes; ``InvalidSpec`` unless it is a size."""
+    from isoloss.domain.quantity import parse_bytes
+
+    return parse_bytes(text, "--quota (or ISOLOSS_QUOTA)")
 
 
 def slots_of(text: str, gpu_ids: GpuIds) -> int:

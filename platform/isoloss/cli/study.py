@@ -430,6 +430,8 @@ def _checkpoints(found: Mapping[str, int]) -> list[str]:
         said += f", {found['dropped']} dropped ({format_count(found['dropped_bytes'])} bytes)"
     if found["to_remove"]:
         said += f", of which {found['to_remove']} wait for a worker of their host to remove them"
+    if found["for_room"]:
+        said += f"; {found['for_room']} went for the quota of a worker's disk, whatever fidelity.keep says"
     return [said]
 
 

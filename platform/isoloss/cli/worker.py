@@ -40,6 +40,13 @@ class Work:
             help="Where checkpoints go, instead of the disk: a URL of fsspec, s3://bucket/prefix; or ISOLOSS_STORE."
         ),
     ] = None
+    quota: Annotated[
+        str | None,
+        Parameter(
+            help="How much its home's checkpoints may take: 200GB, 1.5TiB; or ISOLOSS_QUOTA. Beyond it go those least missed; "
+            "when nothing more may go, it takes no new tasks."
+        ),
+    ] = None
     grace: Annotated[str, Parameter(help="How long trainers may save when the worker is told to leave.")] = "30s"
     begin_again: Annotated[
         bool, Parameter(negative="", help="Begin a trial again whose checkpoint is on another machine's disk.")
@@ -53,6 +60,7 @@ class Work:
         words += [word for prefix in self.allow_command for word in ("--allow-command", prefix)]
         words += ["--allow-everything"] if self.allow_everything else []
         words += ["--store", self.store] if self.store else []
+        words += [f"--quota={self.quota}"] if self.quota is not None else []
         return words + (["--begin-again"] if self.begin_again else [])
 
 
@@ -129,7 +137,7 @@ def list_(*, address: Address = None, output: Output = Output()) -> None:  # noq
             f"{w['taken']}/{w['slots']}",
             _load(w.get("load", {})),
             number(w["seen_seconds_ago"], 3),
-            "draining" if w["draining"] else f"cools {w['cools_seconds']:.0f} s" if w["cools_seconds"] else "",
+            _held_back(w),
         )
         for w in found
     ]
@@ -146,6 +154,15 @@ def drain(worker_id: str, *, address: Address = None, output: Output = Output())
     with client(address) as connection:
         connection.drain_worker(worker_id)
     show(output, {"worker": worker_id, "draining": True}, f"{worker_id} finishes what it holds and leaves")
+
+
+def _held_back(worker: dict[str, Any]) -> str:
+    """Why it is given nothing, if so."""
+    if worker["draining"]:
+        return "draining"
+    if worker["full"]:
+        return "over its quota"
+    return f"cools {worker['cools_seconds']:.0f} s" if worker["cools_seconds"] else ""
 
 
 def _load(said: dict[str, Any]) -> str:

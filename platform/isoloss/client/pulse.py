@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import grpc
 
@@ -40,6 +40,13 @@ TRANSIENT: Final = frozenset(
 )
 
 Point = tuple[int, dict[str, float]]
+
+
+class Measuring(Protocol):
+    """Who measures a disk: has ``news`` until they were ``heard``."""
+
+    def news(self) -> work_pb2.Disk | None: ...  # noqa: D102
+    def heard(self, said: work_pb2.Disk) -> None: ...  # noqa: D102
 
 
 @dataclass(slots=True)
@@ -71,6 +78,7 @@ class Pulse:
         checkpoint_root: str = "",
         on_dropped: Callable[[Sequence[work_pb2.CheckpointFolder]], None] | None = None,
         load: Callable[[], work_pb2.Load | None] | None = None,
+        disk: Measuring | None = None,
     ) -> None:
         self._credentials = found()
         self._channel = self._credentials.channel(address)
@@ -82,6 +90,7 @@ class Pulse:
         self._on_dropped = on_dropped
         self._load = load
         self._loaded = -math.inf
+        self._disk = disk
         self._removed: list[work_pb2.CheckpointFolder] = []
         self._held: dict[int, Held] = {}
         self._ttl = 30.0
@@ -232,8 +241,12 @@ class Pulse:
             )  # fmt: skip
             if self._load is not None and time.monotonic() - self._loaded >= LOAD_SECONDS:
                 request.load.MergeFrom(self._load() or work_pb2.Load())
+            if (disk := None if self._disk is None else self._disk.news()) is not None:
+                request.disk.CopyFrom(disk)
             reply = self._call(self._stub.Heartbeat, request)
             if isinstance(reply, work_pb2.AckReply):
+                if self._disk is not None and disk is not None:
+                    self._disk.heard(disk)
                 with self._lock:
                     del self._removed[: len(removed)]
                 for one, text in said:

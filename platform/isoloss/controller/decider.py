@@ -33,7 +33,7 @@ from isoloss.search.confirmation import due
 from isoloss.search.judging import Judge, preferring, worthless
 from isoloss.search.preview import planned_rungs
 from isoloss.search.proposals import check_sampler
-from isoloss.search.retention import bests, spare
+from isoloss.search.retention import bests, expendable, spare
 from isoloss.search.search import ENGINE, Search
 from isoloss.store import checkpoints, ledger, limits, preferences, studies, tasks
 from isoloss.store.pool import Conn, Pool
@@ -170,6 +170,20 @@ class Decider:
         async with self._locks[study_id]:
             self._cache.pop(study_id, None)
             return (await self._settle(conn, study_id, events))[0]
+
+    async def make_room(self, study_id: StudyId, folders: Sequence[tuple[int, int]], trials: Sequence[int]) -> None:
+        """Drop these (task, epoch) where a later checkpoint still supersedes them, and what these trials left, where they may still go.
+
+        In a stopped study, whose ledger is closed, nothing resumes: it need not know.
+        """
+        async with self._locks[study_id], self.pool.connection() as conn:
+            self._cache.pop(study_id, None)
+            opened, search, known = await self._opened(conn, study_id, [])
+            may_go = {trial for _, trial in expendable(search)}
+            trials = [trial for trial in trials if trial in may_go]
+            if trials and search.stopped is None:
+                await _Book(conn, opened, search, known, self.ttl).settle([ev.Dropped(trials=tuple(trials))], 0, ())
+            await checkpoints.drop(conn, study_id, trials=trials, best=bests(search), superseded=folders, for_room=True)
 
     async def prefer(self, conn: Conn, study_id: StudyId, desirability: Mapping[str, Any]) -> Decided:
         """Prefer something else from now on, in a stopped study too: what ran has other scores, in the same transaction."""

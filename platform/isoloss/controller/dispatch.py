@@ -157,6 +157,7 @@ class Dispatcher:
         if not self.draining:
             free = [
                 want for want in latest.values() if _is_current(want, known) and not known[want.holder].draining
+                and not known[want.holder].full
                 and self.health.cools_until(want.holder, time.monotonic()) is None
             ]  # fmt: skip
             await self._deal(free, {holder: one.allowed for holder, one in known.items()}, hungry, shares, granted)

@@ -15,7 +15,7 @@ from isoloss.errors import InvalidSpec
 KIB: Final = 1 << 10
 TEXT: Final = {  # bytes of a text, by field; of any other NAME
     "spec_json": 64 * KIB, "space_json": 64 * KIB, "desirability_json": 64 * KIB, "observations_json": 64 * KIB,
-    "manifest_json": 1024 * KIB, "message": 1024 * KIB, "reason": 4 * KIB, "path": 4 * KIB, "lost": 4 * KIB, "checkpoint_root": 4 * KIB,
+    "manifest_json": 1024 * KIB, "message": 1024 * KIB, "reason": 4 * KIB, "path": 4 * KIB, "lost": 4 * KIB, "checkpoint_root": 4 * KIB, "root": 4 * KIB,
     "command_prefixes": 4 * KIB, "text": 4 * KIB, "tail": 16 * KIB,
 }  # fmt: skip
 NAME: Final = 200

@@ -42,6 +42,7 @@ from isoloss.controller.proposer import Proposer
 from isoloss.controller.rates import Rates
 from isoloss.controller.reaper import Reaper
 from isoloss.controller.settings import Settings, check_listener, split_address
+from isoloss.controller.steward import Steward
 from isoloss.controller.study_service import StudyService
 from isoloss.controller.work_service import TrialService, WorkerService
 from isoloss.errors import InvalidSpec
@@ -77,7 +78,7 @@ async def running(settings: Settings) -> AsyncIterator[Local]:
         dispatcher = Dispatcher(pool, decider, bell, ttl)
         duties: list[Duty] = [
             decider, Proposer(pool, decider, executor), Reaper(pool, bell, ttl), Limiter(pool, decider), fitter,
-            Campaigner(pool, bell, decider, fitter), Janitor(pool), *([keeper] if keeper else []),
+            Campaigner(pool, bell, decider, fitter), Steward(pool, bell, decider), Janitor(pool), *([keeper] if keeper else []),
         ]  # fmt: skip
         metrics = Metrics(dispatcher)
         guarded = Guarded(Gate(pool, tokens=settings.authenticated), Rates(settings.calls_per_second), metrics)

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from isoloss.domain.lease import slots_taken
+from isoloss.domain.quantity import format_bytes
 from isoloss.domain.study import StudyState
 from isoloss.search.search import Search
 from isoloss.store.projects import Share
@@ -33,6 +34,15 @@ def obstacles(
     found += [
         f"Worker {name!r} is given nothing for {seconds:.0f} s: tasks fail with it that go well with others."
         for name, seconds in cooling.items()
+    ]
+    full = {
+        worker.full["id"]: worker.full for worker in workers
+        if worker.full and worker.seen_seconds_ago < SILENT_SECONDS and worker.full["project"] in ("", row.project)
+    }  # fmt: skip
+    found += [
+        f"Workers on {disk['host']} are given no new task: {format_bytes(disk['used_bytes'])} lie in {disk['root']}, whose quota is "
+        f"{format_bytes(disk['quota_bytes'])}, and no more checkpoints may be dropped. Free some, or start them with a larger --quota."
+        for disk in full.values()
     ]
     if ready and ready["wait"] and ready["wait"] > 0:
         found.append(f"{ready['n']} tasks back off; the next may run in {ready['wait']:.0f} s.")

@@ -13,13 +13,14 @@ from isoloss.controller.access import PRINCIPAL
 from isoloss.controller.dispatch import Dispatcher, shown
 from isoloss.domain.study import StudyState
 from isoloss.errors import InvalidSpec
-from isoloss.store import checkpoints, tasks, workers
+from isoloss.store import checkpoints, disks, tasks, workers
 from isoloss.store.tasks import Lease, Want
 from isoloss.v1 import common_pb2, work_pb2_grpc
 from isoloss.v1 import work_pb2 as pb
 from isoloss.wire.values import printable
 
 MOST_SLOTS: Final = 1024
+LONGEST_AGO: Final = 1e6  # seconds since a disk was measured
 Context = Any  # grpc.aio.ServicerContext, generic in its stubs only
 
 
@@ -55,17 +56,20 @@ class WorkerService(work_pb2_grpc.WorkerServiceServicer):
 
     async def Heartbeat(self, request: pb.HeartbeatRequest, context: Context) -> pb.AckReply:
         drain, acks = await self.dispatcher.heartbeat(request.keys, request.worker_id)
-        found, root = [], request.checkpoint_root
+        found, root = list[checkpoints.Folder](), request.checkpoint_root
         project = PRINCIPAL.get().project
-        if request.removed or root or request.tails or request.HasField("load"):
+        if request.removed or root or request.tails or request.HasField("load") or request.HasField("disk"):
             async with self.pool.connection() as conn:
                 if request.HasField("load"):
                     await workers.loaded(conn, request.worker_id, _finite(request.load))
+                if request.HasField("disk"):
+                    await disks.measured(conn, request.worker_id, project, **_measured(request.disk))
                 if request.tails:
                     await tasks.keep_tails(conn, [(shown(one.key), printable(one.tail)) for one in request.tails])
                 if request.removed:
                     await checkpoints.removed(conn, [(one.task_id, one.epoch) for one in request.removed], project)
-                found = await checkpoints.to_remove(conn, request.worker_id, root, project) if root else []
+                for one in dict.fromkeys((root, request.disk.root)):  # a store, and the disk with what it did not take
+                    found += await checkpoints.to_remove(conn, request.worker_id, one, project) if one else []
         dropped = [pb.CheckpointFolder(task_id=one.task_id, epoch=one.epoch, path=one.path) for one in found]
         return pb.AckReply(acks=acks, drain=drain, dropped=dropped)
 
@@ -85,7 +89,7 @@ class WorkerService(work_pb2_grpc.WorkerServiceServicer):
                     worker_id=row.id, host=row.host, slots=row.slots, device=row.device, leases=row.leases,
                     seen_seconds_ago=row.seen_seconds_ago, draining=row.draining, taken=row.taken,
                     cools_seconds=max(0.0, (self.dispatcher.health.cools_until(row.id, now) or 0.0) - now),
-                    load=pb.Load(**row.load) if row.load else None,
+                    load=pb.Load(**row.load) if row.load else None, full=row.full is not None,
                 )
                 for row in rows
             ]
@@ -100,6 +104,15 @@ class WorkerService(work_pb2_grpc.WorkerServiceServicer):
 
 def _finite(load: pb.Load) -> dict[str, Any]:
     return {field.name: value for field, value in load.ListFields() if isinstance(value, str) or math.isfinite(value)}
+
+
+def _measured(disk: pb.Disk) -> dict[str, Any]:
+    said = {field.name: getattr(disk, field.name) for field in disk.DESCRIPTOR.fields}
+    if not (disk.id and disk.root and disk.quota_bytes > 0 <= disk.used_bytes and 0 <= disk.seconds_ago < LONGEST_AGO):
+        raise InvalidSpec(
+            f"disk is {said}; accepted are an id, a root, bytes from 1 and from 0, and 0 to {LONGEST_AGO:g} seconds."
+        )
+    return said
 
 
 class TrialService(work_pb2_grpc.TrialServiceServicer):

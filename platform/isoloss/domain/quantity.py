@@ -23,8 +23,12 @@ else:
     Number = Count
 
 MULTIPLES: Final = {"": 1.0, "K": 1e3, "M": 1e6, "B": 1e9, "T": 1e12}
+BYTES: Final = {
+    "": 1.0, "B": 1.0, "KB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12,
+    "KiB": 2.0**10, "MiB": 2.0**20, "GiB": 2.0**30, "TiB": 2.0**40,
+}  # fmt: skip
 SECONDS: Final = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-NUMBER: Final = re.compile(r"([+-]?(?:\d[\d_]*\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*([A-Za-z]?)")
+NUMBER: Final = re.compile(r"([+-]?(?:\d[\d_]*\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*([A-Za-z]*)")
 
 
 def parse_count(value: str | float, field: str) -> float:
@@ -37,6 +41,15 @@ def parse_duration(value: str | float, field: str) -> float:
     return _parse(value, field, SECONDS | {"": 1.0}, "a duration such as 90s, 5m, 2h or 3d")
 
 
+def parse_bytes(value: str | float, field: str) -> int:
+    """A size such as ``200GB`` or ``1.5TiB`` in bytes; ``InvalidSpec`` unless it is one, from a byte to what a row counts to."""
+    accepted = "a size from 1 byte, such as 200GB or 1.5TiB"
+    number = _parse(value, field, BYTES, accepted)
+    if not 1 <= number < 2**63:
+        raise InvalidSpec(f"{field} is {value!r}; accepted is {accepted}.")
+    return int(number)
+
+
 def format_count(value: float) -> str:
     """The shortest spelling with a suffix: 2_600_000 → ``2.6M``."""
     for suffix in ("T", "B", "M", "K"):
@@ -44,6 +57,12 @@ def format_count(value: float) -> str:
         if abs(value) >= scale:
             return f"{value / scale:.3g}{suffix}"
     return f"{value:.4g}"
+
+
+def format_bytes(value: float) -> str:
+    """``1_260_000_000`` as ``1.26 GB``."""
+    suffix = next((one for one in ("TB", "GB", "MB", "KB") if value >= BYTES[one]), "bytes")
+    return f"{value / BYTES.get(suffix, 1.0):.4g} {suffix}"
 
 
 def format_duration(seconds: float) -> str:

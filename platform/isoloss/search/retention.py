@@ -23,7 +23,9 @@ import contextlib
 from collections.abc import Iterable, Iterator
 from collections.abc import Set as AbstractSet
 from dataclasses import replace
+from enum import IntEnum
 from itertools import chain, islice
+from typing import Literal
 
 from isoloss.errors import InvalidSpec
 from isoloss.search.deepening import Bracket
@@ -33,17 +35,54 @@ from isoloss.search.search import ADDED, Search
 from isoloss.search.standing import settled_best
 
 
-def spare(search: Search) -> tuple[int, ...]:
+class Regret(IntEnum):
+    """What it costs that a trial's checkpoint goes to make room, the least first; whatever ``fidelity.keep`` says."""
+
+    STOPPED = 1  # nothing resumes in a stopped study: a model that is not the best
+    UNNEEDED = 2  # not even one deepening or one widening would resume from it
+    UNPLANNED = 3  # a deepening or a widening may begin it again
+    WAITING = 4  # the plan as it is may begin it again
+
+
+def expendable(search: Search) -> Iterator[tuple[Regret, int]]:
+    """The trials whose checkpoints may go to make room, least regretted first: then those of the lowest level, the worst first.
+
+    Never the best and the settled best, what runs or waits for a worker, what `retry` would resume, and what was added by hand.
+    """
+    safe = {trial for trial, _ in bests(search)} | search.dropped
+    safe.update(trial for trial, level in search.tasks if search.runs(trial, level))
+    unneeded, unplanned = set(spare(search, "needed")), set(spare(search, "planned"))
+    found = []
+    for trial, level in dict(search.tasks.keys()).items():  # a trial's tasks are created level by level
+        result, by_hand = search.result(trial, level), search.trial(trial).bracket == ADDED
+        if search.stopped is not None and trial in unplanned:
+            regret = Regret.STOPPED
+        elif trial in unneeded:
+            regret = Regret.UNNEEDED
+        elif trial in unplanned:
+            regret = Regret.UNPLANNED
+        elif search.stopped is None and not by_hand and result is not None and result.status != "failed":
+            regret = Regret.WAITING
+        else:
+            continue
+        if trial not in safe:
+            score = None if result is None else result.score
+            found.append((regret, level, score is not None, -(score or 0.0), trial))
+    return ((regret, trial) for regret, *_, trial in sorted(found))
+
+
+def spare(search: Search, keep: Literal["all", "needed", "planned"] | None = None) -> tuple[int, ...]:
     """The trials whose checkpoints nothing will resume from, without those dropped before; all but the best once stopped.
 
-    The best trial, and the best of the settled rungs, are never spare.
+    The best trial, and the best of the settled rungs, are never spare. To ``keep`` is as the spec says unless it is given.
     """
-    if search.spec.fidelity.kept == "all":
+    keep = keep or search.spec.fidelity.kept
+    if keep == "all":
         return ()
     safe = {trial for trial, _ in bests(search)} | search.dropped
     found: Iterable[int] = (n for n in range(search.trials) if search.trial(n).bracket != ADDED)
     if search.stopped is None:
-        found = (trial for bracket in search.brackets for trial in _spare_of(search, bracket, safe))
+        found = (trial for bracket in search.brackets for trial in _spare_of(search, bracket, safe, keep))
     if (again := search.confirmation) is not None:  # nothing goes on from a further run
         found = chain(found, (trial for trial in again.trials.values() if not search.runs(trial, again.level)))
     return tuple(sorted(trial for trial in found if trial not in safe))
@@ -55,7 +94,7 @@ def bests(search: Search) -> frozenset[tuple[int, int]]:
     return frozenset((one.trial, one.level) for one in found if one is not None)
 
 
-def _spare_of(search: Search, bracket: Bracket, safe: AbstractSet[int]) -> Iterator[int]:
+def _spare_of(search: Search, bracket: Bracket, safe: AbstractSet[int], keep: str) -> Iterator[int]:
     room = _room(search.plan, bracket)
     for level, rung in bracket.rungs.items():
         settled, due = bracket.members(level) is not None, None if rung.due is None else frozenset(rung.due)
@@ -70,18 +109,20 @@ def _spare_of(search: Search, bracket: Bracket, safe: AbstractSet[int]) -> Itera
                 or result.status == "failed"
             ):
                 continue
-            if key[0] or (settled and not _may_rise(search, bracket, level, place, room[level], due)):
+            if key[0] or (settled and not _may_rise(search, bracket, level, place, room[level], due, keep)):
                 yield trial
 
 
-def _may_rise(search: Search, bracket: Bracket, level: int, place: int, room: int, due: frozenset[Key] | None) -> bool:
+def _may_rise(
+    search: Search, bracket: Bracket, level: int, place: int, room: int, due: frozenset[Key] | None, keep: str
+) -> bool:
     """Whether the trial at this place of the rung may still be resumed above it; ``due`` is unknown until settled."""
     fidelity = search.spec.fidelity
     if fidelity.mode == "fresh":
         return False
     if search.spec.method.width == "auto":
         return True
-    if fidelity.kept == "planned":
+    if keep == "planned":
         return level < bracket.top and (due is None or bracket.rungs[level].ranked[place] in due)
     return place < room or _ahead(bracket, level, place, room) < room
 

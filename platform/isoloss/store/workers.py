@@ -28,13 +28,14 @@ class WorkerRow:
     leases: int
     taken: int
     load: dict[str, Any]
+    full: dict[str, Any] | None = None  # its disk, when that is over the quota and nothing more may go
 
 
 REGISTER: Final[LiteralString] = """
     INSERT INTO worker (id, incarnation, host, slots, device, allowed)
     VALUES (%(id)s, %(incarnation)s, %(host)s, %(slots)s, %(device)s, %(allowed)s)
     ON CONFLICT (id) DO UPDATE SET incarnation = excluded.incarnation, host = excluded.host, slots = excluded.slots,
-        device = excluded.device, allowed = excluded.allowed, draining = false, seen_at = now()"""
+        device = excluded.device, allowed = excluded.allowed, draining = false, seen_at = now(), disk_id = NULL"""
 
 
 async def register(
@@ -51,7 +52,7 @@ async def register(
 SEEN: Final[LiteralString] = """
     WITH called AS MATERIALIZED (SELECT id FROM worker WHERE id = ANY(%(ids)s) ORDER BY id FOR NO KEY UPDATE)
     UPDATE worker SET seen_at = now() FROM called WHERE worker.id = called.id
-    RETURNING worker.id, incarnation, draining, allowed"""
+    RETURNING worker.id, incarnation, draining, allowed, EXISTS (SELECT FROM disk WHERE disk.id = disk_id AND is_full)"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +62,7 @@ class Known:
     incarnation: str
     draining: bool
     allowed: dict[str, Any]
+    full: bool = False  # its disk is over the quota, and nothing more may go
 
 
 async def seen(conn: Conn, worker_ids: Sequence[str]) -> dict[str, Known]:
@@ -85,7 +87,7 @@ def unknown(worker_id: str) -> NotFound:
 LIST: Final[LiteralString] = """
     SELECT id, incarnation, host, slots, device, allowed, draining,
            extract(epoch FROM now() - seen_at)::float8 AS seen_seconds_ago,
-           held.leases, held.taken, load
+           held.leases, held.taken, load, (SELECT to_jsonb(disk) FROM disk WHERE disk.id = disk_id AND is_full) AS "full"
     FROM worker, LATERAL (
         SELECT count(*)::int AS leases, coalesce(sum(greatest(1, ceil(
             coalesce((study.spec #>> '{run,gpus}')::numeric, 0) / nullif((worker.allowed ->> 'gpus')::int, 0)))), 0)::int AS taken

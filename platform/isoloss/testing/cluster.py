@@ -179,6 +179,7 @@ class Cluster:
         allow_command: Sequence[str] = (),
         everything: bool = False,
         begin_again: bool = False,
+        quota: str = "",
         address: str = "",
         cwd: Path | None = None,
         environment: Mapping[str, str] | None = None,
@@ -190,6 +191,7 @@ class Cluster:
         flags += [word for prefix in allow_command for word in ("--allow-command", prefix)]
         flags += ["--allow-everything"] if everything else []
         flags += ["--begin-again"] if begin_again else []
+        flags += ["--quota", quota] if quota else []
         log = self.home / f"{name}.log"
         with log.open("ab") as sink:
             process = subprocess.Popen(

@@ -298,12 +298,15 @@ class Checkpoints(_message.Message):
     DROPPED_FIELD_NUMBER: _builtins.int
     DROPPED_BYTES_FIELD_NUMBER: _builtins.int
     TO_REMOVE_FIELD_NUMBER: _builtins.int
+    FOR_ROOM_FIELD_NUMBER: _builtins.int
     kept: _builtins.int
     kept_bytes: _builtins.int
     dropped: _builtins.int
     dropped_bytes: _builtins.int
     to_remove: _builtins.int
     """Dropped, and no worker has said that the files are gone."""
+    for_room: _builtins.int
+    """Dropped to make room below a worker's quota, whatever fidelity.keep says."""
     def __init__(
         self,
         *,
@@ -312,10 +315,11 @@ class Checkpoints(_message.Message):
         dropped: _builtins.int = ...,
         dropped_bytes: _builtins.int = ...,
         to_remove: _builtins.int = ...,
+        for_room: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dropped", b"dropped", "dropped_bytes", b"dropped_bytes", "kept", b"kept", "kept_bytes", b"kept_bytes", "to_remove", b"to_remove"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dropped", b"dropped", "dropped_bytes", b"dropped_bytes", "for_room", b"for_room", "kept", b"kept", "kept_bytes", b"kept_bytes", "to_remove", b"to_remove"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -267,6 +267,7 @@ class HeartbeatRequest(_message.Message):
     REMOVED_FIELD_NUMBER: _builtins.int
     TAILS_FIELD_NUMBER: _builtins.int
     LOAD_FIELD_NUMBER: _builtins.int
+    DISK_FIELD_NUMBER: _builtins.int
     worker_id: _builtins.str
     checkpoint_root: _builtins.str
     """Below this folder the worker may remove checkpoints; it is told of none when it is empty."""
@@ -284,6 +285,10 @@ class HeartbeatRequest(_message.Message):
     def load(self) -> Global___Load:
         """How busy the worker is; said now and then."""
 
+    @_builtins.property
+    def disk(self) -> Global___Disk:
+        """What lies below its folder of checkpoints, where that has a quota; said whenever it was measured."""
+
     def __init__(
         self,
         *,
@@ -293,14 +298,48 @@ class HeartbeatRequest(_message.Message):
         removed: _abc.Iterable[Global___CheckpointFolder] | None = ...,
         tails: _abc.Iterable[Global___Tail] | None = ...,
         load: Global___Load | None = ...,
+        disk: Global___Disk | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["load", b"load"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["disk", b"disk", "load", b"load"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoint_root", b"checkpoint_root", "keys", b"keys", "load", b"load", "removed", b"removed", "tails", b"tails", "worker_id", b"worker_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoint_root", b"checkpoint_root", "disk", b"disk", "keys", b"keys", "load", b"load", "removed", b"removed", "tails", b"tails", "worker_id", b"worker_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___HeartbeatRequest: _TypeAlias = HeartbeatRequest  # noqa: Y015
+
+@_typing.final
+class Disk(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    ROOT_FIELD_NUMBER: _builtins.int
+    QUOTA_BYTES_FIELD_NUMBER: _builtins.int
+    USED_BYTES_FIELD_NUMBER: _builtins.int
+    SECONDS_AGO_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    """What is written in the folder itself: workers that see the same one say the same."""
+    root: _builtins.str
+    quota_bytes: _builtins.int
+    used_bytes: _builtins.int
+    seconds_ago: _builtins.float
+    """How long ago it was begun to be measured."""
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        root: _builtins.str = ...,
+        quota_bytes: _builtins.int = ...,
+        used_bytes: _builtins.int = ...,
+        seconds_ago: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "quota_bytes", b"quota_bytes", "root", b"root", "seconds_ago", b"seconds_ago", "used_bytes", b"used_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Disk: _TypeAlias = Disk  # noqa: Y015
 
 @_typing.final
 class Tail(_message.Message):
@@ -516,6 +555,7 @@ class Worker(_message.Message):
     TAKEN_FIELD_NUMBER: _builtins.int
     COOLS_SECONDS_FIELD_NUMBER: _builtins.int
     LOAD_FIELD_NUMBER: _builtins.int
+    FULL_FIELD_NUMBER: _builtins.int
     worker_id: _builtins.str
     host: _builtins.str
     slots: _builtins.int
@@ -527,6 +567,8 @@ class Worker(_message.Message):
     """Slots that its leases take."""
     cools_seconds: _builtins.float
     """For how long it is given nothing, because tasks fail with it that go well with others; 0 if it is."""
+    full: _builtins.bool
+    """It is given nothing: its disk is over its quota, and no more checkpoints may be dropped."""
     @_builtins.property
     def load(self) -> Global___Load: ...
     def __init__(
@@ -542,10 +584,11 @@ class Worker(_message.Message):
         taken: _builtins.int = ...,
         cools_seconds: _builtins.float = ...,
         load: Global___Load | None = ...,
+        full: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["load", b"load"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cools_seconds", b"cools_seconds", "device", b"device", "draining", b"draining", "host", b"host", "leases", b"leases", "load", b"load", "seen_seconds_ago", b"seen_seconds_ago", "slots", b"slots", "taken", b"taken", "worker_id", b"worker_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cools_seconds", b"cools_seconds", "device", b"device", "draining", b"draining", "full", b"full", "host", b"host", "leases", b"leases", "load", b"load", "seen_seconds_ago", b"seen_seconds_ago", "slots", b"slots", "taken", b"taken", "worker_id", b"worker_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
