@@ -249,20 +249,29 @@ def test_room_is_made_in_the_stated_order_and_never_more_than_is_lacking(in_stor
         house = await House(pool).open("all")
         await house.run()
         everything = await house.kept()
-        await house.measured(130, 105)
+        await house.measured(130, 105, ago=30)
         assert everything - await house.kept() == {(0, 0), (1, 0), (2, 0)}, "superseded, the oldest first"
-        await house.measured(130, 105)
+        async with pool.connection() as conn:
+            assert await disks.crowded(conn) == [], "every measurement is acted on once"
+        await house.measured(130, 105, ago=20)
         assert len(await house.kept()) == 10, "what was dropped and still lies there counts"
         assert len(await house.remove()) == 3
-        await house.measured(130, 105, ago=5)
+        await house.measured(130, 105, ago=10)
         assert len(await house.kept()) == 10, "what was removed since it was measured counts too"
         await house.measured(100, 60)
+        await house.measured(999, 60, by="b", ago=5)
         assert await house.kept() == {(0, 2), (1, 1), (2, 1), *((t, 0) for t in range(3, 6))}, "then the worst below"
         assert await house.full() == []
         tally = await house.tally()
         assert (tally.dropped, tally.for_room) == (7, 7)
+        async with pool.connection() as conn:
+            rows = await (await conn.execute("SELECT used_bytes FROM disk")).fetchall()
+        assert rows == [(100,)], "of two measurements the later counts"
+        spent = await spent_of(house)
         await house.decider.decide(house.study_id, events=[Deepened(max_budget=27)])
-        again = {lease.trial_no: lease for lease in await house.run() if lease.trial_no < 9}
+        ran = await house.run()
+        assert await spent_of(house) - spent == sum(lease.budget_to - lease.budget_from for lease in ran)
+        again = {lease.trial_no: lease for lease in ran if lease.trial_no < 9}
         assert {t for t, lease in again.items() if lease.level == 1} == {3, 4, 5, 6, 7, 8}
         for trial in (3, 4, 5):
             assert again[trial].budget_from == 1
@@ -287,6 +296,30 @@ def test_a_stopped_study_gives_way_before_one_that_goes_on_and_keeps_its_best(in
         await going.measured(100, 1)
         assert ((await going.tally()).kept, (await ended.tally()).kept) == (1, 1)
         assert await going.kept() == {(0, 2)}, "of both the best"
+
+    in_store(body)
+
+
+def test_the_best_stays_though_a_higher_level_made_it_worse_and_so_does_what_has_gone_up_meanwhile(
+    in_store: InStore,
+) -> None:
+    async def body(pool: Pool) -> None:
+        house = await House(pool).open("all")
+        for _ in range(12):
+            lease = await house.lease()
+            assert lease is not None
+            await house.end(lease)
+        await house.decider.make_room(house.study_id, [], [5, 4])
+        top = await house.lease()
+        assert top is not None and (top.trial_no, top.level) == (0, 2)
+        await house.decider.make_room(house.study_id, [], [0, 3])
+        assert {trial for trial in range(6) if (trial, 0) in await house.kept()} == {0, 1, 2}
+        saved = Checkpoint(step=9, path=f"/root/{top.task_id}-1", manifest={"w": 10})
+        await house.end(top, Ending(kind="complete", values={"loss": 99.0}, checkpoint=saved))
+        await house.measured(130, 60, ago=5)
+        assert await house.kept() == {(0, 1), (0, 2), (1, 1), (2, 1), (6, 0), (7, 0)}
+        await house.measured(130, 1)
+        assert await house.kept() == {(0, 1), (0, 2)}, "the best and the settled best"
 
     in_store(body)
 

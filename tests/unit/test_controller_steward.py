@@ -39,13 +39,14 @@ def test_what_the_plan_may_yet_take_up_goes_last_and_what_runs_failed_or_was_add
     search = searched(9)
     search.apply(Asked(n=1))
     search.apply(TrialAdded(configuration={"x": 0.5}, level=0))
-    search.apply(TaskDone(trial=9, level=0, status="ok", score=-1.0))
-    assert search.runs(0, 1) and 9 not in {trial for _, trial in expendable(search)}
-    search.apply(TaskDone(trial=0, level=1, status="failed"))
-    assert 0 not in {trial for _, trial in expendable(search)}
-    search.apply(Retried(trial=0, level=1))
+    search.apply(TaskDone(trial=9, level=0, status="ok", score=5.5))
+    search.apply(Asked(n=2))
+    assert search.runs(1, 1) and search.runs(2, 1)
+    search.apply(TaskDone(trial=1, level=1, status="failed"))
+    assert [trial for _, trial in expendable(search)] == [8, 7, 6, 5, 4, 3]
+    search.apply(Retried(trial=1, level=1))
     search.apply(Dropped(trials=(8, 7)))
-    assert [trial for _, trial in expendable(search)] == [6, 5, 4, 3, 2, 1], "and what is gone is not there to go"
+    assert [trial for _, trial in expendable(search)] == [6, 5, 4, 3], "and what is gone is not there to go"
 
 
 def test_no_single_deepening_needs_what_goes_before_the_rest() -> None:
@@ -87,6 +88,7 @@ def test_superseded_folders_go_before_trials_the_oldest_study_first_and_none_mor
     assert going(0) == [] and going(1) == going(10) == [first] and going(11) == [first, second]
     assert going(21) == [first, second, third]
     assert going(31) == [first, second, third, (2, 1, 1)], "then what was stopped, though it is younger"
+    assert len(going(41)) == 5, "what went already is counted once"
     assert going(1000) == sorted({first, second, third, (2, 1, 1), (1, 2, 1)}), (
         "never the best, nor what is not expendable"
     )

@@ -50,7 +50,6 @@ def expendable(search: Search) -> Iterator[tuple[Regret, int]]:
     Never the best and the settled best, what runs or waits for a worker, what `retry` would resume, and what was added by hand.
     """
     safe = {trial for trial, _ in bests(search)} | search.dropped
-    safe.update(trial for trial, level in search.tasks if search.runs(trial, level))
     unneeded, unplanned = set(spare(search, "needed")), set(spare(search, "planned"))
     found = []
     for trial, level in dict(search.tasks.keys()).items():  # a trial's tasks are created level by level

@@ -86,21 +86,24 @@ async def crowded(conn: Conn) -> list[Disk]:
 
 # What was removed since the disk was measured still is in that number. The minute is what a worker takes to remove something.
 LYING: Final[LiteralString] = """
+    WITH here AS MATERIALIZED (SELECT * FROM disk WHERE id = %(disk_id)s),
+    lies AS MATERIALIZED (
+        SELECT checkpoint.* FROM here, checkpoint JOIN attempt USING (task_id, epoch)
+        WHERE starts_with(path, root) AND (removed_at IS NULL OR removed_at > measured_at)
+          AND worker_id IN (SELECT worker.id FROM worker, here WHERE disk_id = here.id OR worker.host = here.host))
     SELECT task.study_id, task.trial_no AS trial, task.level, one.task_id, one.epoch,
            max((SELECT coalesce(sum(size::bigint), 0) FROM jsonb_each_text(one.manifest) AS file(name, size)))::bigint AS bytes,
            bool_and(dropped_at IS NOT NULL) AS dropped,
            bool_and(coalesce(dropped_at > now() - interval '1 minute' OR removed_at IS NOT NULL, false)) AS leaving,
            bool_and(later.passed OR later.repeated) AS passed, bool_and(later.repeated) AS repeated
-    FROM disk JOIN worker AS writer ON writer.disk_id = disk.id OR writer.host = disk.host
-    JOIN attempt ON attempt.worker_id = writer.id
-    JOIN checkpoint AS one ON one.task_id = attempt.task_id AND one.epoch = attempt.epoch AND starts_with(one.path, disk.root)
-    JOIN task ON task.id = one.task_id JOIN study ON study.id = task.study_id AND disk.project IN ('', study.project)
+    FROM here, lies AS one
+    JOIN task ON task.id = one.task_id JOIN study ON study.id = task.study_id
     CROSS JOIN LATERAL (
         SELECT coalesce(bool_or(after.id <> task.id), false) AS passed, coalesce(bool_or(after.id = task.id), false) AS repeated
         FROM checkpoint AS more JOIN task AS after ON after.id = more.task_id
         WHERE after.study_id = task.study_id AND after.trial_no = task.trial_no AND after.state = 'done'
           AND more.dropped_at IS NULL AND more.path <> one.path AND (more.step, more.at) > (one.step, one.at)) AS later
-    WHERE disk.id = %(disk_id)s AND (one.removed_at IS NULL OR one.removed_at > disk.measured_at)
+    WHERE here.project IN ('', study.project)
     GROUP BY task.study_id, task.trial_no, task.level, one.task_id, one.epoch ORDER BY one.task_id, one.epoch"""
 
 
