@@ -29,7 +29,7 @@ from isoloss.search.events import (
     Widened,
 )
 from isoloss.search.geometry import Plan
-from isoloss.search.retention import bests, spare
+from isoloss.search.retention import bests, expendable, spare
 from isoloss.search.search import Search
 from isoloss.search.standing import failures
 
@@ -53,6 +53,7 @@ class Case:
     failures: float
     seed: int
     mode: str = "resume"
+    quota: int = 10**6  # checkpoints, before room is made
 
     @property
     def spec(self) -> StudySpec:
@@ -88,13 +89,19 @@ class Disk:
         ladder, level = self.fold.ladder, self.held.get(task.trial)
         assert task.budget_from == (0 if level is None else ladder.budget_from(task.level, level)), "the bill is true"
         trial = self.fold.trial(task.trial)
-        promised = self.case.keep == "needed" or not (self.case.change or self.case.failures)
+        promised = self.case.keep == "needed" or not (self.case.change or self.case.failures or self.case.keep == "all")
         if promised and self.case.mode != "fresh" and task.level > trial.bracket >= 0:
             assert level is not None, "it was dropped"
 
     def tidy(self) -> None:
-        """Drop what is spare, as the decider does."""
+        """Drop what is spare, and what is over the quota, as the decider does."""
         found = spare(self.fold)
+        if (over := len(self.held) - len(found) - self.case.quota) > 0 and self.fold.stopped is None:
+            may_go = [trial for _, trial in expendable(self.fold) if trial in self.held and trial not in found]
+            running = {trial for trial, level in self.fold.tasks if self.fold.runs(trial, level)}
+            failed = {trial for trial, _ in failures(self.fold)}
+            assert not {*may_go} & (running | failed | {trial for trial, _ in bests(self.fold)})
+            found += tuple(may_go[:over])
         if self.fold.stopped is None and found:
             self.tell(Dropped(trials=found))
         for trial in found:
@@ -167,6 +174,18 @@ def test_planned_serves_every_promotion_of_the_plan_and_the_bests_are_there_in_t
 @given(case=cases("planned", ("deepen", "widen")))
 def test_what_planned_dropped_and_a_change_promotes_after_all_is_billed_from_step_0(case: Case) -> None:
     play(case)
+
+
+@settings(deadline=None, max_examples=max(80, CASES))
+@given(case=cases("all", ("", "deepen", "widen")), quota=st.integers(0, 12))
+def test_below_a_quota_the_bill_is_true_and_what_runs_failed_or_is_best_keeps_its_checkpoint(
+    case: Case, quota: int
+) -> None:
+    disk = play(replace(case, quota=quota))
+    best = disk.fold.best()  # the settled best may have gone before its rung was settled
+    assert best is None or case.failures or best.trial in disk.held
+    most = max(quota, len({trial for trial, _ in bests(disk.fold)}))
+    assert len(disk.held) <= most, "at rest whatever may go can go"
 
 
 CASE = Case(
