@@ -359,6 +359,19 @@ def test_what_no_worker_removes_in_time_makes_a_disk_full_and_drops_nothing_more
     in_store(body)
 
 
+def test_a_home_that_hosts_share_is_one_disk_and_each_of_them_removes_what_another_wrote(in_store: InStore) -> None:
+    async def body(pool: Pool) -> None:
+        house = await House(pool).open("all")
+        await house.run()
+        await house.measured(130, 130, ago=10)
+        assert await house.told("c") == []
+        await house.measured(130, 115, by="c")
+        assert len(await house.kept()) == 11 and len(await house.told("c")) == 2
+        assert await house.told("c") == await house.told("a")
+
+    in_store(body)
+
+
 def test_a_disk_says_nothing_of_folders_elsewhere_or_of_another_project(in_store: InStore) -> None:
     async def body(pool: Pool) -> None:
         house = await House(pool).open("all")
