@@ -94,5 +94,5 @@ CAMPAIGN: Final = Variable(
 STUDY: Final = Variable(
     name="study",
     title="Study",
-    sql="SELECT study FROM dash_study ORDER BY state = 'active' DESC, last_at DESC, study LIMIT 500",
+    sql="SELECT study FROM dash_name ORDER BY state = 'active' DESC, last_at DESC, study LIMIT 500",
 )

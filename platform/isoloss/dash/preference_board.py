@@ -105,6 +105,6 @@ BOARD: Final = Board(
     title="Preference",
     about="One study of several metrics: what its results are worth, and the trade-off.",
     variables=(STUDY, ALONG),
-    span="SELECT created_at, last_at, state = 'active' FROM dash_study WHERE study = ${study:sqlstring}",
+    span="SELECT created_at, last_at, state = 'active' FROM dash_name WHERE study = ${study:sqlstring}",
     panels=(*STATS, *PICTURES),
 )

@@ -29,7 +29,7 @@ STATS: Final = (
     ),
     Panel(
         id="spent", title="Budget spent", kind="stat", span=4, height=3,
-        sql="""SELECT spent, coalesce('of ' || dash_short((SELECT sum(quota * cost) FROM dash_rung
+        sql="""SELECT spent, coalesce('of ' || dash_short((SELECT sum(quota * cost) FROM dash_plan
                 WHERE study = ${study:sqlstring})) || ' planned, ', '') || unit AS said
             FROM dash_study WHERE study = ${study:sqlstring}""",
     ),
@@ -44,7 +44,7 @@ CURVES: Final = Panel(
     x_title="budget", y_title="metric", units={"x": "short"}, empty="no curve yet",
     about="The metric with the most points, of the sixty trials that went furthest or do best.",
     sql="""WITH chosen AS (
-            SELECT trial FROM dash_task WHERE study = ${study:sqlstring}
+            SELECT trial FROM dash_task WHERE study_id = (SELECT study_id FROM dash_name WHERE study = ${study:sqlstring})
             GROUP BY trial ORDER BY max(level) DESC, min(score) NULLS LAST LIMIT 60),
         shown AS (
             SELECT metric FROM dash_metric WHERE study = ${study:sqlstring} ORDER BY points DESC, objective DESC LIMIT 1),
@@ -75,32 +75,44 @@ RESULTS: Final = (
         id="values", title="Results and the best so far", kind="timeseries", span=12, height=9, unit="none", empty=NONE,
         dots=("result",), steps=("best",),
         about="The newest four thousand.",
-        sql="""SELECT time, result, best FROM (SELECT received_at AS time, task.value AS result,
-                      CASE WHEN study.goal = 'minimize' THEN min(task.value) OVER so_far ELSE max(task.value) OVER so_far END AS best
-            FROM dash_task AS task JOIN dash_study AS study USING (study)
-            WHERE study = ${study:sqlstring} AND task.value IS NOT NULL AND task.status = 'ok' AND $__timeFilter(received_at)
-            WINDOW so_far AS (ORDER BY received_at, task_id ROWS UNBOUNDED PRECEDING) ORDER BY time DESC LIMIT 4000) AS newest
-            ORDER BY time""",
+        sql="""WITH name AS (SELECT study_id, reading FROM dash_name WHERE study = ${study:sqlstring}),
+            newest AS (
+                SELECT task_id, seq, score FROM dash_score
+                WHERE study_id = (SELECT study_id FROM name) AND status = 'ok' AND $__timeFilter(received_at)
+                ORDER BY seq DESC LIMIT 4000),
+            before AS (
+                SELECT min(score) AS score FROM dash_score
+                WHERE study_id = (SELECT study_id FROM name) AND seq < (SELECT min(seq) FROM newest)),
+            falling AS (
+                SELECT task_id, seq, least((SELECT score FROM before), min(score) OVER (ORDER BY seq)) AS score FROM newest)
+            SELECT received_at AS time, value AS result,
+                   CASE reading WHEN 0 THEN exp(greatest(least(-falling.score, 0), -700)) ELSE reading * falling.score END AS best
+            FROM falling JOIN dash_task USING (task_id), name WHERE value IS NOT NULL ORDER BY seq""",
     ),
     Panel(
         id="parameters", title="Parameters of every trial", kind="parallel", span=12, height=9, unit="none", empty=NONE,
         about="One line a trial, at the highest level it was measured at; the best are bright.",
-        sql="""SELECT * FROM (SELECT DISTINCT ON (trial) trial, level, value, params, goal = 'maximize' AS rising
-                FROM dash_task JOIN dash_study USING (study)
-                WHERE study = ${study:sqlstring} AND value IS NOT NULL AND dash_task.status = 'ok'
-                ORDER BY trial, level DESC) AS newest ORDER BY trial DESC LIMIT 400""",
+        sql="""WITH newest AS (
+                SELECT task_id FROM dash_score
+                WHERE study_id = (SELECT study_id FROM dash_name WHERE study = ${study:sqlstring}) AND status = 'ok' ORDER BY seq DESC LIMIT 1200)
+            SELECT DISTINCT ON (trial) trial, level, value, params, goal = 'maximize' AS rising
+            FROM newest JOIN dash_task USING (task_id), (SELECT goal FROM dash_name WHERE study = ${study:sqlstring}) AS study
+            WHERE value IS NOT NULL ORDER BY trial DESC, level DESC LIMIT 400""",
     ),
     Panel(
         id="best_trials", title="Best trials", kind="table", span=14, height=10, unit="none", empty=NONE,
         units={"budget": "short"},
-        sql="""SELECT trial, bracket, level, budget, value, params AS parameters, source FROM dash_task
-            WHERE study = ${study:sqlstring} AND score IS NOT NULL ORDER BY score, level DESC, trial LIMIT 30""",
+        sql="""WITH best AS (
+                SELECT task_id FROM dash_score
+                WHERE study_id = (SELECT study_id FROM dash_name WHERE study = ${study:sqlstring}) AND score IS NOT NULL ORDER BY score, task_id LIMIT 30)
+            SELECT trial, bracket, level, budget, value, params AS parameters, source FROM dash_task JOIN best USING (task_id)
+            ORDER BY score, level DESC, trial""",
     ),
     Panel(
         id="ledger", title="Ledger", kind="table", span=10, height=10, unit="none", empty="nothing happened yet",
         about="The study's newest events: the only truth its search sees.",
         sql="""SELECT seq, kind, decisions, left(translate(body, '{}"', ''), 120) AS body, at FROM dash_event
-            WHERE study = ${study:sqlstring} ORDER BY seq DESC LIMIT 40""",
+            WHERE study_id = (SELECT study_id FROM dash_name WHERE study = ${study:sqlstring}) ORDER BY seq DESC LIMIT 40""",
     ),
 )  # fmt: skip
 
@@ -109,6 +121,6 @@ BOARD: Final = Board(
     title="Studies",
     about="One study: curves, rungs, trials.",
     variables=(STUDY,),
-    span="SELECT created_at, last_at, state = 'active' FROM dash_study WHERE study = ${study:sqlstring}",
+    span="SELECT created_at, last_at, state = 'active' FROM dash_name WHERE study = ${study:sqlstring}",
     panels=(*STATS, CURVES, RUNGS, *RESULTS),
 )

@@ -19,8 +19,7 @@ STATS: Final = (
     ),
     Panel(
         id="waiting", title="Tasks waiting", kind="stat", span=4, height=3,
-        sql="""SELECT count(*)::float8 AS waiting, count(DISTINCT study) || ' studies' AS said FROM dash_task
-            WHERE status = 'ready'""",
+        sql="SELECT count(*)::float8 AS waiting, count(DISTINCT study) || ' studies' AS said FROM dash_waiting",
     ),
     Panel(
         id="rate", title="Tasks a minute", kind="stat", span=4, height=3, unit="none",
@@ -107,7 +106,10 @@ BOARD: Final = Board(
     title="Workers",
     about="Who is there, and how fast it goes.",
     variables=(),
-    span="""SELECT greatest(min(started_at), max(coalesce(ended_at, now())) - interval '1 hour'),
-            max(coalesce(ended_at, now())), bool_or(ended_at IS NULL) FROM dash_attempt HAVING count(*) > 0""",
+    span="""WITH newest AS (SELECT started_at, ended_at FROM dash_attempt ORDER BY started_at DESC LIMIT 1000),
+        life AS (SELECT EXISTS (SELECT FROM dash_lease) AS live, max(ended_at) AS ended FROM newest HAVING count(*) > 0),
+        shown AS (SELECT CASE WHEN live THEN now() ELSE ended END AS until, live FROM life)
+        SELECT greatest((SELECT started_at FROM dash_attempt ORDER BY started_at LIMIT 1), until - interval '1 hour'), until, live
+        FROM shown""",
     panels=(*STATS, *PACE, *TABLES),
 )
