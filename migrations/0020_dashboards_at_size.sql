@@ -2,7 +2,7 @@
 -- joined. A study's own columns are reached by its id, which a panel looks up once in dash_name.
 
 DROP INDEX result_study;  -- now in the order of the ledger; an event that goes with its study asks for who was decided by it
-CREATE INDEX result_study ON result (study_id, decided_seq) INCLUDE (score);
+CREATE INDEX result_study ON result (study_id, decided_seq) INCLUDE (score, status);
 CREATE INDEX result_received ON result (received_at);
 CREATE INDEX attempt_started ON attempt (started_at);  -- never changed, so that an ending stays a HOT update
 
@@ -73,6 +73,26 @@ SELECT dash_key(study.project, study.name) AS study, dash_key(campaign.project, 
        CASE WHEN study.spec #>> '{budget,unit}' = 'tokens' THEN 6 * study.n_params * (task.budget_to - task.budget_from) END AS flops
 FROM result JOIN task ON task.id = result.task_id JOIN study ON study.id = task.study_id
 LEFT JOIN campaign ON campaign.id = study.campaign_id;
+
+-- Each count by itself, of index entries alone, and only where it is asked for.
+CREATE OR REPLACE VIEW dash_study AS
+SELECT name.study, dash_key(campaign.project, campaign.name) AS campaign, study.size, study.n_params, name.state, study.trainable,
+       study.spec #>> '{budget,unit}' AS unit,
+       coalesce(study.spec #>> '{objective,metric}',
+                (SELECT min(key) FROM jsonb_object_keys(study.spec -> 'objectives') AS key), 'desirability') AS metric,
+       name.goal, study.max_budget::float8 AS max_budget, study.spent, study.reserved, study.created_at,
+       (SELECT count(*) FROM trial WHERE trial.study_id = study.id)::float8 AS trials,
+       (SELECT count(*) FROM task WHERE task.study_id = study.id)::float8 AS tasks,
+       (SELECT count(*) FROM result WHERE result.study_id = study.id AND status = 'ok')::float8 AS done,
+       (SELECT count(*) FROM lease JOIN task ON task.id = lease.task_id WHERE task.study_id = study.id)::float8 AS running,
+       (SELECT count(*) FROM task WHERE task.study_id = study.id AND task.state = 'ready')::float8 AS waiting,
+       (SELECT count(*) FROM result WHERE result.study_id = study.id AND status IN ('failed', 'cancelled'))::float8 AS failed,
+       (SELECT count(*) FROM result WHERE result.study_id = study.id AND status = 'diverged')::float8 AS diverged,
+       CASE name.reading
+            WHEN 0 THEN exp(greatest(least(-(SELECT min(score) FROM result WHERE result.study_id = study.id), 0), -700))
+            ELSE name.reading * (SELECT min(score) FROM result WHERE result.study_id = study.id) END AS best,
+       name.last_at
+FROM study JOIN dash_name AS name ON name.study_id = study.id LEFT JOIN campaign ON campaign.id = study.campaign_id;
 
 CREATE OR REPLACE VIEW dash_event AS
 SELECT dash_key(study.project, study.name) AS study, event.seq, event.at, event.kind, (event.body - 'kind')::text AS body,
