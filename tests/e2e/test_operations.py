@@ -61,6 +61,17 @@ def test_metrics_count_calls_by_method_and_code_and_say_what_waits(house: tuple[
     assert float(lines['isoloss_call_seconds_count{method="Ask"}']) == 1
 
 
+def test_metrics_say_how_many_slots_there_is_work_for_and_forget_what_has_ended(house: tuple[Local, Path]) -> None:
+    local, _ = house
+    with isoloss.connect(local.address, start=False) as client:
+        more = {"run": {"function": "m:f", "gpus": 2}, "limits": {"trials": 4}}
+        study = client.create_study("wanted", **SPEC | more)
+        _, text = read(f"{local.dash}/metrics")
+        assert 'isoloss_slots_wanted{gpus="2",project="default",trainable="function:m:f"} 8.0' in text.splitlines()
+        study.stop()
+    assert "isoloss_slots_wanted{" not in read(f"{local.dash}/metrics")[1]
+
+
 def test_a_controller_is_ready_while_postgres_answers(house: tuple[Local, Path]) -> None:
     assert read(f"{house[0].dash}/readyz") == (200, "ready\n")
     assert read(f"{house[0].dash}/healthz") == (200, "ok\n")

@@ -7,7 +7,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from isoloss.controller.deal import deal, kept, squeezed_out
+from isoloss.controller.deal import deal, kept, squeezed_out, wanted
 from isoloss.controller.why import slots_for
 from isoloss.domain.ids import StudyId
 from isoloss.domain.study import StudyState
@@ -69,6 +69,17 @@ def test_no_slot_is_left_while_somebody_may_have_it_and_no_quota_is_passed(
             assert (other.leased + given_[other.id]) / other.weight <= (
                 one.leased + given_[one.id] + 1
             ) / one.weight + 1e-9
+
+
+def test_as_many_more_workers_are_wanted_as_what_waits_would_fill() -> None:
+    a, b, c = hungry(1), hungry(2), hungry(3, project="q")
+    assert wanted(1, ones(a, b), {a.id: 3, b.id: 2}, {}) == 5
+    assert wanted(4, ones(a, b), {a.id: 3, b.id: 2, c.id: 9}, {}) == 2, "of c they may run nothing"
+    assert wanted(4, {a: 3}, {a.id: 4}, {}) == 4, "a worker of four slots holds one task of three"
+    assert wanted(2, {a: 3}, {a.id: 4}, {}) == 0, "no worker so small is of use"
+    bound = {"p": Share(name="p", most=4, running=1), "q": Share(name="q", most=1, running=2)}
+    assert wanted(1, ones(a, b, c), {a.id: 2, b.id: 9, c.id: 9}, bound) == 3, "no more than their projects may run"
+    assert wanted(1, ones(), {}, {}) == wanted(1, ones(a), {a.id: 0}, {}) == 0
 
 
 def test_a_task_takes_as_many_slots_as_its_gpus_are_of_if_the_worker_may_join_them() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import random
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from isoloss.errors import InvalidSpec, WrongState
 from isoloss.search.events import (
     Asked,
     CancelTask,
+    Confirming,
     CreateTask,
     CreateTrial,
     Deepened,
@@ -178,6 +180,36 @@ def test_deepening_withdraws_nothing_and_takes_old_finishers_further() -> None:
         CreateTask(trial=0, level=3, budget_from=9, decay_from=27, budget_to=27)
     ]
     assert search.settled()[0] == {0: tuple(range(27)), 1: tuple(range(9)), 2: (0, 1, 2), 3: (0,)}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {}, {"method": {"order": "eager", "brackets": "first:2"}}, {"method": {"variant": "efficient"}}, {"method": {"sync": True}},
+        {"method": {"brackets": "first:1", "max_budget": 27, "width": 3}}, {"method": {"width": "auto"}, "limits": {"trials": 40}},
+        {"limits": {"trials": 5}},
+    ],
+)  # fmt: skip
+def test_how_many_tasks_could_start_is_how_many_an_ask_for_all_would_create(changes: dict[str, Any]) -> None:
+    rng = random.Random(str(changes))
+    search, seen = Search(study(**changes)), set[int]()
+    running: list[CreateTask] = []
+    for turn in range(160):
+        most = rng.choice((1, 7, 1000))
+        other = Search.restore(search.spec, search.snapshot())
+        made = sum(isinstance(decision, CreateTask) for decision in other.apply(Asked(n=most)))
+        assert search.startable_now(most) == made, turn
+        seen.add(made)
+        running += [task for task in search.apply(Asked(n=rng.randint(1, 4))) if isinstance(task, CreateTask)]
+        for _ in range(min(len(running), rng.randint(0, 4))):
+            task = running.pop(rng.randrange(len(running)))
+            score = None if rng.random() < 0.1 else rng.random()
+            search.apply(TaskDone(trial=task.trial, level=task.level, status="ok" if score else "failed", score=score))
+        if turn == 60 and search.idle:
+            search.apply(Confirming(finalists=2, delta=0.05, runs=9))
+        if turn == 100:
+            search.apply(Deepened(max_budget=search.ladder.budget(search.ladder.top) * 3))
+    assert len(seen) > 4 and 0 in seen
 
 
 def test_proposals_are_taken_in_order_and_every_third_trial_is_its_streams() -> None:

@@ -60,7 +60,7 @@ TABLE: Final[tuple[tuple[str, frozenset[Role], Scope, str], ...]] = (
     ("LawService", WRITE, "named", "FitLaw"),
     ("TrialService", WRITE, "named", "Ask TellAndAsk"),
     ("TrialService", WRITE, "lease", "Heartbeat Report Tell"),
-    ("WorkerService", WORK, "lease", "Register Lease Heartbeat Report Finish"),
+    ("WorkerService", WORK, "lease", "Register Lease Wanted Heartbeat Report Finish"),
     ("WorkerService", READ, "open", "ListWorkers"),
     ("WorkerService", RULE, "open", "Drain"),
 )

@@ -1,9 +1,11 @@
-"""Who gets the free slots: a pure rule over what is free, who may run what, and who has how much already."""
+"""Who gets the free slots, and how many more would be of use: a pure rule over what is free, who may run what, and who has how much already."""
 
 from __future__ import annotations
 
 import heapq
+import math
 from collections.abc import Mapping
+from fractions import Fraction
 
 from isoloss.domain.ids import StudyId
 from isoloss.store.projects import Share
@@ -76,6 +78,22 @@ def deal(lacking: Mapping[str, int], able: Able, shares: Mapping[str, Share]) ->
             tasks_ = dealt.setdefault(study_id, {})
             tasks_[holder] = tasks_.get(holder, 0) + 1
     return dealt
+
+
+def wanted(slots: int, takes: Mapping[Hungry, int], waiting: Mapping[StudyId, int], shares: Mapping[str, Share]) -> int:
+    """How many more workers of so many slots would get work now, if a task takes so many of them.
+
+    Workers and not slots, as a task is run by one: four tasks of three slots fill four workers of four.
+    """
+    left = {name: max(0, share.most - share.running) for name, share in shares.items() if share.most is not None}
+    filled = Fraction(0)
+    for study, each in takes.items():
+        tasks_ = min(waiting.get(study.id, 0), left.get(study.project, math.inf))
+        if study.project in left:
+            left[study.project] -= int(tasks_)
+        if 0 < each <= slots:
+            filled += Fraction(int(tasks_), slots // each)
+    return math.ceil(filled)
 
 
 def _below(share: Share | None, running: int) -> bool:

@@ -145,6 +145,19 @@ class Decider:
         """The study's search with every result that is durable by now, to look at; never to be changed."""
         return (await self._pass(study_id))[1].search
 
+    async def startable(self, study_id: StudyId, most: int) -> int:
+        """How many tasks an ask would create now, below what limits the study's budget; none is created."""
+        async with self._locks[study_id]:
+            try:
+                async with self.pool.connection() as conn:
+                    opened, search, known = await self._opened(conn, study_id, ())
+                    found = await _Book(conn, opened, search, known, self.ttl).startable(most)
+            except BaseException:
+                self._cache.pop(study_id, None)
+                raise
+            self._cache[study_id] = _Folded(opened.row.next_seq - 1, search, opened.row, known)
+        return found
+
     async def _pass(
         self, study_id: StudyId, events: Sequence[ev.Event] = (), ask: int = 0, wants: Sequence[Want] = ()
     ) -> tuple[Decided, _Folded]:
@@ -458,6 +471,13 @@ class _Book:
                 return
             await self._fold(ev.Asked(n=1))
             await self._veto()
+
+    async def startable(self, most: int) -> int:
+        """How many tasks an ask would create, all at the price of the first."""
+        found, cost = self.search.startable_now(most), self.search.next_cost()
+        if not found or not cost or not (rooms := await self._rooms()):
+            return found
+        return max(0, min(found, int((min(rooms).left - self.reserved - self.spent) // cost)))
 
     async def _rooms(self) -> list[limits.Room]:
         """How much budget the study's limit leaves all its tasks together, and its campaign's."""

@@ -19,6 +19,7 @@ from typing import Any, Final
 from isoloss.controller.access import PRINCIPAL
 from isoloss.controller.deal import deal, kept, squeezed_out
 from isoloss.controller.decider import Decider
+from isoloss.controller.demand import Demand
 from isoloss.controller.duty import Bell
 from isoloss.controller.health import Health
 from isoloss.controller.line import Line
@@ -65,6 +66,7 @@ class Dispatcher:
         self.bell = bell
         self.ttl = ttl
         self.health = Health()
+        self.demand = Demand(decider)
         self.draining = False
         self._ids: dict[tuple[str, str], StudyId] = {}
         self._served: dict[StudyId, float] = {}  # when it last got a task here

@@ -42,6 +42,10 @@ class Metrics:
         self._waiting = Gauge(
             "isoloss_calls_waiting", "Calls that stand in a line.", ("line",), registry=self._registry
         )
+        self._wanted = Gauge(
+            "isoloss_slots_wanted", "Slots, of a GPU each or of none, that what runs and what waits would take.",
+            ("project", "trainable", "gpus"), registry=self._registry,
+        )  # fmt: skip
         self._connections = Gauge("isoloss_pool", "Connections to Postgres.", ("state",), registry=self._registry)
 
     @contextmanager
@@ -65,6 +69,10 @@ class Metrics:
                 found = await gauges.read(conn)
             for name, gauge in self._gauges.items():
                 gauge.set(found[name] or 0.0)
+            wanted = await self.dispatcher.demand.slots()
+            self._wanted.clear()
+            for (project, trainable, gpus), slots in wanted.items():
+                self._wanted.labels(project, trainable, gpus).set(slots)
             self._up.set(1)
         except IsolossError:
             self._up.set(0)

@@ -54,6 +54,14 @@ class WorkerService(work_pb2_grpc.WorkerServiceServicer):
         )  # fmt: skip
         return await self.dispatcher.lease(want, request.wait_seconds)
 
+    async def Wanted(self, request: pb.WantedRequest, context: Context) -> pb.WantedReply:
+        if not 1 <= request.slots <= MOST_SLOTS:
+            raise InvalidSpec(f"slots is {request.slots}; accepted are 1 to {MOST_SLOTS}.")
+        allowed = MessageToDict(request.allowed, preserving_proto_field_name=True)
+        return pb.WantedReply(
+            workers=await self.dispatcher.demand.workers(allowed, request.slots, PRINCIPAL.get().project)
+        )
+
     async def Heartbeat(self, request: pb.HeartbeatRequest, context: Context) -> pb.AckReply:
         drain, acks = await self.dispatcher.heartbeat(request.keys, request.worker_id)
         found, root = list[checkpoints.Folder](), request.checkpoint_root

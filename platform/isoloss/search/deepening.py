@@ -48,9 +48,14 @@ class Bracket:
         return self.number + len(self.rungs) - 1
 
     @property
+    def room(self) -> int:
+        """How many configurations are still to be started."""
+        return self.rungs[self.number].quota - len(self.trials)
+
+    @property
     def has_room(self) -> bool:
-        """Whether a configuration is still to be started."""
-        return len(self.trials) < self.rungs[self.number].quota
+        """Whether one is."""
+        return self.room > 0
 
     def adopt(self, quotas: Sequence[int]) -> None:
         """Set the quotas, lowest level first; they never shrink, and there may be more levels than before."""
@@ -83,6 +88,17 @@ class Bracket:
     def candidate(self, *, settled: bool) -> Candidate | None:
         """The next promotion: highest level first, then best; with ``settled`` only into settled rungs."""
         return self._due if settled else self._any
+
+    def promotable(self) -> int:
+        """How many candidates there are now, if no result came meanwhile."""
+        found = 0
+        for level in range(self.number, self.top):
+            rung = self.rungs[level]
+            if rung.due is not None:
+                found += len(rung.due)
+            elif not self.barrier:
+                found += rung.optimistic_now(self.eta, self.rungs[level + 1].quota)
+        return found
 
     def members(self, level: int) -> tuple[int, ...] | None:
         """The trials of the synchronous member set at ``level``, or ``None`` while it is unknown."""

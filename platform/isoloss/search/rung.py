@@ -67,6 +67,12 @@ class Rung:
         best: Key = self.unsent[0]
         return best if self.ranked.bisect_left(best) < len(self.ranked) // eta else None
 
+    def optimistic_now(self, eta: int, next_quota: int) -> int:
+        """How many ``optimistic`` would give one after the other, if no result came meanwhile."""
+        cut = len(self.ranked) // eta
+        among = self.unsent.bisect_left(self.ranked[cut]) if cut < len(self.ranked) else len(self.unsent)
+        return max(0, min(among, next_quota - len(self.sent)))
+
     def best_finite(self, count: int, within: Container[int] | None = None) -> list[Key]:
         """The best finite results, at most ``count``, best first; with ``within`` only of these trials."""
         finite = (key for key in self.ranked if not key[0] and (within is None or key[2] in within))

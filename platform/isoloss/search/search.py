@@ -171,6 +171,18 @@ class Search:
             or self._repetition() is not None
         )
 
+    def startable_now(self, most: int) -> int:
+        """How many tasks ``Asked(most)`` would create now, without creating them."""
+        if not self.startable():
+            return 0
+        limit, started = self.spec.limits.trials, len(self._trials) - self._added
+        fresh = most if self._may_widen() else sum(bracket.room for bracket in self._brackets)
+        found = sum(bracket.promotable() for bracket in self._brackets)
+        found += fresh if limit is None else min(fresh, limit - started)
+        if self._confirmation is not None and self._repetition() is not None:
+            found += self._confirmation.runs - len(self._confirmation.trials)
+        return min(most, found)
+
     def next_cost(self) -> int | None:
         """What the task costs that ``Asked(1)`` would create now, in the budget's unit; ``None`` when there is none."""
         if not self.startable():

@@ -190,6 +190,17 @@ async def hungry(conn: Conn) -> list[Hungry]:
     ]  # fmt: skip
 
 
+READY: Final[LiteralString] = """
+    SELECT study.id, next_seq, count(task.id) FROM study
+    LEFT JOIN task ON task.study_id = study.id AND task.state = 'ready' AND not_before <= now()
+    WHERE study.state = 'active' AND trainable <> '' GROUP BY study.id"""
+
+
+async def ready(conn: Conn) -> dict[StudyId, tuple[int, int]]:
+    """Of each active study that workers run: where its ledger is, and how many tasks a free slot would get."""
+    return {StudyId(row[0]): (row[1], row[2]) for row in await (await conn.execute(READY)).fetchall()}
+
+
 SPEC: Final[LiteralString] = "SELECT spec FROM study WHERE id = %(study_id)s"
 
 

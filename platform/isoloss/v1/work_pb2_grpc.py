@@ -293,6 +293,11 @@ class WorkerServiceStub(object):
                 request_serializer=isoloss_dot_v1_dot_work__pb2.LeaseRequest.SerializeToString,
                 response_deserializer=isoloss_dot_v1_dot_work__pb2.LeaseReply.FromString,
                 _registered_method=True)
+        self.Wanted = channel.unary_unary(
+                '/isoloss.v1.WorkerService/Wanted',
+                request_serializer=isoloss_dot_v1_dot_work__pb2.WantedRequest.SerializeToString,
+                response_deserializer=isoloss_dot_v1_dot_work__pb2.WantedReply.FromString,
+                _registered_method=True)
         self.Heartbeat = channel.unary_unary(
                 '/isoloss.v1.WorkerService/Heartbeat',
                 request_serializer=isoloss_dot_v1_dot_work__pb2.HeartbeatRequest.SerializeToString,
@@ -332,6 +337,13 @@ class WorkerServiceServicer(object):
 
     def Lease(self, request, context):
         """Long poll: answers as soon as there is a task, or empty after wait_seconds.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Wanted(self, request, context):
+        """How many more workers would get work now: what a pool that grows by itself asks.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -381,6 +393,11 @@ def add_WorkerServiceServicer_to_server(servicer, server):
                     servicer.Lease,
                     request_deserializer=isoloss_dot_v1_dot_work__pb2.LeaseRequest.FromString,
                     response_serializer=isoloss_dot_v1_dot_work__pb2.LeaseReply.SerializeToString,
+            ),
+            'Wanted': grpc.unary_unary_rpc_method_handler(
+                    servicer.Wanted,
+                    request_deserializer=isoloss_dot_v1_dot_work__pb2.WantedRequest.FromString,
+                    response_serializer=isoloss_dot_v1_dot_work__pb2.WantedReply.SerializeToString,
             ),
             'Heartbeat': grpc.unary_unary_rpc_method_handler(
                     servicer.Heartbeat,
@@ -463,6 +480,33 @@ class WorkerService(object):
             '/isoloss.v1.WorkerService/Lease',
             isoloss_dot_v1_dot_work__pb2.LeaseRequest.SerializeToString,
             isoloss_dot_v1_dot_work__pb2.LeaseReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Wanted(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/isoloss.v1.WorkerService/Wanted',
+            isoloss_dot_v1_dot_work__pb2.WantedRequest.SerializeToString,
+            isoloss_dot_v1_dot_work__pb2.WantedReply.FromString,
             options,
             channel_credentials,
             insecure,

@@ -103,6 +103,8 @@ class WorkerServiceStub:
     Register: _grpc.UnaryUnaryMultiCallable[_work_pb2.RegisterRequest, _work_pb2.RegisterReply]
     Lease: _grpc.UnaryUnaryMultiCallable[_work_pb2.LeaseRequest, _work_pb2.LeaseReply]
     """Long poll: answers as soon as there is a task, or empty after wait_seconds."""
+    Wanted: _grpc.UnaryUnaryMultiCallable[_work_pb2.WantedRequest, _work_pb2.WantedReply]
+    """How many more workers would get work now: what a pool that grows by itself asks."""
     Heartbeat: _grpc.UnaryUnaryMultiCallable[_work_pb2.HeartbeatRequest, _work_pb2.AckReply]
     Report: _grpc.UnaryUnaryMultiCallable[_work_pb2.ReportRequest, _work_pb2.AckReply]
     Finish: _grpc.UnaryUnaryMultiCallable[_work_pb2.FinishRequest, _work_pb2.AckReply]
@@ -119,6 +121,8 @@ class WorkerServiceAsyncStub(WorkerServiceStub):
     Register: _aio.UnaryUnaryMultiCallable[_work_pb2.RegisterRequest, _work_pb2.RegisterReply]  # type: ignore[assignment]
     Lease: _aio.UnaryUnaryMultiCallable[_work_pb2.LeaseRequest, _work_pb2.LeaseReply]  # type: ignore[assignment]
     """Long poll: answers as soon as there is a task, or empty after wait_seconds."""
+    Wanted: _aio.UnaryUnaryMultiCallable[_work_pb2.WantedRequest, _work_pb2.WantedReply]  # type: ignore[assignment]
+    """How many more workers would get work now: what a pool that grows by itself asks."""
     Heartbeat: _aio.UnaryUnaryMultiCallable[_work_pb2.HeartbeatRequest, _work_pb2.AckReply]  # type: ignore[assignment]
     Report: _aio.UnaryUnaryMultiCallable[_work_pb2.ReportRequest, _work_pb2.AckReply]  # type: ignore[assignment]
     Finish: _aio.UnaryUnaryMultiCallable[_work_pb2.FinishRequest, _work_pb2.AckReply]  # type: ignore[assignment]
@@ -144,6 +148,14 @@ class WorkerServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_work_pb2.LeaseReply, _abc.Awaitable[_work_pb2.LeaseReply]]:
         """Long poll: answers as soon as there is a task, or empty after wait_seconds."""
+
+    @_abc_1.abstractmethod
+    def Wanted(
+        self,
+        request: _work_pb2.WantedRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_work_pb2.WantedReply, _abc.Awaitable[_work_pb2.WantedReply]]:
+        """How many more workers would get work now: what a pool that grows by itself asks."""
 
     @_abc_1.abstractmethod
     def Heartbeat(
