@@ -186,7 +186,11 @@ def head(cluster: Cluster, auth: str) -> Iterator[dict[str, str]]:
 
 
 def pool(environment: dict[str, str], workers: int, *words: str) -> tuple[int, Any]:
-    command = [sys.executable, "-m", "isoloss.cli", "worker", "ray", "--workers", str(workers), "--json", *words]
+    return sized(environment, "--workers", str(workers), *words)
+
+
+def sized(environment: dict[str, str], *words: str) -> tuple[int, Any]:
+    command = [sys.executable, "-m", "isoloss.cli", "worker", "ray", "--json", *words]
     command += ["--cluster", environment["POOL_CLUSTER"]]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=120)
     return done.returncode, json.loads(done.stdout) if done.stdout else done.stderr
@@ -246,3 +250,49 @@ def test_a_ray_that_asks_nobody_for_a_token_is_refused_and_a_worker_that_cannot_
         assert code == 1 and said["joined"] == [] and nobody in said["refused"]["pool-0"]
     code, said = pool(environment, 1)
     assert code == 5 and "There is no Ray at" in said
+
+
+def keepers() -> set[int]:
+    """The processes of the actors that keep pools."""
+    found = subprocess.run(["pgrep", "-f", "^ray::Keeper"], capture_output=True, text=True, check=False)
+    return {int(pid) for pid in found.stdout.split()}
+
+
+def test_a_pool_grows_with_the_work_there_is_and_shrinks_when_there_is_none_though_its_keeper_is_killed(
+    cluster: Cluster, client: Client
+) -> None:
+    def work(name: str, budget: int, trials: int) -> Study:
+        return client.launch_study({
+            "name": name, "space": {"lr": {"type": "float", "low": 1e-3, "high": 1e-1}}, "objective": {"metric": "val_loss"},
+            "method": {"name": "fixed", "budget": budget, "sampler": "random"}, "limits": {"trials": trials},
+            "run": {"function": "trainer:main", "cwd": str(cluster.home)},
+        })  # fmt: skip
+
+    bounds = ("--min", "0", "--max", "2", "--idle", "4s")
+    with head(cluster, "token") as environment:
+        nobody = f"127.0.0.1:{free_port()}"
+        code, said = sized(environment, *bounds, "--address", nobody)
+        assert code == 1 and nobody in said["refused"]["keeper of pool"] and not keepers()
+        assert sized(environment, *bounds, "--allow", "trainer:main") == (
+            0, {"pool": "pool", "joined": [], "waiting": [], "left": [], "refused": {}, "min": 0, "max": 2}
+        )  # fmt: skip
+        assert not actors()
+        one = work("one", budget=20, trials=1)
+        wait_until(lambda: one.info().state == "idle", 90, what="the end of a study")
+        assert len(actors()) == 1, "one was enough"
+        wait_until(lambda: not actors(), 30, what="a worker without work to leave")
+
+        many = work("many", budget=20, trials=4)
+        wait_until(lambda: many.info().tasks.get("leased") == 2, 60, what="two workers")
+        before = keepers()
+        assert len(before) == 1
+        os.kill(min(before), signal.SIGKILL)
+        longer = work("longer", budget=150, trials=1)
+        wait_until(lambda: many.info().state == "idle", 120, what="the end of many")
+        wait_until(lambda: len(actors()) == 1, 60, what="the one at rest to leave")
+        assert longer.info().tasks == {"leased": 1}, "the one at work stays"
+        assert len(keepers()) == 1 and keepers() != before
+        wait_until(lambda: longer.info().state == "idle", 120, what="the end of the longer one")
+        assert {*cluster.attempts("one"), *cluster.attempts("many"), *cluster.attempts("longer")} == {"ok"}
+        assert sized(environment, "--min", "1", "--max", "2", "--allow", "trainer:main")[1]["joined"] == ["pool-0"]
+        assert pool(environment, 0)[1]["left"] == ["pool-0"] and not keepers()

@@ -219,6 +219,19 @@ def test_a_drained_worker_finishes_what_it_holds_and_leaves(cluster: Cluster, cl
     study.stop()
 
 
+def test_a_worker_leaves_by_itself_when_there_was_nothing_to_do_for_so_long_and_never_at_work(
+    cluster: Cluster, client: Client
+) -> None:
+    study = one(client, "all-there-is", {"function": "trainers:slow"}, trials=2, budget=10)
+    worker = cluster.worker("leaves", everything=True, leave_after="1s")
+    until_idle(study)
+    at_rest = time.monotonic()
+    assert worker.process.wait(15) == 0 and 0.5 < time.monotonic() - at_rest < 6
+    assert cluster.attempts("all-there-is") == ["ok", "ok"] and "worker.left" in worker.said
+    wrong = cluster.worker("wrong", leave_after="soon")
+    assert wrong.process.wait(15) == 2 and "--leave-after is 'soon'; accepted is a duration" in wrong.said
+
+
 def test_what_a_trainer_prints_is_seen_while_it_runs_and_kept_bounded_and_so_is_how_busy_a_worker_is(
     cluster: Cluster, client: Client
 ) -> None:

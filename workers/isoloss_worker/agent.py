@@ -2,13 +2,14 @@
 
 It outlives its controller: while nobody answers it trains on, keeps its endings, and asks again. It leaves when told to:
 to ``release``, its trainers are asked to save and their tasks are given back; when the controller drains it, it
-finishes what it holds. Leases are renewed by a thread of their own (``client.pulse``), whatever the loop does.
+finishes what it holds; or by itself, when it had nothing to do for ``leave_after`` seconds. Leases are renewed by a thread of their own (``client.pulse``), whatever the loop does.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import socket
 import time
 import uuid
@@ -62,6 +63,7 @@ class Agent:
         nodes: int = 1,
         objects: Objects | None = None,
         quota: Quota | None = None,
+        leave_after: float = math.inf,
     ) -> None:
         self._transport = AsyncTransport(address, patience=WAIT_SECONDS)
         self._address = address
@@ -73,6 +75,8 @@ class Agent:
         self._nodes = nodes
         self._objects = objects
         self._quota = quota
+        self._leave_after = leave_after
+        self._rests_since = time.monotonic()
         self._gpu_ids = tuple(gpu for slot in slots for gpu in slot.gpu_ids)
         self._of_each = min((len(slot.gpu_ids) for slot in slots), default=0)
         self._own_gpus = len({*self._gpu_ids}) == len(self._gpu_ids)  # no slot shares one with another
@@ -126,6 +130,16 @@ class Agent:
             for stop in self._holding.values():
                 _resolve(stop, "drain")
 
+    @property
+    def idle_seconds(self) -> float | None:
+        """For how long there was nothing to do, by the word of a controller; ``None`` at work."""
+        return None if self._holding else time.monotonic() - self._rests_since
+
+    def leave_idle(self, seconds: float) -> None:
+        """Leave if there was nothing to do for so long."""
+        if (idle := self.idle_seconds) is not None and idle >= seconds:
+            self.leave("finish")
+
     async def _work(self) -> None:
         attempts: set[asyncio.Task[None]] = set()
         async with asyncio.TaskGroup() as group:
@@ -150,6 +164,7 @@ class Agent:
                         group.create_task(self._attempt(slots, attempt, stop), name=f"task {lease.key.task_id}")
                     )
                 attempts = {attempt for attempt in attempts if not attempt.done()}
+                self.leave_idle(self._leave_after)
             for lost in await self._lost_leases():
                 await self._give_back(lost)
             await self._farewell(attempts)
@@ -178,9 +193,7 @@ class Agent:
     # ---- leases ------------------------------------------------------------------------------------------------
 
     async def _register(self) -> None:
-        allowed = self._allowed.message(
-            self._of_each, self._of_each * (len(self._slots) if self._own_gpus else 1), self._nodes
-        )
+        allowed = self._allowed.message([slot.gpu_ids for slot in self._slots], self._nodes)
         request = work_pb2.RegisterRequest(
             worker_id=self._name, incarnation=self._incarnation, host=socket.gethostname(), slots=len(self._slots),
             device=gpus.describe(tuple(dict.fromkeys(self._gpu_ids))), allowed=allowed,
@@ -192,7 +205,8 @@ class Agent:
         """Up to so many leases; none when the wait ran out, when told to leave, or when nobody answers for long."""
         begun = time.monotonic()
         while not self._leaving:
-            calling = asyncio.ensure_future(self._ask(slots, WAIT_SECONDS))
+            until_idle = max(BREATH_SECONDS, self._leave_after - (self.idle_seconds or 0.0))
+            calling = asyncio.ensure_future(self._ask(slots, min(WAIT_SECONDS, until_idle)))
             changed = asyncio.ensure_future(self._freed.wait())
             await asyncio.wait({calling, changed}, return_when=asyncio.FIRST_COMPLETED)
             changed.cancel()
@@ -205,6 +219,7 @@ class Agent:
                 return await calling
             except Unreachable as error:
                 log.warning("controller.unreachable", error=error.message)
+                self._rests_since = time.monotonic()  # nobody said that there is nothing to do
                 if not self._holding and time.monotonic() - begun > PATIENCE_SECONDS:
                     self._gave_up = error
                     self.leave("finish")
@@ -266,6 +281,7 @@ class Agent:
         finally:
             pulse.forget(key)
             del self._holding[key]
+            self._rests_since = time.monotonic()
             for slot in slots:
                 slot.busy = False
             self._freed.set()

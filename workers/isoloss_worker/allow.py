@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from isoloss.domain.spec import Run
 from isoloss.errors import NotAllowed
 from isoloss.v1 import work_pb2
+from isoloss_worker.gpus import GpuIds
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,8 +38,10 @@ class AllowList:
                 hint="Start it with --allow-command PREFIX.",
             )
 
-    def message(self, gpus: int, most_gpus: int, nodes: int = 1) -> work_pb2.Allowed:
-        """As the controller is told; ``gpus`` are those of each slot, the others what one task may have."""
+    def message(self, shares: Sequence[GpuIds], nodes: int = 1) -> work_pb2.Allowed:
+        """As the controller is told, for slots with these GPUs each; a task may have those of all, if each is one slot's."""
+        gpus, of_all = min(map(len, shares), default=0), [gpu for share in shares for gpu in share]
+        most_gpus = gpus * (len(shares) if len({*of_all}) == len(of_all) else 1)
         return work_pb2.Allowed(
             everything=self.everything, functions=self.functions, command_prefixes=self.command_prefixes, gpt=True,
             gpus=gpus, most_gpus=most_gpus, nodes=nodes,

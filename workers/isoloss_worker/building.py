@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import math
 import os
 import socket
 from collections.abc import Callable, Iterator, Mapping
@@ -43,6 +44,7 @@ def parser() -> argparse.ArgumentParser:
         help="how much its home's checkpoints may take, 200GB: what is least missed goes first, else it takes no more tasks",
     )
     add("--grace", default="30s", help="how long trainers may save when the worker is told to leave")
+    add("--leave-after", default="", help="leave when there was nothing to do for so long; without it, never")
     add("--begin-again", action="store_true", help="begin a trial again whose checkpoint is on another machine's disk")
     return words
 
@@ -62,6 +64,7 @@ def built(flags: argparse.Namespace) -> Iterator[Callable[[], Agent]]:
     address, gpu_ids = find_address(flags.address), gpus.chosen(flags.gpus)
     nodes = spanned(flags.nodes, gpu_ids, os.environ)
     grace = parse_duration(flags.grace, "--grace")
+    leave_after = parse_duration(flags.leave_after, "--leave-after") if flags.leave_after else math.inf
     slots = [Slot(number, share, grace) for number, share in enumerate(shares(gpu_ids, slots_of(flags.slots, gpu_ids)))]
     allowed = AllowList(
         functions=tuple(flags.allow), command_prefixes=tuple(flags.allow_command), everything=flags.allow_everything
@@ -79,6 +82,7 @@ def built(flags: argparse.Namespace) -> Iterator[Callable[[], Agent]]:
             nodes=nodes,
             objects=objects,
             quota=quota,
+            leave_after=leave_after,
         )
 
 

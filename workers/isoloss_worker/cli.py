@@ -28,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             trying.add_argument("--patience", default=PATIENCE, help="how long a run may say nothing")
             return rehearse_stdin(trying.parse_args(words[1:]).patience)
         if words[:1] == ["ray"]:
-            from isoloss_worker.ray_pool import scale
+            from isoloss_worker.ray_command import scale
 
             return scale(words[1:])
         return _work(parser().parse_args(words))

@@ -72,6 +72,9 @@ def start(
     ] = "auto",
     name: Annotated[str | None, Parameter(help="The worker's name; otherwise host and pid.")] = None,
     nodes: Annotated[int, Parameter(help="Nodes that one task may span: those of the Slurm job it is started in.")] = 1,
+    leave_after: Annotated[
+        str | None, Parameter(help="Leave when there was nothing to do for so long (90s, 10m); without it, never.")
+    ] = None,
     work: Work = Work(),
     join: Join = None,
     address: Address = None,
@@ -84,13 +87,21 @@ def start(
             os.environ.pop(name_, None)
     command = [sys.executable, "-m", "isoloss_worker", "--address", find_address(address), "--gpus", gpus]
     command += ["--nodes", str(nodes), *(["--name", name] if name else []), *work.words]
+    command += ["--leave-after", leave_after] if leave_after is not None else []
     os.execv(sys.executable, command)  # noqa: S606 - from here on this process is the worker
 
 
 @app.command
 def ray(
     *,
-    workers: Annotated[int, Parameter(help="How many the pool has afterwards; 0 ends it.")],
+    workers: Annotated[int | None, Parameter(help="How many the pool has afterwards; 0 ends it.")] = None,
+    least: Annotated[
+        int | None, Parameter(name="--min", help="Instead of --workers: how many there are without any work.")
+    ] = None,
+    most: Annotated[
+        int | None, Parameter(name="--max", help="How many at most, from now on, while there is work for them.")
+    ] = None,
+    idle: Annotated[str, Parameter(help="After how long without work one leaves, down to --min.")] = "5m",
     pool: Annotated[str, Parameter(help="The pool's name.")] = "pool",
     gpus: Annotated[int, Parameter(help="GPUs of each worker; a trial of several takes them of one.")] = 0,
     cpus: Annotated[float, Parameter(help="CPUs of each, as Ray counts them.")] = 1.0,
@@ -106,10 +117,18 @@ def ray(
     address: Address = None,
     output: Output = Output(),  # noqa: B008 - frozen
 ) -> None:
-    """Workers on a Ray cluster: detached actors, which Ray starts again when they are killed. Said again, it changes their number."""
+    """Workers on a Ray cluster: detached actors, which Ray starts again when they are killed.
+
+    Said again, it changes their number. With --min and --max the pool follows the work there is; nobody has to stay for it.
+    """
     from isoloss.domain.quantity import parse_duration
 
-    command = [sys.executable, "-m", "isoloss_worker", "ray", "--workers", str(workers), "--pool", pool]
+    command = [sys.executable, "-m", "isoloss_worker", "ray", "--pool", pool]
+    command += [
+        word for name, count in (("--workers", workers), ("--min", least), ("--max", most)) if count is not None
+        for word in (name, str(count))
+    ]  # fmt: skip
+    command += ["--idle", str(parse_duration(idle, "--idle"))]
     command += ["--cluster", cluster, "--ray-gpus", str(gpus), "--cpus", str(cpus)]
     command += ["--patience", str(parse_duration(patience, "--patience"))]
     command += ["--insecure"] if insecure else []
@@ -118,7 +137,7 @@ def ray(
         file = Path(join).expanduser().absolute()
         address = address or read_join(join).address
         command += ["--join-file", str(file)]
-    if workers > 0:
+    if workers != 0:
         command += ["--address", find_address(address), *work.words]
     os.execv(sys.executable, command)  # noqa: S606 - as above
 

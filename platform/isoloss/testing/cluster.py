@@ -180,6 +180,7 @@ class Cluster:
         everything: bool = False,
         begin_again: bool = False,
         quota: str = "",
+        leave_after: str = "",
         address: str = "",
         cwd: Path | None = None,
         environment: Mapping[str, str] | None = None,
@@ -192,6 +193,7 @@ class Cluster:
         flags += ["--allow-everything"] if everything else []
         flags += ["--begin-again"] if begin_again else []
         flags += ["--quota", quota] if quota else []
+        flags += ["--leave-after", leave_after] if leave_after else []
         log = self.home / f"{name}.log"
         with log.open("ab") as sink:
             process = subprocess.Popen(
