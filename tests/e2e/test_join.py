@@ -163,6 +163,24 @@ def test_the_other_files_are_what_their_clusters_read(capsys: pytest.CaptureFixt
     source = capsys.readouterr().out
     assert subprocess.run(["bash", "-n"], input=source, text=True, check=False).returncode == 0
     assert """--workers "${1:-2}" --gpus 1 --slots auto --allow-command 'python "a b.py"'""" in source
+    assert run(["worker", "template", "ray", "--max", "8", "--gpus", "1"]) == 0
+    assert '--join "$ISOLOSS_JOIN" --min 0 --max 8 --gpus 1' in capsys.readouterr().out
+    assert run(["worker", "template", "k8s", "--min", "1", "--max", "9", "--gpus", "4"]) == 0
+    text = capsys.readouterr().out
+    assert 'isoloss_slots_wanted{trainable=~"function:train:main|gpt"}' in text, "a name between colons is no picture"
+    deployment, _, scaled = yaml.safe_load_all(text)
+    assert "replicas" not in deployment["spec"], "a number said again would undo what the autoscaler did"
+    assert scaled["spec"]["scaleTargetRef"]["name"] == deployment["metadata"]["name"]
+    assert (scaled["spec"]["minReplicaCount"], scaled["spec"]["maxReplicaCount"]) == (1, 9)
+    assert scaled["spec"]["triggers"][0]["metadata"]["threshold"] == "4", "a pod's GPUs"
+    assert run(["worker", "template", "slurm", "--leave-after", "10m"]) == 0
+    assert "--grace 100s --leave-after 10m &" in capsys.readouterr().out
+    for words, said in ((["k8s", "--min", "3", "--max", "2"], "--min is 3, --max 2; accepted with k8s and ray"),
+                        (["ray", "--min", "1"], "--min is 1, --max None; accepted"), (["slurm", "--max", "2"], "--max 2; accepted"),
+                        (["k8s", "--leave-after", "10m"], "--leave-after is 10m; accepted is, with slurm"),
+                        (["slurm", "--leave-after", "soon"], "--leave-after is 'soon'; accepted is a duration")):  # fmt: skip
+        assert run(["worker", "template", *words]) == 2
+        assert said in capsys.readouterr().err
     assert run(["worker", "template", "slurm", "--trial-nodes", "2", "--gpus", "8"]) == 0
     pair = capsys.readouterr().out
     assert "#SBATCH --nodes=2\n#SBATCH --ntasks-per-node=1\n#SBATCH --gpus-per-node=8" in pair and "--nodes 2 &" in pair

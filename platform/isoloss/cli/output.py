@@ -141,7 +141,7 @@ def _finite(value: Any) -> Any:
 def _console(*, stderr: bool) -> Console:
     from rich.console import Console
 
-    return Console(stderr=stderr, soft_wrap=True)
+    return Console(stderr=stderr, soft_wrap=True, emoji=False)  # function:train:main names no locomotive
 
 
 def _rich_table(table: Table) -> Any:

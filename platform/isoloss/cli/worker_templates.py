@@ -32,7 +32,7 @@ set -uo pipefail
 name="slurm-${{SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}}-${{SLURM_ARRAY_TASK_ID:-0}}"
 told=no
 leave() {{ told=yes; kill -TERM "$worker" 2>/dev/null; }}
-isoloss worker start --join "$ISOLOSS_JOIN" --name "$name" --slots {slots} --grace {save}s{spans}{allow} &
+isoloss worker start --join "$ISOLOSS_JOIN" --name "$name" --slots {slots} --grace {save}s{spans}{leaves}{allow} &
 worker=$!
 trap leave TERM
 wait "$worker"; code=$?
@@ -54,8 +54,7 @@ kind: Deployment
 metadata:
   name: isoloss-worker
   labels: {{app: isoloss-worker}}
-spec:
-  replicas: {nodes}
+spec:{replicas}
   selector:
     matchLabels: {{app: isoloss-worker}}
   template:
@@ -97,14 +96,35 @@ spec:
     requests: {{storage: 100Gi}}
 """
 
+KEDA: Final = """---
+# As many pods as there is work for, by KEDA (https://keda.sh) and the Prometheus that reads the controller's /metrics: name yours.
+# Where these pods may not run all work there is, narrow the query: isoloss_slots_wanted{{trainable=~"function:train:main|gpt"}}.
+# A pod that is taken while it works saves and gives its task back.
+apiVersion: keda.sh/v1alpha1
+kind: ScaledObject
+metadata:
+  name: isoloss-worker
+spec:
+  scaleTargetRef: {{name: isoloss-worker}}
+  minReplicaCount: {least}
+  maxReplicaCount: {most}
+  cooldownPeriod: 300
+  triggers:
+    - type: prometheus
+      metadata:
+        serverAddress: http://prometheus.monitoring:9090
+        query: sum(isoloss_slots_wanted) or vector(0)
+        threshold: "{each}"
+"""
+
 RAY: Final = """#!/bin/bash
 # Workers of isoloss on a Ray cluster, each {resources}: run this on one of its nodes (or by `ray job submit -- bash this-file`).
 # Where this file's worker.join lies, it has to lie on every node, mode 600; isoloss and your trainer are in the cluster's Python.
-# They are detached: they outlive this command, and Ray starts again those that are killed. Other numbers change the pool, 0 ends it.
+# They are detached: they outlive this command, and Ray starts again those that are killed. Other numbers change the pool, --workers 0 ends it.
 set -euo pipefail
 export RAY_AUTH_MODE=token  # start the cluster so: one that asks for no token is refused
 : "${{ISOLOSS_JOIN:?say where worker.join lies}}"
-exec isoloss worker ray --join "$ISOLOSS_JOIN" --workers "${{1:-{nodes}}}" --gpus {gpus} --slots {slots}{allow}
+exec isoloss worker ray --join "$ISOLOSS_JOIN" {size} --gpus {gpus} --slots {slots}{allow}
 """
 
 
@@ -113,6 +133,15 @@ def template(
     *,
     nodes: Annotated[int, Parameter(help="Workers, one a node (or one for --trial-nodes nodes).")] = 1,
     gpus: Annotated[int, Parameter(help="GPUs a node; 0 for none.")] = 0,
+    least: Annotated[
+        int | None, Parameter(name="--min", help="With k8s or ray: workers when there is no work.")
+    ] = None,
+    most: Annotated[
+        int | None, Parameter(name="--max", help="With k8s or ray: workers while there is work for so many.")
+    ] = None,
+    leave_after: Annotated[
+        str, Parameter(help="With slurm: a job ends when it had nothing to do for so long: 10m.")
+    ] = "",
     trial_nodes: Annotated[int, Parameter(help="Nodes that one trial may span (Slurm); a worker for so many.")] = 1,
     slots: Annotated[str, Parameter(help="Tasks at once on a node: a number, or auto (a GPU each).")] = "auto",
     allow: Annotated[
@@ -127,6 +156,8 @@ def template(
     """Write a file that starts workers on Slurm, Kubernetes or Ray, to be submitted as it is."""
     import shlex
 
+    from isoloss.domain.quantity import parse_duration
+
     if nodes < 1:
         raise InvalidSpec(f"--nodes is {nodes}; accepted is a whole number from 1.")
     if trial_nodes < 1 or (trial_nodes > 1 and kind != "slurm"):
@@ -135,6 +166,12 @@ def template(
         )
     if gpus < 0:
         raise InvalidSpec(f"--gpus is {gpus}; accepted is a whole number from 0.")
+    if (least is not None or most is not None) and (kind == "slurm" or not 0 <= (least or 0) <= (most or 0) >= 1):
+        raise InvalidSpec(
+            f"--min is {least}, --max {most}; accepted with k8s and ray are a number from 0 and one from 1, not below it."
+        )
+    if leave_after and (kind != "slurm" or parse_duration(leave_after, "--leave-after") <= 0):
+        raise InvalidSpec(f"--leave-after is {leave_after}; accepted is, with slurm, a duration above 0.")
     words = [word for one in allow for word in ("--allow", one)]
     words += [word for one in allow_command for word in ("--allow-command", one)]
     shell = "".join(f" {shlex.quote(word)}" for word in words)
@@ -143,13 +180,20 @@ def template(
         case "slurm":
             resources = f"#SBATCH --gpus-per-node={gpus}\n" if gpus else "#SBATCH --cpus-per-task=4\n"
             spans = f" --nodes {trial_nodes}" if trial_nodes > 1 else ""
-            text = SLURM.format(**given, resources=resources, allow=shell, trial_nodes=trial_nodes, spans=spans)
+            text = SLURM.format(**given, resources=resources, allow=shell, trial_nodes=trial_nodes, spans=spans,
+                                leaves=f" --leave-after {leave_after}" if leave_after else "")  # fmt: skip
         case "k8s":
             text = K8S.format(
-                **given, gpus=f", nvidia.com/gpu: {gpus}" if gpus else "", allow=shell.replace('"', '\\"')
-            )
+                **given, gpus=f", nvidia.com/gpu: {gpus}" if gpus else "", allow=shell.replace('"', '\\"'),
+                replicas="" if most else f"\n  replicas: {nodes}",
+            )  # fmt: skip
+            each = max(1, gpus, int(slots) if slots.isdecimal() else 0)
+            text += KEDA.format(least=least or 0, most=most, each=each) if most else ""
         case "ray":
-            text = RAY.format(**given, gpus=gpus, allow=shell, resources=f"with {gpus} GPUs" if gpus else "with a CPU")
+            size = f'--workers "${{1:-{nodes}}}"' if most is None else f"--min {least or 0} --max {most}"
+            text = RAY.format(
+                **given, size=size, gpus=gpus, allow=shell, resources=f"with {gpus} GPUs" if gpus else "with a CPU"
+            )
     if out is not None:
         out.write_text(text)
     show(
