@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import time
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -26,12 +27,13 @@ pytestmark = [
 DRIVER = """
     import os, sys, time
     from pathlib import Path
+    import numpy as np
     import ray
     from ray import tune
     import isoloss
     from isoloss.client.ray_tune import IsolossSearch
 
-    study, folder, seconds, metric, restore = sys.argv[1], sys.argv[2], float(sys.argv[3]), sys.argv[4], sys.argv[5:]
+    study, folder, seconds, metric, words = sys.argv[1], sys.argv[2], float(sys.argv[3]), sys.argv[4], sys.argv[5:]
 
     def train(config):
         budget = config["isoloss"]
@@ -43,18 +45,23 @@ DRIVER = """
             time.sleep(seconds)
             if step == budget["budget_to"]:
                 (Path(budget["save_to"]) / "step").write_text(str(step))
-            tune.report({"val_loss": config["lr"] + 1 / step, "seen": config["fixed"]})
+            loss = config["lr"] + 1 / step
+            if "nan" in words and config["lr"] > 0.01 and step == 1:
+                loss = float("nan")
+            tune.report({"val_loss": np.float32(loss), "seen": config.get("fixed", 7), "aside": float("nan") if "nan" in words else 1.0})
+            if "early" in words:
+                return
 
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
-    if restore:
+    search = IsolossSearch(study, step="epoch" if "nostep" in words else "training_iteration")
+    stop = {"training_iteration": 2} if "stopped" in words else search if "stops" in words else None
+    if "restore" in words:
         tuner = tune.Tuner.restore(folder + "/run", train, resume_unfinished=True, restart_errored=True)
     else:
         tuner = tune.Tuner(
-            train, param_space={"fixed": 7},
-            tune_config=tune.TuneConfig(
-                search_alg=IsolossSearch(study), num_samples=-1, metric=metric, mode="min", reuse_actors=True
-            ),
-            run_config=tune.RunConfig(name="run", storage_path=folder, verbose=0),
+            train, param_space={} if "noparams" in words else {"fixed": 7},
+            tune_config=tune.TuneConfig(search_alg=search, num_samples=-1, metric=metric, mode="min", reuse_actors=True),
+            run_config=tune.RunConfig(name="run", storage_path=folder, verbose=0, stop=stop),
         )
     results = tuner.fit()
     print("ended", len(results), results.num_errors, flush=True)
@@ -161,6 +168,84 @@ def test_a_killed_driver_loses_nothing_that_was_told(cluster: Cluster, client: C
     assert study.info().state == "idle" and study.info().reserved == 0
     after = done(study)
     assert before.items() <= after.items() and len(after) > len(before)
+
+
+def states(study: Study) -> set[tuple[str, str]]:
+    """How the tasks ended, and what was said of it."""
+    return {(level.state, level.message) for trial in study.trials() for level in trial.levels}
+
+
+def test_a_nan_is_a_run_that_diverged_and_what_numpy_calls_a_number_is_one(cluster: Cluster, client: Client) -> None:
+    study = create(client, "nan")
+    assert drive(cluster, "nan", "nan").wait(240) == 0, said(cluster, "nan")[-4000:]
+    assert study.info().state == "idle"
+    ended = {trial.number: {level.state for level in trial.levels} for trial in study.trials()}
+    lrs = {trial.number: float(trial.params["lr"]) for trial in study.trials()}
+    assert {n for n, how in ended.items() if "diverged" in how} == {n for n, lr in lrs.items() if lr > 0.01}
+    assert {n for n, how in ended.items() if how == {"ok"}} == {n for n, lr in lrs.items() if lr <= 0.01}
+
+
+def test_a_trial_that_tune_stops_before_its_budget_has_failed_and_one_that_ends_by_itself_has_not(
+    cluster: Cluster, client: Client
+) -> None:
+    study = create(client, "stopped")
+    assert drive(cluster, "stopped", "stopped").wait(240) == 0, said(cluster, "stopped")[-4000:]
+    assert study.info().state == "idle"
+    for trial in study.trials():
+        for level in trial.levels:
+            short = level.budget - (1 if level.level else 0) <= 2  # the first level is a step, the next two more
+            assert (level.state == "ok") == short and (short or "Ray Tune stopped it at step" in level.message), level
+    early = create(client, "early")
+    assert drive(cluster, "early", "early").wait(240) == 0, said(cluster, "early")[-4000:]
+    assert {state for state, _ in states(early)} == {"ok"}
+
+
+def test_a_result_without_its_step_fails_its_trial_in_words_and_not_the_driver(
+    cluster: Cluster, client: Client
+) -> None:
+    study = create(client, "nostep")
+    assert drive(cluster, "nostep", "nostep").wait(240) == 0, said(cluster, "nostep")[-4000:]
+    assert states(study) == {
+        ("failed", "A result lacks the number 'epoch'; accepted is the step in the study's unit, in every result.")
+    }
+
+
+def test_without_a_param_space_the_study_goes_by_its_own_objective_whatever_tune_is_told(
+    cluster: Cluster, client: Client
+) -> None:
+    study = create(client, "noparams")
+    assert drive(cluster, "noparams", "noparams", metric="seen").wait(240) == 0, said(cluster, "noparams")[-4000:]
+    assert study.best_value == pytest.approx(min(done(study).values()))
+
+
+@pytest.mark.parametrize("stops", [True, False])
+def test_a_trial_that_was_leased_again_meanwhile_is_stopped_or_said_to_train_in_vain_and_who_has_it_tells_it(
+    cluster: Cluster, client: Client, stops: bool
+) -> None:
+    name = "taken" if stops else "in-vain"
+    words = ["stops"] if stops else []
+    study = create(client, name)
+    driver = drive(cluster, name, *words, seconds=2.0)
+    wait_until(lambda: study.info().tasks.get("leased") == 2 and len(done(study)) >= 9, 150, what="the second level")
+    wait_until(lambda: list((cluster.home / f"{name}-ray").rglob("searcher-state-*")), 10)
+    time.sleep(2.0)  # what runs is in the files of Tune, which it writes once a second
+    driver.kill()
+    driver.wait(20)
+    before = done(study)
+    wait_until(lambda: not study.info().tasks.get("leased"), 30, what="leases that ran out")
+    ready = study.info().tasks["ready"]
+    taken = [trial for trial, _ in (study.ask_or_idle() for _ in range(ready)) if trial is not None]
+    again = drive(cluster, name, "restore", *words, seconds=2.0)
+    told_in_vain = [f"result.not_told: trial {trial.number}, level {trial.level}" for trial in taken]
+    wait_until(lambda: any(one in said(cluster, name) for one in told_in_vain), 60, what="that they are not told")
+    assert ("lease.lost: Trial" in said(cluster, name)) is not stops
+    for trial in taken:
+        study.tell(trial, val_loss=7.0)
+    assert again.wait(120) == 0, said(cluster, name)[-4000:]
+    after = done(study)
+    assert before.items() <= after.items() and study.info().state == "idle"
+    assert all(after[trial.number, trial.level] == 7.0 for trial in taken)
+    assert not stops or " 0\n" in said(cluster, name).split("ended ")[-1], "a trial that was stopped is no error"
 
 
 @contextlib.contextmanager

@@ -54,6 +54,11 @@ class Trial:
         return json_format.MessageToJson(self._lease, indent=None)
 
     @property
+    def lost(self) -> str:
+        """Why this trial is not this process's any more: what was done to it; empty while it is."""
+        return self._lost
+
+    @property
     def reported(self) -> int:
         """The last step reported."""
         return self._reported

@@ -2,22 +2,27 @@
 
 The controller holds the search; this holds names and leases only, so there is no search to lose with the driver. The trainable
 finds its budget in ``config["isoloss"]``: budget_from, budget_to, resume_from, save_to, seed. Leave Tune's scheduler as it is:
-a trial stopped before its budget would be ranked beside those that ran to it.
+a trial stopped before its budget is not ranked beside those that ran to it, it has failed. ``tune.RunConfig(stop=search)`` with
+the same object ends trials whose lease is somebody else's by now: a searcher alone can tell Tune to begin trials, never to stop one.
 """
 
 from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
 import time
 from collections.abc import Mapping
+from numbers import Real
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeGuard
+from weakref import WeakValueDictionary
 
 import msgspec
 from ray.tune.result import AUTO_RESULT_KEYS
 from ray.tune.search import Searcher
+from ray.tune.stopper import Stopper
 
 from isoloss.client.blocking import Client, Study, connect
 from isoloss.client.held import Trial
@@ -28,6 +33,10 @@ ITERATION: Final = "training_iteration"
 KEY: Final = "isoloss"
 PAUSE_SECONDS: Final = 0.2  # between two questions that had no trial: Tune asks at each turn of its loop
 NOT_METRICS: Final = frozenset((*AUTO_RESULT_KEYS, "done", "trial_id", "experiment_tag"))
+
+HELD: Final = WeakValueDictionary[
+    str, Trial
+]()  # by Ray's trial: what Tune has as its `stop` may be a copy of its searcher
 
 
 class State(msgspec.Struct, frozen=True, kw_only=True):
@@ -47,7 +56,7 @@ class Told(msgspec.Struct, frozen=True, kw_only=True):
     retryable: bool = True
 
 
-class IsolossSearch(Searcher):
+class IsolossSearch(Searcher, Stopper):
     """Every suggestion is a lease of a study, which is there already; every result is told to it.
 
     ``step`` names the result that counts in the study's unit from step 0 of the trial; without it a result's
@@ -63,6 +72,8 @@ class IsolossSearch(Searcher):
         self._study: Study | None = None
         self._held: dict[str, Trial] = {}
         self._untold: dict[str, Told] = {}
+        self._heard: dict[str, Any] = {}  # the iteration of a trial's last result after which it went on
+        self._lost: set[str] = set()  # and still trains
         self._not_before = 0.0
 
     def __getstate__(self) -> dict[str, Any]:
@@ -83,7 +94,8 @@ class IsolossSearch(Searcher):
     def set_search_properties(self, metric: str | None, mode: str | None, config: Mapping[str, Any], **_: Any) -> bool:
         """Check what Tune was told against the study; ``InvalidSpec`` where they differ.
 
-        Tune calls this only when it has a ``param_space``; its constants reach the trainable, its domains are refused.
+        Tune calls this only when it has a ``param_space``, and says its metric to nobody otherwise; constants of the space reach
+        the trainable, its domains are refused.
         """
         from ray.tune.search.variant_generator import parse_spec_vars
 
@@ -121,7 +133,7 @@ class IsolossSearch(Searcher):
         if trial is None:
             self._not_before = time.monotonic() + PAUSE_SECONDS
             return str(self.FINISHED) if idle and not self._untold else None
-        self._held[trial_id] = trial
+        self._held[trial_id] = HELD[trial_id] = trial
         budget = {
             "budget_from": trial.budget_from, "budget_to": trial.budget_to, "save_to": str(trial.save_to), "seed": trial.seed,
             "resume_from": str(trial.resume_from) if trial.resume_from else None,
@@ -133,10 +145,27 @@ class IsolossSearch(Searcher):
         trial = self._held.get(trial_id)
         if trial is None or trial_id in self._untold:
             return
-        step = self._at(trial, result)
-        if trial.reported < step <= trial.budget_to:
-            with contextlib.suppress(LeaseLost):  # the end says so
-                trial.report(step, **_metrics(result, self._step))
+        self._heard[trial_id] = result.get(ITERATION)
+        step = self._at(trial, result)  # where it is missing, the end says so
+        if step is None or not trial.reported < step <= trial.budget_to:
+            return
+        try:
+            trial.report(step, **_metrics(result, self._step))
+        except LeaseLost as error:
+            if trial_id not in self._lost:
+                self._lost.add(trial_id)
+                log.warning(
+                    "lease.lost: %s It trains in vain; tune.RunConfig(stop=search) would end it.", error.message
+                )
+
+    def __call__(self, trial_id: str, result: Mapping[str, Any]) -> bool:  # noqa: ARG002 - Tune's arguments
+        """As Tune's ``stop``: whether somebody else has the trial now, or it was cancelled, so that it trains in vain."""
+        trial = HELD.get(trial_id)
+        return trial is not None and bool(trial.lost)
+
+    def stop_all(self) -> bool:
+        """Never: a study without work is finished, and what runs of it ends by itself."""
+        return False
 
     def on_trial_complete(self, trial_id: str, result: Mapping[str, Any] | None = None, error: bool = False) -> None:
         """Tell the result, or the failure; kept and told later when nobody answers."""
@@ -149,9 +178,22 @@ class IsolossSearch(Searcher):
                 if error
                 else "Ray Tune ended the trial without a result."
             )
-        elif (step := self._at(trial, result)) > trial.budget_to:
+        elif (step := self._at(trial, result)) is None:
+            told = Told(
+                failed=f"A result lacks the number {self._step!r}; accepted is the step in the study's unit, in every result.",
+                retryable=False,
+            )
+        elif step > trial.budget_to:
             told = Told(
                 failed=f"{self._step} is at {step}; accepted is up to {trial.budget_to}, the budget.", retryable=False
+            )
+        elif step < trial.budget_to and result.get(ITERATION) != self._heard.get(
+            trial_id
+        ):  # a trainable's own end is heard
+            told = Told(
+                failed=f"Ray Tune stopped it at step {step} of {trial.budget_to}; accepted are Tune's own scheduler and `stop` "
+                "left as they are: the study decides who goes on.",
+                retryable=False,
             )
         elif missing := [name for name in trial.metrics if name not in _metrics(result, self._step)]:
             told = Told(
@@ -188,15 +230,15 @@ class IsolossSearch(Searcher):
                 f"{checkpoint_path!r} is of study {state.study!r} in {state.project!r}; accepted is {self._names['study']!r} in {self._names['project']!r}."
             )
         for name, saved in state.held.items():
-            self._held[name] = self.study.take_over(saved)
+            self._held[name] = HELD[name] = self.study.take_over(saved)
         self._untold |= state.untold
 
-    def _at(self, trial: Trial, result: Mapping[str, Any]) -> int:
-        if self._step not in result:
-            raise InvalidSpec(
-                f"A result lacks {self._step!r}; accepted is the step in the study's unit, in every result."
-            )
-        return int(result[self._step]) + (trial.budget_from if self._step == ITERATION else 0)
+    def _at(self, trial: Trial, result: Mapping[str, Any]) -> int | None:
+        """The step of a result, from step 0 of the trial; ``None`` when it says none."""
+        step = result.get(self._step)
+        if not _is_number(step) or not math.isfinite(step):
+            return None
+        return int(step) + (trial.budget_from if self._step == ITERATION else 0)
 
     def _tell_all(self) -> None:
         for name, told in list(self._untold.items()):
@@ -218,5 +260,10 @@ def _metrics(result: Mapping[str, Any], step: str) -> dict[str, float]:
     return {
         name: float(value)
         for name, value in result.items()
-        if name not in NOT_METRICS and name != step and not name.startswith("config/") and isinstance(value, int | float) and not isinstance(value, bool)
+        if name not in NOT_METRICS and name != step and not name.startswith("config/") and _is_number(value)
     }  # fmt: skip
+
+
+def _is_number(value: Any) -> TypeGuard[float]:
+    """Also by numpy's types; a truth is none."""
+    return isinstance(value, Real) and not isinstance(value, bool)
