@@ -65,6 +65,8 @@ def built(flags: argparse.Namespace) -> Iterator[Callable[[], Agent]]:
     nodes = spanned(flags.nodes, gpu_ids, os.environ)
     grace = parse_duration(flags.grace, "--grace")
     leave_after = parse_duration(flags.leave_after, "--leave-after") if flags.leave_after else math.inf
+    if leave_after <= 0:
+        raise InvalidSpec(f"--leave-after is {flags.leave_after}; accepted is a duration above 0.")
     slots = [Slot(number, share, grace) for number, share in enumerate(shares(gpu_ids, slots_of(flags.slots, gpu_ids)))]
     allowed = AllowList(
         functions=tuple(flags.allow), command_prefixes=tuple(flags.allow_command), everything=flags.allow_everything

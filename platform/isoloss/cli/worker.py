@@ -87,7 +87,7 @@ def start(
             os.environ.pop(name_, None)
     command = [sys.executable, "-m", "isoloss_worker", "--address", find_address(address), "--gpus", gpus]
     command += ["--nodes", str(nodes), *(["--name", name] if name else []), *work.words]
-    command += ["--leave-after", leave_after] if leave_after is not None else []
+    command += [f"--leave-after={leave_after}"] if leave_after is not None else []
     os.execv(sys.executable, command)  # noqa: S606 - from here on this process is the worker
 
 

@@ -33,10 +33,8 @@ ITERATION: Final = "training_iteration"
 KEY: Final = "isoloss"
 PAUSE_SECONDS: Final = 0.2  # between two questions that had no trial: Tune asks at each turn of its loop
 NOT_METRICS: Final = frozenset((*AUTO_RESULT_KEYS, "done", "trial_id", "experiment_tag"))
-
-HELD: Final = WeakValueDictionary[
-    str, Trial
-]()  # by Ray's trial: what Tune has as its `stop` may be a copy of its searcher
+# By Ray's trial, for all of a process: what Tune has as its `stop` after a restore is a copy of its searcher.
+HELD: Final[WeakValueDictionary[str, Trial]] = WeakValueDictionary()
 
 
 class State(msgspec.Struct, frozen=True, kw_only=True):
@@ -187,9 +185,7 @@ class IsolossSearch(Searcher, Stopper):
             told = Told(
                 failed=f"{self._step} is at {step}; accepted is up to {trial.budget_to}, the budget.", retryable=False
             )
-        elif step < trial.budget_to and result.get(ITERATION) != self._heard.get(
-            trial_id
-        ):  # a trainable's own end is heard
+        elif step < trial.budget_to and not self._ended_itself(trial_id, result):
             told = Told(
                 failed=f"Ray Tune stopped it at step {step} of {trial.budget_to}; accepted are Tune's own scheduler and `stop` "
                 "left as they are: the study decides who goes on.",
@@ -204,6 +200,10 @@ class IsolossSearch(Searcher, Stopper):
         self._untold[trial_id] = told
         with contextlib.suppress(Unreachable):
             self._tell_all()
+
+    def _ended_itself(self, trial_id: str, result: Mapping[str, Any]) -> bool:
+        """Whether its last result is one after which it went on: one at which Tune stops a trial is heard at its end alone."""
+        return trial_id in self._heard and self._heard[trial_id] == result.get(ITERATION)
 
     def save(self, checkpoint_path: str) -> None:
         """Write the names and the leases held, for the owner's eyes: a lease holds its secret."""
@@ -253,6 +253,7 @@ class IsolossSearch(Searcher, Stopper):
             except IsolossError as error:  # somebody else has it, or it was told by the driver before this one
                 log.warning("result.not_told: trial %d, level %d: %s", trial.number, trial.level, error)
             del self._untold[name], self._held[name]
+            self._heard.pop(name, None)
 
 
 def _metrics(result: Mapping[str, Any], step: str) -> dict[str, float]:
