@@ -289,3 +289,12 @@ def test_a_script_in_a_loop_is_slowed_to_its_tokens_rate_and_notices_nothing(mon
             for _ in range(30):
                 client.studies()
             assert time.monotonic() - begun > 1.0
+
+
+def test_who_guesses_tokens_is_held_back_and_who_has_one_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    with temporary_home(), controller(tokens=True) as house:
+        token, request = made(house, Role.CLIENT), study_pb2.ListStudiesRequest()
+        assert code_of(house, "StudyService", "ListStudies", request, token) is grpc.StatusCode.OK
+        said = {code_of(house, "StudyService", "ListStudies", request, f"id{n}.guess") for n in range(40)}
+        assert said == {grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.RESOURCE_EXHAUSTED}
+        assert code_of(house, "StudyService", "ListStudies", request, token) is grpc.StatusCode.OK

@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 
 from isoloss.controller import rates
-from isoloss.controller.rates import Rates
+from isoloss.controller.rates import of_guesses, of_tokens
 from isoloss.errors import Busy
 
 
 def test_a_token_calls_at_its_rate_after_a_burst_and_never_at_anothers_cost() -> None:
     now, told = [0.0], []
-    limited = Rates(10.0, lambda: now[0])
+    limited = of_tokens(10.0, lambda: now[0])
 
     def calls(token_id: str) -> int:
         """How many calls are let in at this moment."""
@@ -34,7 +34,7 @@ def test_a_token_calls_at_its_rate_after_a_burst_and_never_at_anothers_cost() ->
 
 def test_waiting_as_told_is_enough_and_a_refused_call_costs_nothing() -> None:
     now = [0.0]
-    limited = Rates(4.0, lambda: now[0])
+    limited = of_tokens(4.0, lambda: now[0])
     for _ in range(8):
         limited.take("a")
     with pytest.raises(Busy, match="The token a makes more than 4 calls a second") as caught:
@@ -48,11 +48,28 @@ def test_waiting_as_told_is_enough_and_a_refused_call_costs_nothing() -> None:
 
 def test_no_rate_is_no_limit_and_buckets_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     for _ in range(1000):
-        Rates(0.0).take("a")
+        of_tokens(0.0).take("a")
     monkeypatch.setattr(rates, "MOST", 3)
-    limited = Rates(0.5, lambda: 0.0)
+    limited = of_tokens(0.5, lambda: 0.0)
     for token_id in "abcd":
         limited.take(token_id)
     with pytest.raises(Busy):
         limited.take("d")
     limited.take("a")  # forgotten, so full again
+
+
+def test_a_host_that_guesses_is_held_back_and_looking_costs_it_nothing() -> None:
+    now = [0.0]
+    guesses = of_guesses(lambda: now[0])
+    for _ in range(10):
+        guesses.check("10.0.0.1")
+        guesses.take("10.0.0.1")
+    for _ in range(3):
+        with pytest.raises(Busy, match=r"10\.0\.0\.1 shows more than 5 unknown tokens a second"):
+            guesses.check("10.0.0.1")
+    guesses.check("10.0.0.2")
+    now[0] += 0.21
+    guesses.check("10.0.0.1")
+    guesses.take("10.0.0.1")
+    with pytest.raises(Busy):
+        guesses.take("10.0.0.1")

@@ -14,6 +14,7 @@ from typing import Any, Final, Literal
 
 import msgspec
 
+from isoloss.controller.rates import of_guesses
 from isoloss.domain.access import LOCAL, Principal, Role
 from isoloss.errors import NotAllowed, NotFound, Unauthenticated
 from isoloss.store import tokens as stored
@@ -82,12 +83,13 @@ class Gate:
     def __init__(self, pool: Pool, *, tokens: bool) -> None:
         self.pool = pool
         self.tokens = tokens
+        self.guesses = of_guesses()
         self._kept: dict[str, tuple[float, stored.TokenRow | None]] = {}
 
-    async def admit(self, method: str, metadata: Sequence[tuple[str, Any]] | None) -> Principal:
-        """Who calls; raises ``Unauthenticated`` or ``NotAllowed``."""
+    async def admit(self, method: str, metadata: Sequence[tuple[str, Any]] | None, host: str = "") -> Principal:
+        """Who calls; raises ``Unauthenticated``, ``NotAllowed``, or ``Busy`` for a ``host`` that guesses."""
         rule = METHODS.get(method)
-        principal = await self._principal(metadata) if self.tokens else LOCAL
+        principal = await self._principal(metadata, host) if self.tokens else LOCAL
         if rule is None or principal.role not in rule.roles:
             raise NotAllowed(
                 f"{method.rpartition('/')[2]} is not for the role {principal.role}; accepted are "
@@ -95,7 +97,7 @@ class Gate:
             )
         return principal
 
-    async def _principal(self, metadata: Sequence[tuple[str, Any]] | None) -> Principal:
+    async def _principal(self, metadata: Sequence[tuple[str, Any]] | None, host: str) -> Principal:
         shown = next((str(value) for key, value in metadata or () if key == "authorization"), "")
         kind, _, token = shown.partition(" ")
         token_id, _, secret = token.partition(".")
@@ -104,8 +106,13 @@ class Gate:
                 "The call shows no token; accepted is `authorization: Bearer id.secret`.",
                 hint="Set ISOLOSS_TOKEN; `isoloss token create` makes one.",
             )
+        if (
+            self._kept.get(token_id, (0.0, None))[1] is None
+        ):  # one that was found once is looked up again, whatever others guess
+            self.guesses.check(host)
         found = await self._find(token_id)
         if found is None or not found.is_shown_by(secret):
+            self.guesses.take(host)
             raise Unauthenticated("The token is not known here; accepted is one that `isoloss token create` has shown.")
         if not found.alive:
             raise Unauthenticated(

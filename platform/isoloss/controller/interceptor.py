@@ -71,7 +71,7 @@ class Guarded(grpc.aio.ServerInterceptor):
     async def _enter(self, request: Any, context: Any, method: str) -> None:
         principal = LOCAL
         if not method.startswith(ANONYMOUS):
-            principal = await self.gate.admit(method, context.invocation_metadata())
+            principal = await self.gate.admit(method, context.invocation_metadata(), host_of(context.peer()))
             if METHODS[method].scope != "lease":  # what runs is renewed and told whatever else its token does
                 self.rates.take(principal.id)
         if request is GARBLED:
@@ -79,6 +79,11 @@ class Guarded(grpc.aio.ServerInterceptor):
         check_limits(request)
         narrow(method, request, principal)
         PRINCIPAL.set(principal)
+
+
+def host_of(peer: str) -> str:
+    """The host of gRPC's name of a peer, ``ipv4:10.0.0.1:4711``: its port is another one every time."""
+    return peer.rpartition(":")[0].partition(":")[2]
 
 
 def _read(handler: Any) -> Callable[[bytes], Any]:

@@ -39,7 +39,7 @@ from isoloss.controller.limiter import Limiter
 from isoloss.controller.metrics import Metrics
 from isoloss.controller.processes import Processes
 from isoloss.controller.proposer import Proposer
-from isoloss.controller.rates import Rates
+from isoloss.controller.rates import of_tokens
 from isoloss.controller.reaper import Reaper
 from isoloss.controller.settings import Settings, check_listener, split_address
 from isoloss.controller.steward import Steward
@@ -81,7 +81,7 @@ async def running(settings: Settings) -> AsyncIterator[Local]:
             Campaigner(pool, bell, decider, fitter), Steward(pool, bell, decider), Janitor(pool), *([keeper] if keeper else []),
         ]  # fmt: skip
         metrics = Metrics(dispatcher)
-        guarded = Guarded(Gate(pool, tokens=settings.authenticated), Rates(settings.calls_per_second), metrics)
+        guarded = Guarded(Gate(pool, tokens=settings.authenticated), of_tokens(settings.calls_per_second), metrics)
         address = await stack.enter_async_context(
             _serving(_services(guarded, decider, dispatcher, fitter), listen, settings)
         )
