@@ -15,7 +15,7 @@ from isoloss.client.held import checkpoint_root
 from isoloss.errors import InvalidSpec
 from isoloss.testing.cluster import free_port, wait_until
 from isoloss_worker import checkpoint, objects, sums
-from isoloss_worker.objects import Lost, Objects, fetch
+from isoloss_worker.objects import Lost, Objects, fetch, fetched, sweep
 
 
 @pytest.fixture
@@ -162,3 +162,22 @@ def test_an_s3_bucket_over_http(tmp_path: Path, folder: Path, monkeypatch: pytes
                 fetch(url, tmp_path / "there")
         finally:
             server.kill()
+
+
+def test_what_a_killed_worker_had_fetched_is_swept_and_nobody_elses(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ISOLOSS_HOME", str(tmp_path))
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    host = socket.gethostname()
+    names = {
+        f"{host}-{dead.pid}": False,
+        fetched().name: True,
+        f"elsewhere-{dead.pid}": True,
+        f"{host}-1-{dead.pid}": True,
+    }
+    for name in names:
+        (fetched().parent / name / "0-1-1").mkdir(parents=True)
+    sweep()
+    assert {name: (fetched().parent / name).exists() for name in names} == names

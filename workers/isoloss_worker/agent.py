@@ -35,7 +35,7 @@ from isoloss_worker.code import version_of
 from isoloss_worker.endings import Endings
 from isoloss_worker.energy import Gauge, Meter
 from isoloss_worker.messages import Measured, Saved
-from isoloss_worker.objects import Objects
+from isoloss_worker.objects import Objects, sweep
 from isoloss_worker.quota import Quota
 from isoloss_worker.saving import Saving
 from isoloss_worker.slots import Slot, Stopped
@@ -95,6 +95,7 @@ class Agent:
         loop = asyncio.get_running_loop()
         await self._register()
         joined()
+        await asyncio.to_thread(sweep)
         drained = _threadsafe(loop, self.leave, "finish")
         self._pulse = Pulse(
             self._address, worker_id=self._name, on_drain=drained, checkpoint_root=f"{self._objects.url if self._objects else self._cleaner.root}/",

@@ -20,7 +20,7 @@ from isoloss_worker.allow import AllowList
 from isoloss_worker.gpus import GpuIds
 from isoloss_worker.job import Job
 from isoloss_worker.messages import Ended, Saved
-from isoloss_worker.objects import Lost, Objects, fetch, is_url
+from isoloss_worker.objects import Lost, Objects, fetch, fetched, is_url
 
 log = structlog.get_logger()
 
@@ -94,7 +94,7 @@ class Attempt:
 
     def _fetched(self, url: str) -> Ending | None:
         """Bring what it resumes from here; why that cannot be, if so."""
-        folder = self.folder.with_name(f"{self.folder.name}.resume")
+        folder = fetched() / self.folder.name
         try:
             fetch(url, folder)
         except Lost as error:

@@ -6,8 +6,11 @@ once its manifest is: that object is written last. Trainers see folders on a dis
 
 from __future__ import annotations
 
+import contextlib
+import os
 import posixpath
 import shutil
+import socket
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -110,6 +113,23 @@ def fetch(url: str, into: Path) -> None:
         raise Lost(f"{PurePosixPath(str(error)).name} is not there") from None
     if flaw := sums.flaw(into):
         raise Lost(flaw)
+
+
+def fetched() -> Path:
+    """Where this process keeps what it fetches."""
+    return home() / "fetched" / f"{socket.gethostname()}-{os.getpid()}"
+
+
+def sweep() -> None:
+    """Remove what processes of this host had fetched that are gone: killed, they could not."""
+    for folder in fetched().parent.glob("*"):
+        host, _, pid = folder.name.rpartition("-")
+        if host == socket.gethostname() and pid.isdecimal():
+            with contextlib.suppress(PermissionError):  # another user's, alive
+                try:
+                    os.kill(int(pid), 0)
+                except ProcessLookupError:
+                    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _written(folder: Path, found: Checkpoint) -> list[int]:
