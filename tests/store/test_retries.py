@@ -207,7 +207,8 @@ CASES: dict[str, dict[str, Prepared]] = {  # method: its ways to be called
     },
     "WorkerService/Drain": {"": after(House.worker, lambda _: work_pb2.DrainRequest(worker_id="w"))},
 }  # fmt: skip
-WRITES = {method.removeprefix("/isoloss.v1.") for method, rule in METHODS.items() if rule.roles != READ}
+LOOKS = {"WorkerService/Wanted"}  # workers may ask it, and it changes nothing
+WRITES = {method.removeprefix("/isoloss.v1.") for method, rule in METHODS.items() if rule.roles != READ} - LOOKS
 MOVES = ["seen_at", "expires_at", "secret_hash", "at"]  # what a repetition may renew
 TABLES = """
     SELECT relname FROM pg_class WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace
