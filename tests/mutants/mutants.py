@@ -56,7 +56,7 @@ MUTANTS: Final = (
     Mutant("an exception is retried twice only", LEASE, "if retryable and failures + 1 < MAX_FAILURES:", "if retryable:"),
     Mutant("a task that kills workers is given up", LEASE, "if infra_failures + 1 < MAX_INFRA_FAILURES:", "if True:"),
     Mutant("what is cancelled ends cancelled", LEASE, "    if state is TaskState.CANCELLING:", "    if False:"),
-    Mutant("the cap on the budget", DECIDER, "            if cost > room.left - self.reserved - self.spent:", "            if False:"),
+    Mutant("the cap on the budget", "platform/isoloss/controller/book.py", "            if cost > room.left - self.reserved - self.spent:", "            if False:"),
     Mutant("a campaign's FLOPs are reserved by one study at a time", "platform/isoloss/store/limits.py", "pg_advisory_xact_lock('study_use'::regclass::integer, id::integer)",
            "0", "tests/store/test_limits.py"),
     Mutant("the study's row is locked", LEDGER, "FROM study WHERE id = %(study_id)s FOR NO KEY UPDATE OF study", "FROM study WHERE id = %(study_id)s"),

@@ -13,8 +13,9 @@ import msgspec
 
 from isoloss.controller import decider as deciding
 from isoloss.controller.best import best
+from isoloss.controller.book import Choice
 from isoloss.controller.campaigner import trainable_of
-from isoloss.controller.decider import Choice, Decider
+from isoloss.controller.decider import Decider
 from isoloss.controller.duty import Bell
 from isoloss.controller.health import Health
 from isoloss.controller.idempotency import once
