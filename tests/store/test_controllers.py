@@ -162,3 +162,22 @@ def test_who_comes_next_begins_at_the_fold_that_was_saved_while_it_grew(
 
     monkeypatch.setattr(deciding, "SNAPSHOT_LEAST", 4)
     in_store(body)
+
+
+def test_a_long_ledger_is_folded_page_by_page_to_the_same_search(
+    in_store: InStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def body(pool: Pool) -> None:
+        spec = decode_study(SPEC | {"name": "long", "method": {"name": "fixed", "budget": 1}})
+        async with pool.connection() as conn:
+            row = await deciding.create(conn, spec, mapping=encode(spec), trainable="f")
+        assert row is not None
+        decider = Decider(pool, Bell(), TTL)
+        for _ in range(7):
+            await decider.decide(row.id, ask=1)
+        for page in (1, 3, 7, 100):
+            monkeypatch.setattr(deciding, "PAGE", page)
+            other = await Decider(pool, Bell(), TTL).search(row.id)
+            assert other.snapshot() == (await decider.search(row.id)).snapshot()
+
+    in_store(body)

@@ -12,10 +12,10 @@ import asyncio
 import math
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import structlog
 from msgspec import structs
@@ -39,6 +39,8 @@ from isoloss.store.studies import StudyRow
 from isoloss.store.tasks import Want
 
 log = structlog.get_logger()
+T = TypeVar("T")
+PAGE: Final = 2000  # events read and folded at a time
 SNAPSHOT_EVERY: Final = 256  # events folded at once after which the fold is saved
 SNAPSHOT_LEAST: Final = 2048  # and events since the last one, in a study that is decided on and on
 TTL: Final = timedelta(seconds=30)
@@ -101,7 +103,7 @@ class Decider:
                     folded := self._cache.get(study_id)
                 ) is None:  # a pass failed: its fold is ahead of what was committed
                     continue
-                seq, body = folded.seq, folded.search.snapshot()
+                seq, body = folded.seq, await _apart(folded.seq, folded.search.snapshot)
             async with self.pool.connection() as conn:
                 await ledger.save_snapshot(conn, study_id, seq, body)
             self._saved[study_id] = seq
@@ -226,15 +228,28 @@ class Decider:
             if body and body.get("engine") != ENGINE:  # a cache of another release: the ledger is the truth
                 body, seq = None, 0
             self._saved[row.id] = seq
-            search = Search.restore(spec, body) if body else Search(spec)
+            search = await _apart(seq, Search.restore, spec, body) if body else Search(spec)
         search.spec = structs.replace(search.spec, desirability=spec.desirability)  # the fold does not look at it
-        if seq < row.next_seq - 1:
-            for _, _, body, _ in await ledger.events(conn, row.id, after=seq):
-                search.apply(ev.event_from_mapping(body))
-            if row.next_seq - 1 - seq > SNAPSHOT_EVERY:
-                await ledger.save_snapshot(conn, row.id, row.next_seq - 1, search.snapshot())
-                self._saved[row.id] = row.next_seq - 1
+        begun = seq
+        while seq < row.next_seq - 1:
+            page = [body for _, _, body, _ in await ledger.events(conn, row.id, after=seq, limit=PAGE)]
+            known = folded is not None and search is folded.search  # somebody may be looking at it
+            await _apart(0 if known else len(page), _fold, search, page)
+            seq += len(page)
+        if seq - begun > SNAPSHOT_EVERY:
+            await ledger.save_snapshot(conn, row.id, seq, await _apart(seq, search.snapshot))
+            self._saved[row.id] = seq
         return search
+
+
+async def _apart(events: int, call: Callable[..., T], *given: Any) -> T:
+    """Call it; of many events in a thread, so that the others' heartbeats are answered meanwhile."""
+    return await asyncio.to_thread(call, *given) if events >= PAGE else call(*given)
+
+
+def _fold(search: Search, bodies: Sequence[Mapping[str, Any]]) -> None:
+    for body in bodies:
+        search.apply(ev.event_from_mapping(body))
 
 
 async def create(

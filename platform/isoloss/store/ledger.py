@@ -233,9 +233,9 @@ EVENTS: Final[LiteralString] = """
 
 
 async def events(
-    conn: Conn, study_id: StudyId, *, after: int = 0, limit: int = 1_000_000
+    conn: Conn, study_id: StudyId, *, after: int = 0, limit: int | None = None
 ) -> list[tuple[int, str, dict[str, Any], list[dict[str, Any]]]]:
-    """Events after a cursor: (seq, kind, body, decisions)."""
+    """Events after a cursor, all or the first of them: (seq, kind, body, decisions)."""
     rows = await conn.execute(EVENTS, {"study_id": study_id, "after": after, "limit": limit})
     return [(r[0], r[1], r[2], r[3]) for r in await rows.fetchall()]
 
