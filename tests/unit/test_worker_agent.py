@@ -178,6 +178,23 @@ def test_a_release_of_nothing_saved_has_no_checkpoint() -> None:
     assert Attempt.of(lease()).ending(Ended(kind="release"), {}) == Ending(kind="release")
 
 
+def test_who_leaves_and_finds_no_room_to_seal_what_it_saved_is_given_back_and_has_not_failed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    attempt = Attempt.of(lease())
+    saved(attempt.folder, state="x")
+
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checkpoint, "seal", full)
+    ending = attempt.ending(Ended(kind="release", saved=5), {})
+    attempt.tidy(ending)
+    assert ending == Ending(kind="release") and not attempt.folder.exists()
+    with pytest.raises(OSError, match="No space left"):
+        attempt.ending(Ended(kind="complete", saved=5), {})
+
+
 @pytest.mark.parametrize("gpu_ids", [("0",), ()])
 def test_a_run_that_wants_more_gpus_than_its_slots_have_is_refused(gpu_ids: tuple[str, ...]) -> None:
     with pytest.raises(InvalidSpec, match=r"run\.gpus is 8; accepted on this worker are at most"):

@@ -130,8 +130,18 @@ class Attempt:
         return found
 
     def ending(self, ended: Ended, measured: dict[str, float]) -> Ending:
-        """What to tell of the attempt; ``measured`` is the worker's own metrics, such as energy."""
-        sealed = None if ended.saved is None else self._sealed(ended.saved)
+        """What to tell of the attempt; ``measured`` is the worker's own metrics, such as energy.
+
+        Raises ``OSError`` when there is no room to seal what it saved, unless it was told to leave: then it is given back
+        without, and goes on from the checkpoint before.
+        """
+        try:
+            sealed = None if ended.saved is None else self._sealed(ended.saved)
+        except OSError as error:
+            if ended.kind != "release":
+                raise
+            log.warning("checkpoint.missed", path=str(self.folder), error=str(error))
+            sealed = None
         match ended.kind:
             case "complete":
                 return Ending(kind="complete", values=measured | ended.values, checkpoint=sealed)
