@@ -213,14 +213,19 @@ async def spec_of(conn: Conn, study_id: StudyId) -> dict[str, Any]:
 
 
 COUNTS: Final[LiteralString] = """
-    SELECT (SELECT count(*) FROM trial WHERE study_id = %(study_id)s) AS trials,
-           coalesce((SELECT jsonb_object_agg(state, n) FROM
-               (SELECT state, count(*) AS n FROM task WHERE study_id = %(study_id)s GROUP BY state) AS counted),
-               '{}'::jsonb) AS tasks"""
+    SELECT (SELECT coalesce(max(no) + 1, 0) FROM trial WHERE study_id = %(study_id)s) AS trials,
+           coalesce((SELECT jsonb_object_agg(state, n) FROM (
+               SELECT CASE WHEN status IN ('ok', 'diverged') THEN 'done' ELSE status::text END AS state, sum(n) AS n
+               FROM (SELECT status, count(*) AS n FROM result WHERE study_id = %(study_id)s GROUP BY status) AS ended GROUP BY 1
+               UNION ALL
+               SELECT 'ready', count(*) FROM task WHERE study_id = %(study_id)s AND state = 'ready' HAVING count(*) > 0
+               UNION ALL
+               SELECT task.state::text, count(*) FROM lease JOIN task ON task.id = lease.task_id
+               WHERE study_id = %(study_id)s GROUP BY 1) AS counted), '{}'::jsonb) AS tasks"""
 
 
 async def counts(conn: Conn, study_id: StudyId) -> tuple[int, dict[str, int]]:
-    """The number of trials, and of tasks by state."""
+    """The number of trials, and of tasks by state; of what has ended by its result, which an index counts."""
     row = await (await conn.execute(COUNTS, {"study_id": study_id})).fetchone()
     return (row[0], row[1]) if row else (0, {})
 
