@@ -21,6 +21,7 @@ from bench_controller import SPACE, our_client, our_study, ours, postgres
 from load import Cycle, Latencies, Load, closed_loop, cpu_seconds, timed
 
 BATCH, WORKERS = 50, 2000
+FOLDED = 200_000  # trials: folding more than these anew takes a controller minutes
 
 
 def raw_client(number: int, address: str) -> Cycle:
@@ -154,12 +155,13 @@ def growth(home: Any, dsn: str, postmaster: int, seconds: float, sizes: Sequence
             warm = time.perf_counter() - begun
         print(
             f"  a new client's first ask {found.first_ms:.0f} ms; the controller's first look at the study {cold:.1f} s "
-            f"(every event folded), after a restart {warm:.1f} s (from the fold it saved)", flush=True,
+            f"({'from the saved fold' if size > FOLDED else 'every event folded'}), after a restart {warm:.1f} s (from the fold it saved)",
+            flush=True,
         )  # fmt: skip
 
 
 def history(dsn: str, name: str, size: int) -> None:
-    """So many finished trials, as a controller would have written them, by COPY."""
+    """So many finished trials, as a controller would have written them, by COPY; of very many the fold too, which it saves as it grows."""
     from isoloss.domain.spec import decode_study
     from isoloss.search import events as ev
     from isoloss.search.search import Search
@@ -199,6 +201,11 @@ def history(dsn: str, name: str, size: int) -> None:
                     copy.write_row(row)
         conn.execute("SELECT setval(pg_get_serial_sequence('task', 'id'), %s)", (task_id + size,))
         conn.execute("UPDATE study SET next_seq = %s, spent = %s WHERE id = %s", (seq + 1, 100 * size, study_id))
+        if size > FOLDED:
+            conn.execute(
+                "UPDATE study SET snapshot = %s::jsonb, snapshot_seq = %s WHERE id = %s",
+                (json.dumps(search.snapshot()), seq, study_id),
+            )
     with psycopg.connect(dsn, autocommit=True) as conn:
         conn.execute("ANALYZE")
 

@@ -152,7 +152,9 @@ class Cluster:
 
     def postgres_pid(self) -> int:
         """The postmaster's pid."""
-        return int((self.home / "postgres" / "data" / "postmaster.pid").read_text().splitlines()[0])
+        file = self.home / "postgres" / "data" / "postmaster.pid"
+        wait_until(lambda: file.exists() and bool(file.read_text()), END_SECONDS, what="Postgres, which starts again")
+        return int(file.read_text().splitlines()[0])
 
     def stop_controller(self) -> None:
         """End the controller cleanly, and its Postgres with it."""
