@@ -158,6 +158,29 @@ def test_a_campaign_goes_with_its_studies_and_no_study_without_its_campaign(
     assert of_whole(client) == names
 
 
+def test_what_is_over_for_long_goes_by_itself_and_nothing_else(house: Local, client: Client, tmp_path: Path) -> None:
+    for name in ("old-one", "new", "goes-on"):
+        searched(client, name, 2)
+    for name in ("old-one", "new"):
+        client.study(name).stop()
+    with psycopg.connect(house.dsn) as conn:
+        for name in ("old-one", "goes-on"):
+            number = study_id_of(house.dsn, name)
+            conn.execute("UPDATE event SET at = at - interval '100 days' WHERE study_id = %s", (number,))
+            conn.execute("UPDATE study SET created_at = created_at - interval '100 days' WHERE id = %s", (number,))
+    for _ in range(2):
+        assert run(["db", "archive-old", str(tmp_path / "old"), "--older-than", "90d", "--dsn", house.dsn]) == 0
+        assert [file.name for file in (tmp_path / "old").iterdir()] == ["default.old-one.isoloss"]
+    assert {"new", "goes-on"} <= {study.name for study in client.studies()}
+    assert run(["db", "restore", str(tmp_path / "old" / "default.old-one.isoloss"), "--dsn", house.dsn]) == 0
+    client.study("goes-on").stop()
+    assert run(["db", "archive-old", str(tmp_path / "old"), "--older-than", "90d", "--dsn", house.dsn]) == 0
+    assert sorted(file.name for file in (tmp_path / "old").iterdir()) == [
+        "default.old-one.2.isoloss", "default.old-one.isoloss",
+    ]  # fmt: skip
+    assert run(["db", "archive-old", str(tmp_path), "--older-than", "long", "--dsn", house.dsn]) != 0
+
+
 def test_a_file_that_is_none_of_ours_changes_nothing(
     house: Local, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -62,6 +62,24 @@ def archive(
     _show_contents(output, contents, file, f"{'Copied' if keep else 'Moved'} {contents.kind} {name} into {file}")
 
 
+@app.command(name="archive-old")
+def archive_old(
+    folder: Path,
+    *,
+    older_than: Annotated[str, Parameter(help="For how long nothing has happened in it: 90d.")],
+    dsn: Dsn = None,
+    output: Output = Output(),  # noqa: B008 - frozen
+) -> None:
+    """Move every study and campaign that is stopped, and has been for long, into a file each of a folder; for a daily timer."""
+    from isoloss.domain.quantity import parse_duration
+
+    folder.mkdir(parents=True, exist_ok=True)
+    moved = asyncio.run(_archive_old(find_dsn(dsn), folder, parse_duration(older_than, "--older-than")))
+    rows = [(one.project, one.kind, one.name, sum(one.rows.values()), file.name) for one, file in moved]
+    value = [{"project": one.project, "kind": one.kind, "name": one.name, "file": str(file)} for one, file in moved]
+    show(output, {"moved": value}, Table(("project", "", "name", "rows", "file"), rows))
+
+
 @app.command
 def restore(file: Path, *, dsn: Dsn = None, output: Output = Output()) -> None:  # noqa: B008 - frozen
     """Bring back what `isoloss db archive` has moved into a file, into this database or another."""
@@ -128,6 +146,21 @@ async def _archive(dsn: str, project: str, name: str, file: Path, *, remove: boo
 
     async with Pool(dsn, size=1, name="isoloss db") as pool, pool.connection() as conn:
         return await save(conn, project, name, file, remove=remove)
+
+
+async def _archive_old(dsn: str, folder: Path, seconds: float) -> list[tuple[Any, Path]]:
+    from isoloss.store.archive import file_of, old, save
+    from isoloss.store.pool import Pool
+
+    moved = []
+    async with Pool(dsn, size=1, name="isoloss db") as pool:
+        async with pool.connection() as conn:
+            found = await old(conn, seconds)
+        for project, name in found:  # a transaction each: what is moved is moved
+            file = file_of(folder, project, name)
+            async with pool.connection() as conn:
+                moved.append((await save(conn, project, name, file), file))
+    return moved
 
 
 async def _restore(dsn: str, file: Path) -> Any:

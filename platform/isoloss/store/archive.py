@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import zipfile
 from collections.abc import Mapping, Sequence
+from itertools import chain, count
 from pathlib import Path
 from typing import IO, Any, Final, LiteralString
 
@@ -55,6 +56,14 @@ FIND: Final[LiteralString] = """
     UNION ALL
     SELECT 'study', study.id, study.state::text, campaign.name FROM study LEFT JOIN campaign ON campaign.id = campaign_id
     WHERE study.project = %(project)s AND study.name = %(name)s"""
+OLD: Final[LiteralString] = """
+    SELECT campaign.project, campaign.name FROM campaign WHERE state = 'stopped' AND NOT EXISTS (
+        SELECT FROM study JOIN dash_name ON study_id = study.id
+        WHERE campaign_id = campaign.id AND (study.state <> 'stopped' OR last_at > now() - make_interval(secs => %(seconds)s)))
+      AND created_at < now() - make_interval(secs => %(seconds)s)
+    UNION ALL
+    SELECT study.project, study.name FROM study JOIN dash_name ON study_id = study.id
+    WHERE campaign_id IS NULL AND study.state = 'stopped' AND last_at < now() - make_interval(secs => %(seconds)s) ORDER BY 1, 2"""
 LOCK: Final[LiteralString] = """
     SELECT study.id, study.name, study.state::text, EXISTS (
         SELECT FROM lease JOIN task ON task.id = lease.task_id WHERE task.study_id = study.id) AS runs
@@ -94,6 +103,17 @@ async def save(conn: Conn, project: str, name: str, file: Path, *, remove: bool 
     for table in reversed(OF) if remove else ():
         await conn.execute(sql.SQL("DELETE FROM {} WHERE {}").format(sql.Identifier(table), _mine(table)), among)
     return contents
+
+
+def file_of(folder: Path, project: str, name: str) -> Path:
+    """Where one of many goes: another file for each that went under that name."""
+    names = (f"{project}.{name}{suffix}.isoloss" for suffix in chain([""], (f".{n}" for n in count(2))))
+    return next(file for file in (folder / name for name in names) if not file.exists())
+
+
+async def old(conn: Conn, seconds: float) -> list[tuple[str, str]]:
+    """The (project, name) of what is over and in which nothing has happened for so long."""
+    return await (await conn.execute(OLD, {"seconds": seconds})).fetchall()
 
 
 async def restore(conn: Conn, file: Path) -> Contents:
