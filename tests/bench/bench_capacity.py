@@ -165,6 +165,7 @@ def history(dsn: str, name: str, size: int) -> None:
     from isoloss.domain.spec import decode_study
     from isoloss.search import events as ev
     from isoloss.search.search import Search
+    from isoloss.store.ledger import packed
 
     with psycopg.connect(dsn) as conn:
         study_id, mapping = conn.execute("SELECT id, spec FROM study WHERE name = %s", (name,)).fetchone() or (0, {})
@@ -203,8 +204,8 @@ def history(dsn: str, name: str, size: int) -> None:
         conn.execute("UPDATE study SET next_seq = %s, spent = %s WHERE id = %s", (seq + 1, 100 * size, study_id))
         if size > FOLDED:
             conn.execute(
-                "UPDATE study SET snapshot = %s::jsonb, snapshot_seq = %s WHERE id = %s",
-                (json.dumps(search.snapshot()), seq, study_id),
+                "INSERT INTO snapshot (body, seq, study_id) VALUES (%s, %s, %s)",
+                (packed(search.snapshot()), seq, study_id),
             )
     with psycopg.connect(dsn, autocommit=True) as conn:
         conn.execute("ANALYZE")

@@ -58,7 +58,7 @@ def searched(client: Client, name: str, trials: int = 12) -> Study:
 def rows(dsn: str, study_id: int) -> dict[str, list[Any]]:
     """Every row of a study."""
     where = {
-        "study": "id = {0}", "preference": "study_id = {0}", "event": "study_id = {0}", "trial": "study_id = {0}",
+        "study": "id = {0}", "snapshot": "study_id = {0}", "preference": "study_id = {0}", "event": "study_id = {0}", "trial": "study_id = {0}",
         "task": "study_id = {0}", "result": "study_id = {0}",
     }  # fmt: skip
     of_tasks = "task_id IN (SELECT id FROM task WHERE study_id = {0})"

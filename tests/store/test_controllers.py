@@ -142,7 +142,7 @@ def test_who_comes_next_begins_at_the_fold_that_was_saved_while_it_grew(
             await decider.decide(row.id, ask=2)
         await decider.once()
         async with pool.connection() as conn:
-            (saved,) = await (await conn.execute("SELECT snapshot_seq FROM study")).fetchone() or (0,)
+            (saved,) = await (await conn.execute("SELECT seq FROM snapshot")).fetchone() or (0,)
         assert saved == 6
         await decider.decide(row.id, ask=1)
         await decider.once()

@@ -9,10 +9,12 @@ folded in first, so any number of controllers may decide for the same study.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any, Final, TypeVar
@@ -103,10 +105,13 @@ class Decider:
                     folded := self._cache.get(study_id)
                 ) is None:  # a pass failed: its fold is ahead of what was committed
                     continue
-                seq, body = folded.seq, await _apart(folded.seq, folded.search.snapshot)
-            async with self.pool.connection() as conn:
-                await ledger.save_snapshot(conn, study_id, seq, body)
-            self._saved[study_id] = seq
+                seq, body = folded.seq, await _apart(folded.seq, _packed, folded.search)
+            await self._save(study_id, seq, body)
+
+    async def _save(self, study_id: StudyId, seq: int, body: bytes) -> None:
+        async with self.pool.connection() as conn:
+            await ledger.save_snapshot(conn, study_id, seq, body)
+        self._saved[study_id] = seq
 
     def mark(self, study_ids: Iterable[StudyId]) -> None:
         """Results of these studies have just become durable."""
@@ -128,61 +133,71 @@ class Decider:
 
     async def startable(self, study_id: StudyId, most: int) -> int:
         """How many tasks an ask would create now, below what limits the study's budget; none is created."""
-        async with self._locks[study_id]:
-            try:
-                async with self.pool.connection() as conn:
-                    opened, search, known = await self._opened(conn, study_id, ())
-                    found = await Book(conn, opened, search, known, self.ttl).startable(most)
-            except BaseException:
-                self._cache.pop(study_id, None)
-                raise
+        async with self._alone(study_id) as conn:
+            opened, search, known = await self._opened(conn, study_id, ())
             self._cache[study_id] = _Folded(opened.row.next_seq - 1, search, opened.row, known)
-        return found
-
-    async def _pass(
-        self, study_id: StudyId, events: Sequence[ev.Event] = (), ask: int = 0, wants: Sequence[Want] = ()
-    ) -> tuple[Decided, _Folded]:
-        async with self._locks[study_id]:
-            self._marked.discard(study_id)
-            try:
-                async with self.pool.connection() as conn:
-                    decided, folded = await self._settle(conn, study_id, events, ask, wants)
-            except BaseException:
-                self._cache.pop(study_id, None)  # the fold may be ahead of what was committed
-                raise
-            self.opened += study_id not in self._cache
-            self._cache[study_id] = folded
-        if decided.created or decided.results or events:
-            self.bell.ring()
-        return decided, folded
-
-    async def decide_within(self, conn: Conn, study_id: StudyId, *events: ev.Event | Choice) -> Decided:
-        """Fold events inside the caller's transaction, so that all are durable or nothing is.
-
-        The fold is not kept: whether the caller commits is not known here.
-        """
-        async with self._locks[study_id]:
-            self._cache.pop(study_id, None)
-            return (await self._settle(conn, study_id, events))[0]
+            return await Book(conn, opened, search, known, self.ttl).startable(most)
 
     async def make_room(self, study_id: StudyId, folders: Sequence[tuple[int, int]], trials: Sequence[int]) -> None:
         """Drop these (task, epoch) where a later checkpoint still supersedes them, and what these trials left, where they may still go.
 
         In a stopped study, whose ledger is closed, nothing resumes: it need not know.
         """
-        async with self._locks[study_id], self.pool.connection() as conn:
-            self._cache.pop(study_id, None)
-            opened, search, known = await self._opened(conn, study_id, [])
-            may_go = {trial for _, trial in expendable(search)}
+        async with self._alone(study_id) as conn:
+            opened, search, known = await self._opened(conn, study_id, ())
+            may_go, seq = {trial for _, trial in expendable(search)}, opened.row.next_seq - 1
             trials = [trial for trial in trials if trial in may_go]
             if trials and search.stopped is None:
-                await Book(conn, opened, search, known, self.ttl).settle([ev.Dropped(trials=tuple(trials))], 0, ())
+                book = Book(conn, opened, search, known, self.ttl)
+                seq = (await book.settle([ev.Dropped(trials=tuple(trials))], 0, ())).seq
             await checkpoints.drop(conn, study_id, trials=trials, best=bests(search), superseded=folders, for_room=True)
+            self._cache[study_id] = _Folded(seq, search, opened.row, None)
+
+    async def _pass(
+        self, study_id: StudyId, events: Sequence[ev.Event] = (), ask: int = 0, wants: Sequence[Want] = ()
+    ) -> tuple[Decided, _Folded]:
+        async with self._alone(study_id) as conn:
+            self._marked.discard(study_id)
+            decided, folded = await self._settle(conn, study_id, events, ask, wants)
+            self._cache[study_id] = folded
+        if decided.created or decided.results or events:
+            self.bell.ring()
+        return decided, folded
+
+    @contextlib.asynccontextmanager
+    async def _alone(self, study_id: StudyId) -> AsyncIterator[Conn]:
+        """A transaction in which nobody else here decides for the study; its fold is forgotten if that fails."""
+        async with self._locks[study_id]:
+            await self._warm(study_id)
+            try:
+                async with self.pool.connection() as conn:
+                    yield conn
+            except BaseException:
+                self._cache.pop(study_id, None)  # the fold may be ahead of what was committed
+                raise
+
+    async def decide_within(self, conn: Conn, study_id: StudyId, *events: ev.Event | Choice) -> Decided:
+        """Fold events inside the caller's transaction, so that all are durable or nothing is.
+
+        The fold is not kept: whether the caller commits is not known here.
+        """
+        async with self._afresh(conn, study_id):
+            return (await self._settle(conn, study_id, events))[0]
+
+    @contextlib.asynccontextmanager
+    async def _afresh(self, conn: Conn, study_id: StudyId) -> AsyncIterator[None]:
+        """The study alone, with a fold of what its caller's transaction sees, which is dropped afterwards."""
+        async with self._locks[study_id]:
+            self._cache.pop(study_id, None)
+            try:
+                await self._warm(study_id, conn)
+                yield
+            finally:
+                self._cache.pop(study_id, None)
 
     async def prefer(self, conn: Conn, study_id: StudyId, desirability: Mapping[str, Any]) -> Decided:
         """Prefer something else from now on, in a stopped study too: what ran has other scores, in the same transaction."""
-        async with self._locks[study_id]:
-            self._cache.pop(study_id, None)
+        async with self._afresh(conn, study_id):
             row = await studies.lock(conn, study_id)
             changed = preferring(decode_study(row.spec), desirability, await studies.outcomes(conn, study_id))
             await preferences.add(conn, study_id, encode(changed)["desirability"])
@@ -219,32 +234,62 @@ class Decider:
         return replace(opened, undecided=tuple(await ledger.undecided(conn, study_id))), search, None
 
     async def _folded(self, conn: Conn, row: StudyRow, folded: _Folded | None) -> Search:
-        """The fold of every event there is now."""
+        """The fold of every event there is now: what is missing is read under the lock."""
         spec, _ = self.specs.of(row.id, row.spec_version, row.spec)
         if folded and folded.seq < row.next_seq:
             seq, search = folded.seq, folded.search
         else:
-            body, seq = await ledger.snapshot(conn, row.id)
-            if body and body.get("engine") != ENGINE:  # a cache of another release: the ledger is the truth
-                body, seq = None, 0
-            self._saved[row.id] = seq
-            search = await _apart(seq, Search.restore, spec, body) if body else Search(spec)
+            seq, search = 0, Search(spec)
         search.spec = structs.replace(search.spec, desirability=spec.desirability)  # the fold does not look at it
-        begun = seq
-        while seq < row.next_seq - 1:
-            page = [body for _, _, body, _ in await ledger.events(conn, row.id, after=seq, limit=PAGE)]
-            known = folded is not None and search is folded.search  # somebody may be looking at it
-            await _apart(0 if known else len(page), _fold, search, page)
-            seq += len(page)
-        if seq - begun > SNAPSHOT_EVERY:
-            await ledger.save_snapshot(conn, row.id, seq, await _apart(seq, search.snapshot))
-            self._saved[row.id] = seq
+        if seq < row.next_seq - 1:
+            _fold(search, [body for _, _, body, _ in await ledger.events(conn, row.id, after=seq)])
         return search
+
+    async def _warm(self, study_id: StudyId, within: Conn | None = None) -> None:
+        """Fold what there is by now before the study's row is locked, so that a long history keeps nobody waiting.
+
+        It begins at the fold that was saved last. Unless it reads ``within`` a transaction of the caller's, it saves its own.
+        """
+        if study_id in self._cache:
+            return
+        async with self._reading(within) as conn:
+            row, (saved, seq) = await studies.find(conn, study_id), await ledger.snapshot(conn, study_id)
+        if row is None:
+            return
+        spec, _ = self.specs.of(row.id, row.spec_version, row.spec)
+        search = None if saved is None else await _apart(seq, _restored, spec, saved)
+        if search is None:
+            search, seq = Search(spec), 0
+        self._saved[study_id] = begun = seq
+        while True:
+            async with self._reading(within) as conn:
+                page = [body for _, _, body, _ in await ledger.events(conn, study_id, after=seq, limit=PAGE)]
+            await _apart(len(page), _fold, search, page)
+            seq += len(page)
+            if len(page) < PAGE:
+                break
+        if within is None and seq - begun > SNAPSHOT_EVERY:
+            await self._save(study_id, seq, await _apart(seq, _packed, search))
+        self._cache[study_id] = _Folded(seq, search, row, None)
+        self.opened += 1
+
+    def _reading(self, within: Conn | None) -> AbstractAsyncContextManager[Conn]:
+        return self.pool.connection() if within is None else contextlib.nullcontext(within)
 
 
 async def _apart(events: int, call: Callable[..., T], *given: Any) -> T:
     """Call it; of many events in a thread, so that the others' heartbeats are answered meanwhile."""
     return await asyncio.to_thread(call, *given) if events >= PAGE else call(*given)
+
+
+def _packed(search: Search) -> bytes:
+    return ledger.packed(search.snapshot())
+
+
+def _restored(spec: StudySpec, body: bytes) -> Search | None:
+    """The search that was saved; ``None`` for another release's, since the ledger is the truth."""
+    snapshot = ledger.unpacked(body)
+    return Search.restore(spec, snapshot) if snapshot.get("engine") == ENGINE else None
 
 
 def _fold(search: Search, bodies: Sequence[Mapping[str, Any]]) -> None:

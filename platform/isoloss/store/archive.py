@@ -29,6 +29,7 @@ OF: Final[dict[str, dict[str, str]]] = {  # tables in the order of their referen
     "fit": {"id": "fit", "campaign_id": "campaign"},
     "forecast": {"id": "forecast", "campaign_id": "campaign"},
     "study": {"id": "study", "campaign_id": "campaign"},
+    "snapshot": {"study_id": "study"},
     "preference": {"study_id": "study"},
     "event": {"study_id": "study"},
     "trial": {"study_id": "study"},

@@ -5,6 +5,7 @@ Everything here runs under the study's row lock (``studies.lock``), so ``seq`` f
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -240,19 +241,29 @@ async def events(
     return [(r[0], r[1], r[2], r[3]) for r in await rows.fetchall()]
 
 
-SNAPSHOT: Final[LiteralString] = "SELECT snapshot, snapshot_seq FROM study WHERE id = %(study_id)s"
+SNAPSHOT: Final[LiteralString] = "SELECT body, seq FROM snapshot WHERE study_id = %(study_id)s"
 SAVE_SNAPSHOT: Final[LiteralString] = """
-    UPDATE study SET snapshot = %(snapshot)s::jsonb, snapshot_seq = %(seq)s WHERE id = %(study_id)s AND snapshot_seq < %(seq)s"""
+    INSERT INTO snapshot (study_id, seq, body) SELECT id, %(seq)s, %(body)s FROM study WHERE id = %(study_id)s
+    ON CONFLICT (study_id) DO UPDATE SET seq = excluded.seq, body = excluded.body WHERE snapshot.seq < excluded.seq"""
 
 
-async def snapshot(conn: Conn, study_id: StudyId) -> tuple[dict[str, Any] | None, int]:
-    """The cached fold and the seq it stands at."""
+async def snapshot(conn: Conn, study_id: StudyId) -> tuple[bytes | None, int]:
+    """The cached fold, ``packed``, and the seq it stands at."""
     row = await (await conn.execute(SNAPSHOT, {"study_id": study_id})).fetchone()
     return (row[0], row[1]) if row else (None, 0)
 
 
-async def save_snapshot(conn: Conn, study_id: StudyId, seq: int, body: Mapping[str, Any]) -> None:
+async def save_snapshot(conn: Conn, study_id: StudyId, seq: int, body: bytes) -> None:
     """Cache the fold; the ledger stays the truth."""
-    await conn.execute(
-        SAVE_SNAPSHOT, {"study_id": study_id, "seq": seq, "snapshot": msgspec.json.encode(body).decode()}
-    )
+    await conn.execute(SAVE_SNAPSHOT, {"study_id": study_id, "seq": seq, "body": body})
+
+
+def packed(body: Mapping[str, Any]) -> bytes:
+    """A fold as it is stored."""
+    return zlib.compress(msgspec.json.encode(body), 1)
+
+
+def unpacked(body: bytes) -> dict[str, Any]:
+    """A fold as it was before it was stored."""
+    found: dict[str, Any] = msgspec.json.decode(zlib.decompress(body))
+    return found

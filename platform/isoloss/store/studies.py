@@ -105,6 +105,19 @@ async def modelled(conn: Conn, streams: Sequence[str]) -> list[StudyRow]:
         return await cursor.fetchall()
 
 
+FIND: Final[LiteralString] = """
+    SELECT id, project, name, campaign_id, size, n_params, spec, spec_version, trainable, state::text, max_budget, next_seq,
+           cap, reserved, spent
+    FROM study WHERE id = %(study_id)s"""
+
+
+async def find(conn: Conn, study_id: StudyId) -> StudyRow | None:
+    """The study's row as it is at this moment, if it is there."""
+    async with conn.cursor(row_factory=class_row(StudyRow)) as cursor:
+        await cursor.execute(FIND, {"study_id": study_id})
+        return await cursor.fetchone()
+
+
 LOCK: Final[LiteralString] = """
     SELECT id, project, name, campaign_id, size, n_params, spec, spec_version, trainable, state::text, max_budget, next_seq,
            cap, reserved, spent
