@@ -380,4 +380,5 @@ def test_a_pool_grows_with_the_work_there_is_and_shrinks_when_there_is_none_thou
         wait_until(lambda: longer.info().state == "idle", 120, what="the end of the longer one")
         assert {*cluster.attempts("one"), *cluster.attempts("many"), *cluster.attempts("longer")} == {"ok"}
         assert sized(environment, "--min", "1", "--max", "2", "--allow", "trainer:main")[1]["joined"] == ["pool-0"]
-        assert pool(environment, 0)[1]["left"] == ["pool-0"] and not keepers()
+        left = pool(environment, 0)[1]["left"]  # whichever ran the longer one may rest there still
+        assert "pool-0" in left and not keepers() and not actors()
