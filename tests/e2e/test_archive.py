@@ -154,6 +154,12 @@ def test_a_campaign_goes_with_its_studies_and_no_study_without_its_campaign(
     campaign.stop()
     assert run(["db", "archive", "whole", str(file), "--dsn", house.dsn]) == 0
     assert not of_whole(client)
+    with isoloss.connect(house.address, start=False) as other:
+        other.create_study(names[1], **SPEC)
+    assert run(["db", "restore", str(file), "--dsn", house.dsn]) != 0, "a name of one of its studies is taken"
+    assert of_whole(client) == names[1:]
+    client.study(names[1]).stop()
+    assert run(["db", "archive", names[1], str(tmp_path / "in-the-way"), "--dsn", house.dsn]) == 0
     assert run(["db", "restore", str(file), "--dsn", house.dsn]) == 0
     assert of_whole(client) == names
 

@@ -16,6 +16,7 @@ from typing import IO, Any, Final, LiteralString
 
 import msgspec
 from psycopg import sql
+from psycopg.errors import UniqueViolation
 
 from isoloss.domain.study import CampaignState, StudyState
 from isoloss.errors import AlreadyExists, InvalidSpec, NotFound, WrongState
@@ -132,6 +133,8 @@ async def restore(conn: Conn, file: Path) -> Contents:
         raise InvalidSpec(
             f"{file} cannot be read ({error}); accepted is what `isoloss db archive` has written."
         ) from None
+    except UniqueViolation as error:  # a study of the campaign, or an id that was taken this very moment
+        raise AlreadyExists(f"{error.diag.message_detail} Nothing was restored; accepted are free names.") from None
     return contents
 
 
