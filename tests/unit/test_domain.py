@@ -49,6 +49,9 @@ def test_a_formatted_count_reads_back_nearly(value: float) -> None:
 
 def test_durations() -> None:
     assert [parse_duration(t, "x") for t in ("90s", "5m", "2h", "3d", "10")] == [90, 300, 7200, 259200, 10]
+    for below in ("-5", -5, "-2h"):
+        with pytest.raises(InvalidSpec, match="x is .*; accepted is a duration such as .*, from 0"):
+            parse_duration(below, "x")
 
 
 LR: dict[str, Any] = {"lr": {"type": "float", "low": 1e-3, "high": 1e-1, "log": True}}

@@ -38,7 +38,11 @@ def parse_count(value: str | float, field: str) -> float:
 
 def parse_duration(value: str | float, field: str) -> float:
     """A duration in seconds from ``90s``, ``2h`` or ``3d``; a bare number is seconds."""
-    return _parse(value, field, SECONDS | {"": 1.0}, "a duration such as 90s, 5m, 2h or 3d")
+    accepted = "a duration such as 90s, 5m, 2h or 3d"
+    seconds = _parse(value, field, SECONDS | {"": 1.0}, accepted)
+    if seconds < 0:
+        raise InvalidSpec(f"{field} is {value!r}; accepted is {accepted}, from 0.")
+    return seconds
 
 
 def parse_bytes(value: str | float, field: str) -> int:
