@@ -266,8 +266,8 @@ def test_wrong_usage_is_a_sentence_and_exit_code_2(
     monkeypatch.setattr(cli, "configure_logs", lambda **_: None)  # it would bind every later log to this test's stderr
     assert main(["--address", "127.0.0.1:1", "--slots", "none"]) == 2
     assert "--slots is 'none'; accepted is auto or a number from 1." in capsys.readouterr().err
-    assert main(["--address", "127.0.0.1:1", "--leave-after=-5s"]) == 2
-    assert "--leave-after is -5s; accepted is a duration above 0." in capsys.readouterr().err
+    assert main(["--address", "127.0.0.1:1", "--leave-after=0s"]) == 2
+    assert "--leave-after is 0s; accepted is a duration above 0." in capsys.readouterr().err
 
 
 def test_only_an_attempts_own_folder_below_the_root_is_removed_and_twice_is_once(home: Path) -> None:
