@@ -110,10 +110,7 @@ FROM study
 CROSS JOIN LATERAL (
     SELECT bracket, level, coalesce(counted.budget, planned.budget) AS budget, tasks, done, running, waiting, diverged, failed,
            best_task, promoted, quota, quota_before, cost
-    FROM (SELECT (one ->> 'bracket')::integer AS bracket, (one ->> 'level')::integer AS level,
-                 dash_number(one -> 'budget') AS budget, dash_number(one -> 'quota') AS quota,
-                 dash_number(one -> 'before') AS quota_before, dash_number(one -> 'cost') AS cost
-          FROM jsonb_array_elements(study.rungs) AS one) AS planned
+    FROM (SELECT bracket, level, budget, quota, quota_before, cost FROM dash_plan WHERE dash_plan.study_id = study.id) AS planned
     FULL JOIN (
         SELECT trial.bracket, task.level, task.budget_to::float8 AS budget, count(*)::float8 AS tasks,
                (count(*) FILTER (WHERE status = 'ok'))::float8 AS done,

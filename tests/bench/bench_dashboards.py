@@ -139,10 +139,10 @@ def main() -> None:
         copied(dsn, big, given.studies - 1, given.trials)
         small = our_study(address, "random", 100)
         print(f"{given.studies} studies of {given.trials:,} trials", flush=True)
+        look(dsn, big, lambda: True, {})  # what is read first comes from the disk
         alone: Timed = {}
-        look(dsn, big, lambda: True, alone)
         rounds = iter(range(3))
-        look(dsn, big, lambda: next(rounds, None) is None, alone := {})
+        look(dsn, big, lambda: next(rounds, None) is None, alone)
         said("alone", alone)
         watch: dict[str, int] = {"server": pid, "postgres": postmaster}
         full = closed_loop(

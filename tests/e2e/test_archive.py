@@ -98,6 +98,8 @@ def test_a_stopped_study_leaves_and_comes_back_row_by_row_as_it_was(
     number = study_id_of(house.dsn, "leaves")
     before = rows(house.dsn, number)
     assert all(before[table] for table in ("study", "event", "trial", "task", "attempt", "result", "metric_chunk"))
+    assert run(["db", "archive", "leaves", str(tmp_path / "nowhere" / "file"), *dsn]) != 0, "there is no such folder"
+    assert rows(house.dsn, number) == before
     assert run(["db", "archive", "leaves", str(file), *dsn]) == 0
     assert not any(rows(house.dsn, number).values())
     with pytest.raises(errors.NotFound):

@@ -38,12 +38,6 @@ def cluster() -> Iterator[Cluster]:
         yield cluster
 
 
-@pytest.fixture
-def client(cluster: Cluster) -> Iterator[Client]:
-    with cluster.client() as client:
-        yield client
-
-
 def test_a_trial_goes_on_where_a_killed_machine_had_saved_it_and_what_is_superseded_leaves_the_store(
     cluster: Cluster, client: Client
 ) -> None:

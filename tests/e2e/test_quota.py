@@ -31,12 +31,6 @@ def cluster() -> Iterator[Cluster]:
         yield cluster
 
 
-@pytest.fixture
-def client(cluster: Cluster) -> Iterator[Client]:
-    with cluster.client() as client:
-        yield client
-
-
 def launch(client: Client, name: str) -> Study:
     return client.launch_study(
         {

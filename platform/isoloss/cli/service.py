@@ -70,9 +70,8 @@ def up(
             f"Your controller runs already at {local.address} (pid {local.pid}).", hint="`isoloss down` ends it."
         )
     configure_logs(json=not sys.stderr.isatty())
-    gc.set_threshold(
-        50_000, 20, 100
-    )  # folds of long histories are millions of objects without a cycle: made in half the time
+    # Folds of long histories are millions of objects without a cycle, made in half the time when they are looked at less.
+    gc.set_threshold(50_000, 20, 100)
     joins = listen is not None and tls_cert is None and "ISOLOSS_TLS_CERT" not in os.environ and not is_loopback(listen)
     if joins:
         made = prepare(home(), listen or "", reached_as)

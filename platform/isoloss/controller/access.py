@@ -106,9 +106,8 @@ class Gate:
                 "The call shows no token; accepted is `authorization: Bearer id.secret`.",
                 hint="Set ISOLOSS_TOKEN; `isoloss token create` makes one.",
             )
-        if (
-            self._kept.get(token_id, (0.0, None))[1] is None
-        ):  # one that was found once is looked up again, whatever others guess
+        _, known = self._kept.get(token_id, (0.0, None))
+        if known is None:  # one that was found once is looked up again, whatever others guess
             self.guesses.check(host)
         found = await self._find(token_id)
         if found is None or not found.is_shown_by(secret):

@@ -34,7 +34,7 @@ class Fitter:
 
     name: Final = "fitter"
     seconds: Final = EVERY_SECONDS
-    pause: Final = 0.5
+    pause: Final = 0.5  # rings are mostly others' results, and a fit waits for seconds anyway
 
     def __init__(self, pool: Pool, bell: Bell, executor: Executor) -> None:
         self.pool = pool

@@ -24,7 +24,7 @@ class Reaper:
         self.bell = bell
         self.ttl = ttl
         self.seconds = ttl.total_seconds() / 4
-        self.pause = min(1.0, ttl.total_seconds() / 20)
+        self.pause = min(1.0, ttl.total_seconds() / 20)  # no ring ends a lease: it is only a moment to look
 
     async def once(self) -> int:
         """Beat, then reap; after an outage every lease is extended first and nothing is reaped in this pass."""

@@ -80,8 +80,8 @@ UNHURRIED: Final[LiteralString] = "SET LOCAL statement_timeout = 0; SET LOCAL id
 async def save(conn: Conn, project: str, name: str, file: Path, *, remove: bool = True) -> Contents:
     """Write a stopped study, or an ended campaign with its studies, into a file; then its rows are removed.
 
-    The file is whole on the disk before any row goes. Raises ``NotFound``, ``WrongState`` for what is not over, and
-    ``AlreadyExists`` for a file that is there.
+    The file is whole on the disk before any row goes. Raises ``NotFound``, ``WrongState`` for what is not over,
+    ``AlreadyExists`` for a file that is there, and ``InvalidSpec`` for one that cannot be written.
     """
     _check_free(file)
     await conn.execute(UNHURRIED)
@@ -96,10 +96,12 @@ async def save(conn: Conn, project: str, name: str, file: Path, *, remove: bool 
                     rows[table] = await _copy_out(conn, table, columns[table], among, sink)
             contents = Contents(format=FORMAT, project=project, name=name, kind=kind, columns=columns, rows=rows)
             pack.writestr(CONTENTS, msgspec.json.encode(contents))
-        with draft.open("rb") as written:
-            os.fsync(written.fileno())
         _check_free(file)
+        _sync(draft)
         draft.replace(file)
+        _sync(file.parent)  # its name is as durable as its bytes before a row goes
+    except OSError as error:
+        raise InvalidSpec(f"{file} cannot be written ({error}); accepted is a place with room for it.") from None
     finally:
         draft.unlink(missing_ok=True)
     for table in reversed(OF) if remove else ():
@@ -162,6 +164,14 @@ async def _locked(conn: Conn, project: str, name: str) -> tuple[str, dict[str, A
                 f"Study {one!r} is stopped and its last attempts have not ended; accepted is a moment later."
             )
     return kind, {"campaigns": [number] if kind == "campaign" else [], "studies": [row[0] for row in studies]}
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _check_free(file: Path) -> None:

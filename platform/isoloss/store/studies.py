@@ -58,10 +58,12 @@ async def insert(
         return await cursor.fetchone()
 
 
-BY_NAME: Final[LiteralString] = """
-    SELECT id, project, name, campaign_id, size, n_params, spec, spec_version, trainable, state::text, max_budget, next_seq, cap,
-           reserved, spent
-    FROM study WHERE project = %(project)s AND name = %(name)s"""
+ROW: Final[LiteralString] = """
+    SELECT id, project, name, campaign_id, size, n_params, spec, spec_version, trainable, state::text, max_budget, next_seq,
+           cap, reserved, spent
+    FROM study"""
+
+BY_NAME: Final[LiteralString] = ROW + " WHERE project = %(project)s AND name = %(name)s"
 
 
 async def by_name(conn: Conn, project: str, name: str) -> StudyRow:
@@ -78,11 +80,11 @@ async def by_name(conn: Conn, project: str, name: str) -> StudyRow:
 
 NAMES: Final[LiteralString] = "SELECT name FROM study WHERE project = %(project)s ORDER BY id DESC LIMIT 8"
 
-LIST: Final[LiteralString] = """
-    SELECT id, project, name, campaign_id, size, n_params, spec, spec_version, trainable, state::text, max_budget, next_seq, cap,
-           reserved, spent
-    FROM study WHERE (%(project)s = '' OR project = %(project)s)
+LIST: Final[LiteralString] = (
+    ROW
+    + """ WHERE (%(project)s = '' OR project = %(project)s)
       AND (%(campaign_id)s::bigint IS NULL OR campaign_id = %(campaign_id)s) ORDER BY id"""
+)
 
 
 async def listed(conn: Conn, *, project: str = "", campaign_id: CampaignId | None = None) -> list[StudyRow]:
@@ -92,10 +94,9 @@ async def listed(conn: Conn, *, project: str = "", campaign_id: CampaignId | Non
         return await cursor.fetchall()
 
 
-MODELLED: Final[LiteralString] = """
-    SELECT id, project, name, campaign_id, size, n_params, spec, spec_version, trainable, state::text, max_budget, next_seq,
-           cap, reserved, spent
-    FROM study WHERE state = 'active' AND spec #>> '{method,sampler}' <> ALL(%(streams)s) ORDER BY id"""
+MODELLED: Final[LiteralString] = (
+    ROW + " WHERE state = 'active' AND spec #>> '{method,sampler}' <> ALL(%(streams)s) ORDER BY id"
+)
 
 
 async def modelled(conn: Conn, streams: Sequence[str]) -> list[StudyRow]:
@@ -105,10 +106,7 @@ async def modelled(conn: Conn, streams: Sequence[str]) -> list[StudyRow]:
         return await cursor.fetchall()
 
 
-FIND: Final[LiteralString] = """
-    SELECT id, project, name, campaign_id, size, n_params, spec, spec_version, trainable, state::text, max_budget, next_seq,
-           cap, reserved, spent
-    FROM study WHERE id = %(study_id)s"""
+FIND: Final[LiteralString] = ROW + " WHERE id = %(study_id)s"
 
 
 async def find(conn: Conn, study_id: StudyId) -> StudyRow | None:
@@ -118,10 +116,7 @@ async def find(conn: Conn, study_id: StudyId) -> StudyRow | None:
         return await cursor.fetchone()
 
 
-LOCK: Final[LiteralString] = """
-    SELECT id, project, name, campaign_id, size, n_params, spec, spec_version, trainable, state::text, max_budget, next_seq,
-           cap, reserved, spent
-    FROM study WHERE id = %(study_id)s FOR NO KEY UPDATE"""
+LOCK: Final[LiteralString] = FIND + " FOR NO KEY UPDATE"
 
 
 async def lock(conn: Conn, study_id: StudyId) -> StudyRow:

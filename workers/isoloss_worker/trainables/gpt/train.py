@@ -60,10 +60,14 @@ class Trunk:
     """Saves a run on its way to the fork: as often as its spec says, less often where that would cost too much time."""
 
     def __init__(self, run: Run, job: Job, reporter: Reporter) -> None:
-        self.saved = job.decay_from <= run.tokens  # as far as the fork
         self._run, self._job, self._reporter = run, job, reporter
         self._saved_at = run.tokens
         self._due = time.monotonic() + run.spec.save_every
+
+    @property
+    def saved(self) -> bool:
+        """Whether it is saved as far as the fork."""
+        return self._saved_at >= self._job.decay_from
 
     @property
     def due(self) -> bool:
@@ -78,7 +82,6 @@ class Trunk:
         self._run.save(Path(self._job.save_to))
         self._reporter.checkpoint(self._run.tokens)
         self._saved_at = self._run.tokens
-        self.saved = self._saved_at >= self._job.decay_from
         now = time.monotonic()
         self._due = now + max(self._run.spec.save_every, (now - begun) / SAVING)
 
