@@ -58,6 +58,18 @@ def test_a_study_is_optimized_deepened_and_answers_in_optunas_words(client: isol
     assert all(rung["settled"] and rung["results"] >= rung["quota"] for rung in rungs.values())
 
 
+def test_a_curve_is_whole_with_the_result_of_its_trial(client: isoloss.Client) -> None:
+    study = client.create_study("whole", space=SPACE, objective=LOSS, method={"name": "fixed", "budget": 9})
+    trial = study.ask()
+    train(trial)
+    following = study.tell_and_ask(trial, val_loss=1.0)
+    assert [step for step, _ in study.curves(trial.number)] == list(range(1, 10)), "told and asked in one call"
+    assert following is not None
+    train(following)
+    study.tell(following, val_loss=2.0)
+    assert [step for step, _ in study.curves(following.number)] == list(range(1, 10)), "told"
+
+
 def test_one_process_or_four_end_with_the_same_settled_rungs(client: isoloss.Client) -> None:
     def finish(name: str, n_jobs: int) -> list[Any]:
         study = client.create_study(

@@ -175,6 +175,13 @@ def test_a_long_ledger_is_folded_page_by_page_to_the_same_search(
         decider = Decider(pool, Bell(), TTL)
         for _ in range(7):
             await decider.decide(row.id, ask=1)
+        read = ledger.events
+
+        async def events(conn: Any, study_id: Any, *, after: int, limit: int | None = None) -> Any:
+            assert limit is not None, "nothing is left to be read under the study's lock"
+            return await read(conn, study_id, after=after, limit=limit)
+
+        monkeypatch.setattr(ledger, "events", events)
         for page in (1, 3, 7, 100):
             monkeypatch.setattr(deciding, "PAGE", page)
             other = await Decider(pool, Bell(), TTL).search(row.id)
