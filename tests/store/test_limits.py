@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
@@ -21,6 +22,7 @@ from isoloss.domain.lease import Ending, LeaseKey
 from isoloss.domain.spec import decode_study, encode
 from isoloss.domain.study import StudyState
 from isoloss.errors import WrongState
+from isoloss.search.events import TrialAdded
 from isoloss.search.geometry import confirmable
 from isoloss.store import campaigns, ledger, limits, studies, tasks
 from isoloss.store.campaigns import CampaignRow
@@ -131,6 +133,64 @@ def test_flops_are_reserved_before_a_task_begins_and_never_passed(in_store: InSt
     in_store(body)
 
 
+async def took(pool: Pool, decider: Decider, study_id: Any, by: str, *, finish: bool = True) -> None:
+    """One task that has taken so long, on its four devices."""
+    await ran(pool, decider, study_id, finish=finish)
+    async with pool.connection() as conn:
+        await conn.execute(
+            f"UPDATE attempt SET started_at = started_at - interval '{by}' WHERE started_at > now() - interval '1 minute'".encode()
+        )
+
+
+def test_device_hours_are_reserved_before_a_task_begins_as_done_ones_foretell(in_store: InStore) -> None:
+    async def body(pool: Pool) -> None:
+        decider, row = await launched(pool, gpu_hours=15)
+        assert (await decider.decide(row.id, ask=2)).created == 2, "nothing tells yet what a task takes"
+        await took(pool, decider, row.id, "1 hour")
+        await took(pool, decider, row.id, "1 hour")  # 8 of 15 are used, and a task takes 4
+        assert (await decider.decide(row.id, ask=5)).created == 0, "another waits already, and has reserved 4"
+        (said,) = await decider.exceeded(row.id)
+        assert said.startswith(
+            "limits.gpu_hours: 15 would be exceeded: 3 device hours are left, and a task is foreseen"
+        )
+        assert await decider.startable(row.id, 9) == 0
+
+    in_store(body)
+
+
+def test_a_study_whose_next_task_would_pass_its_device_hours_ends_without_beginning_it(in_store: InStore) -> None:
+    async def body(pool: Pool) -> None:
+        decider, row = await launched(pool, gpu_hours=15)
+        for _ in range(3):
+            await took(pool, decider, row.id, "1 hour")
+        assert await ended(pool, decider, row.id) == ("active", ""), "12 of 15 are used"
+        assert (await decider.decide(row.id, ask=1)).created == 0
+        state, reason = await ended(pool, decider, row.id)
+        assert (state, reason.partition(": 3")[0]) == ("stopped", "limits.gpu_hours: 15 would be exceeded")
+        async with pool.connection() as conn:
+            assert (await studies.counts(conn, row.id))[1] == {"done": 3}, "nothing had to be cancelled"
+
+    in_store(body)
+
+
+def test_time_is_foreseen_for_each_task_by_itself_since_they_run_beside_each_other(in_store: InStore) -> None:
+    async def body(pool: Pool) -> None:
+        decider, row = await launched(pool, wall="3h")
+        await took(pool, decider, row.id, "1 hour")
+        await moved(pool, "study", "created_at", "90 minutes")
+        assert (await decider.decide(row.id, ask=5)).created == 5, "each of them fits into the 90 minutes left"
+        await moved(pool, "study", "created_at", "31 minutes")
+        assert (await decider.decide(row.id, ask=10)).created == 0
+        (said,) = await decider.exceeded(row.id)
+        assert said.startswith("limits.wall: 10800 seconds would be exceeded: 3.54e+03 seconds are left, and a task")
+        with pytest.raises(WrongState, match=r"limits\.wall.*accepted is a trial that fits below it"):
+            await decider.decide(row.id, events=[TrialAdded(configuration={"x": 0.5})])
+        async with pool.connection() as conn:
+            assert sum((await studies.counts(conn, row.id))[1].values()) == 6
+
+    in_store(body)
+
+
 CAMPAIGN: dict[str, Any] = {
     "name": "c", "target": {"n_tokens": 4608, "set": {"width": 32}}, "sizes": [{"name": "a"}, {"name": "b"}],
     "tokens": {"min": 512, "max": 1024}, "run": {"gpt": {"width": 16, "depth": 1}},
@@ -154,9 +214,9 @@ def test_the_studies_of_a_campaign_reserve_of_one_limit_whoever_asks_first(in_st
         with ThreadPoolExecutor(1) as executor:
             campaigner, row, (a, b) = await searching(pool, executor, flops=3.5 * TASK)
             async with pool.connection() as mine, pool.connection() as theirs:
-                assert await limits.campaign_rooms(mine, row.id, a.id, 1.0)
+                assert await limits.rooms(mine, a, decode_study(a.spec), 0.0)
                 with pytest.raises(TimeoutError):
-                    await asyncio.wait_for(limits.campaign_rooms(theirs, row.id, b.id, 1.0), 0.3)
+                    await asyncio.wait_for(limits.rooms(theirs, b, decode_study(b.spec), 0.0), 0.3)
                 await theirs.rollback()
             other = Decider(pool, Bell())  # of another controller
             made = await asyncio.gather(*(
@@ -199,6 +259,48 @@ def test_a_campaign_at_its_limit_over_all_studies_buys_nothing_more(in_store: In
     in_store(body)
 
 
+def test_a_size_that_nothing_has_run_of_is_foreseen_from_the_flops_of_the_others(in_store: InStore) -> None:
+    async def body(pool: Pool) -> None:
+        with ThreadPoolExecutor(1) as executor:
+            campaigner, row, (a, b) = await searching(pool, executor, gpu_hours=5)
+            await took(pool, campaigner.decider, a.id, "2 hours")  # on one device
+            assert (await campaigner.decider.decide(b.id, ask=9)).created == 1, "3 are left, and a task takes 2"
+            assert (await campaigner.decider.decide(a.id, ask=1)).created == 0
+            assert await campaigner.advance(row.id) == 0
+            async with pool.connection() as conn:
+                assert (await studies.lock(conn, a.id)).state == "active", "what the other holds may be given back"
+            await took(pool, campaigner.decider, b.id, "2 hours")
+            for study in (a, b):
+                await campaigner.decider.decide(study.id, ask=1)
+            assert await campaigner.advance(row.id) == 1
+        async with pool.connection() as conn:
+            found = await campaigns.lock(conn, row.id)
+            assert found.state == "stopped" and found.reason.startswith(
+                "limits.gpu_hours: 5 would be exceeded: 1 device"
+            )
+            assert (await limits.used(conn, row.id))["gpu_hours"] == pytest.approx(4, rel=1e-3)
+
+    in_store(body)
+
+
+def test_what_device_hours_leave_to_a_target_is_foreseen_in_flops(in_store: InStore) -> None:
+    async def body(pool: Pool) -> None:
+        with ThreadPoolExecutor(1) as executor:
+            campaigner, row, (a, _) = await searching(pool, executor, gpu_hours=7)
+            spec = decode_campaign(row.spec)
+            async with pool.connection() as conn:
+                assert (await limits.left(conn, row.id, spec.limits)).left == math.inf, "nothing is known of it yet"
+            await took(pool, campaigner.decider, a.id, "2 hours")
+        async with pool.connection() as conn:
+            assert (await limits.left(conn, row.id, spec.limits)).left == pytest.approx(2.5 * TASK, rel=1e-3)
+            spent, beyond = await exhausted(conn, spec, row)
+        assert (
+            spent == "" and beyond.startswith("limits.gpu_hours: ") and "runs of the cheapest cell take more" in beyond
+        )
+
+    in_store(body)
+
+
 def test_device_hours_of_a_campaign_are_those_of_all_its_studies(in_store: InStore) -> None:
     async def body(pool: Pool) -> None:
         with ThreadPoolExecutor(1) as executor:
@@ -232,7 +334,7 @@ def test_a_target_that_does_not_fit_below_the_limit_gives_way_to_a_cell_that_doe
                 "UPDATE study SET spent = 0.997 * 4608 * 3 * 12 * 32^2 / (SELECT sum(n_params) FROM study)"
             )
             spent, beyond = await exhausted(conn, spec, row)
-        assert spent == "" and beyond.startswith("limits.flops: 3.06e+06 are left, and 3 runs of the cheapest")
+        assert spent == "" and beyond.startswith("limits.flops: 3.06e+06 FLOPs are left, and 3 runs of the cheapest")
 
     in_store(body)
 

@@ -90,8 +90,9 @@ class Book:
         await self._hear(events, rescore=rescore)
         granted, lacking = await self._ready(wants)
         ask = max(ask, len(lacking), await self._behind())
+        rooms = await self._rooms() if ask or self.page.tasks else []
         if ask and self.row.state != StudyState.PAUSED and self.search.startable():
-            await self._ask(ask)
+            await self._ask(ask, rooms)
         self._check_bounds()
         if self._looks_at_checkpoints():
             await self._retain()
@@ -242,9 +243,8 @@ class Book:
         if failed >= limit:
             await self._fold(ev.Stopped(reason=f"limits.failures: {failed} tasks failed"))
 
-    async def _ask(self, n: int) -> None:
-        """Ask, unless the tasks it would create do not fit below the study's limit, or its campaign's."""
-        rooms = await self._rooms()
+    async def _ask(self, n: int, rooms: Sequence[limits.Room]) -> None:
+        """Ask, unless the tasks it would create do not fit below a limit of the study, or of its campaign."""
         if not rooms:
             await self._fold(ev.Asked(n=n))
             for _ in range(VETOES):
@@ -256,28 +256,37 @@ class Book:
             cost = self.search.next_cost()
             if cost is None:
                 return
-            room = min(rooms)
-            if cost > room.left - self.reserved - self.spent:
-                if not self.search.outstanding and cost > room.left + room.held - self.spent:
-                    await self._fold(ev.Stopped(reason=f"{room.limit} would be exceeded"))
+            if lacking := [room for room in rooms if not room.fits(cost)]:
+                final = next((room for room in lacking if not room.fits(cost, freed=True)), None)
+                if final is not None and not self.search.outstanding:
+                    await self._fold(ev.Stopped(reason=final.exceeded(cost)))
                 return
             await self._fold(ev.Asked(n=1))
-            await self._veto()
+            if not await self._veto():
+                for room in rooms:
+                    room.take(cost)
 
     async def startable(self, most: int) -> int:
         """How many tasks an ask would create, all at the price of the first."""
         found, cost = self.search.startable_now(most), self.search.next_cost()
         if not found or not cost or not (rooms := await self._rooms()):
             return found
-        return max(0, min(found, int((min(rooms).left - self.reserved - self.spent) // cost)))
+        return min(room.holds(cost, found) for room in rooms)
+
+    async def exceeded(self) -> list[str]:
+        """The limits below which the next task does not fit, in words."""
+        if self.search.stopped is not None or (cost := self.search.next_cost()) is None:
+            return []
+        return [room.exceeded(cost) for room in await self._rooms() if not room.fits(cost)]
 
     async def _rooms(self) -> list[limits.Room]:
-        """How much budget the study's limit leaves all its tasks together, and its campaign's."""
-        per_unit, rooms = self.spec.flops_per_unit(self.row.n_params), []
-        if (cap := self.spec.limits.cap(per_unit)) is not None:
-            rooms.append(limits.Room(left=cap[0], limit=cap[1]))
-        if self.row.campaign_id is not None and per_unit is not None:
-            rooms += await limits.campaign_rooms(self.conn, self.row.campaign_id, self.row.id, per_unit)
+        """What the limits of the study and its campaign leave, below which the tasks that callers added have to fit."""
+        rooms = await limits.rooms(self.conn, self.row, self.spec, self.reserved + self.spent)
+        for room in rooms:
+            for task in [new.task for new in self.page.tasks if room.unit]:
+                if not room.fits(cost := task.budget_to - task.budget_from):
+                    raise WrongState(f"{room.exceeded(cost)}; accepted is a trial that fits below it.")
+                room.take(cost)
         return rooms
 
     async def _veto(self) -> int:

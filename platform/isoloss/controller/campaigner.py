@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import math
 from collections.abc import Mapping, Sequence
 from concurrent.futures import BrokenExecutor
 from typing import Any, Final
@@ -247,18 +246,16 @@ async def exhausted(conn: Conn, spec: CampaignSpec, row: CampaignRow) -> tuple[s
     used = await limits.used(conn, row.id)
     spent = next((limits.said(name, used[name], value) for name, value in most.items() if used[name] >= value), "")
     spent = spent or await limits.refused(conn, row.id)
-    left = most.get("flops", math.inf) - used["flops"]
-    if spent or confirmable(spec, row.max_tokens, left / CONFIRMATION) is not None:
+    left = await limits.left(conn, row.id, spec.limits)
+    if spent or confirmable(spec, row.max_tokens, left.left / CONFIRMATION) is not None:
         return spent, spent
-    return "", f"limits.flops: {left:.3g} are left, and {CONFIRMATION} runs of the cheapest cell take more"
+    return "", f"{left.limit}: {left.left:.3g} FLOPs are left, and {CONFIRMATION} runs of the cheapest cell take more"
 
 
 async def _cell(conn: Conn, spec: CampaignSpec, row: CampaignRow) -> tuple[Size | None, float, float]:
     """The cell to confirm with what is left of the limits: the target's, or the dearest that three runs can afford."""
-    left = math.inf
-    if spec.limits.flops is not None:
-        left = float(spec.limits.flops) - (await limits.used(conn, row.id))["flops"]
-    found = confirmable(spec, row.max_tokens, left / CONFIRMATION)
+    left = await limits.left(conn, row.id, spec.limits)
+    found = confirmable(spec, row.max_tokens, left.left / CONFIRMATION)
     return found or (None, n_params_of(spec, spec.target, TARGET), float(spec.target.n_tokens))
 
 

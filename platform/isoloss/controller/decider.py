@@ -133,10 +133,21 @@ class Decider:
 
     async def startable(self, study_id: StudyId, most: int) -> int:
         """How many tasks an ask would create now, below what limits the study's budget; none is created."""
+        async with self._book(study_id) as book:
+            return await book.startable(most)
+
+    async def exceeded(self, study_id: StudyId) -> list[str]:
+        """The limits below which the study's next task does not fit now, in words."""
+        async with self._book(study_id) as book:
+            return await book.exceeded()
+
+    @contextlib.asynccontextmanager
+    async def _book(self, study_id: StudyId) -> AsyncIterator[Book]:
+        """The study's book, to look at."""
         async with self._alone(study_id) as conn:
             opened, search, known = await self._opened(conn, study_id, ())
             self._cache[study_id] = _Folded(opened.row.next_seq - 1, search, opened.row, known)
-            return await Book(conn, opened, search, known, self.ttl).startable(most)
+            yield Book(conn, opened, search, known, self.ttl)
 
     async def make_room(self, study_id: StudyId, folders: Sequence[tuple[int, int]], trials: Sequence[int]) -> None:
         """Drop these (task, epoch) where a later checkpoint still supersedes them, and what these trials left, where they may still go.

@@ -279,10 +279,11 @@ class StudyService(study_pb2_grpc.StudyServiceServicer):
             found = await workers.listed(conn)
             shares = {share.name: share for share in await projects.shares(conn)}
         search = await self.decider.search(row.id)
+        exceeded = await self.decider.exceeded(row.id)
         now = time.monotonic()
         cooling = {one.id: end - now for one in found if (end := self.health.cools_until(one.id, now)) is not None}
         return pb.Explanation(
-            sentences=obstacles(row, search, open_tasks, found, shares.get(row.project), given_back, cooling),
+            sentences=obstacles(row, search, open_tasks, found, shares.get(row.project), given_back, cooling, exceeded),
             trials=[
                 pb.TrialReason(trial=r.trial, level=r.level, code=r.code, sentence=r.sentence) for r in reasons(search)
             ],

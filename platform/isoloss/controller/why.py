@@ -19,7 +19,7 @@ SILENT_SECONDS = 60.0
 def obstacles(
     row: StudyRow, search: Search, open_tasks: Sequence[Mapping[str, Any]], workers: Sequence[WorkerRow],
     share: Share | None = None, given_back: Sequence[tuple[int, str]] = (),
-    cooling: Mapping[str, float] = {},
+    cooling: Mapping[str, float] = {}, exceeded: Sequence[str] = (),
 ) -> list[str]:  # fmt: skip
     """What keeps the study from running now; one sentence saying that it runs, when nothing does."""
     if row.state == StudyState.STOPPED:
@@ -54,6 +54,8 @@ def obstacles(
         found += _short_of_workers(row.trainable, row.spec.get("run") or {}, workers, running=bool(leased))
     elif not leased:
         found.append("The study names no trainable: a program has to ask for its trials (`study.optimize`).")
+    if leased:
+        found += [f"{said}: nothing more is begun until what runs has ended." for said in exceeded]
     if not search.startable() and leased:
         found.append(f"{leased['n']} tasks run; what follows depends on their results.")
     return found or [f"Nothing is in the way: {leased['n'] if leased else 0} tasks run."]

@@ -156,9 +156,9 @@ class Run(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 class Limits(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Where a study ends by itself: at so many trials, so much budget over all tasks, so many failed tasks, so much use.
 
-    ``total_budget`` and ``flops`` are reserved before a task begins, and never passed. ``wall`` is time since the study was
-    created, ``gpu_hours`` sums every attempt until now, a CPU slot being one device: what runs when one of the two is
-    reached is cancelled.
+    All use is reserved before a task begins. ``total_budget`` and ``flops`` are known beforehand, and never passed. ``wall``, time
+    since the study was created, and ``gpu_hours``, which sums every attempt until now, a CPU slot being one device, are foreseen
+    from the tasks that are done: what takes longer than was foreseen is cancelled where one of the two is reached.
     """
 
     trials: Annotated[int, Meta(ge=0)] | None = None
@@ -234,6 +234,11 @@ class StudySpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         if self.budget.unit == "tokens" and n_params is not None:
             return 6 * n_params
         return 1.0 if self.budget.unit == "flops" else None
+
+    @property
+    def devices(self) -> int:
+        """How many devices a task takes, a CPU slot being one."""
+        return 1 if self.run is None else max(1, self.run.gpus) * self.run.nodes
 
     @property
     def n_params(self) -> float | None:
