@@ -475,6 +475,22 @@ def test_replaying_the_ledger_gives_the_same_decisions(case: Case) -> None:
 
 
 @settings(deadline=None, max_examples=CASES)
+@given(case=cases(), share=st.floats(0, 1))
+def test_a_copy_and_what_it_was_copied_from_go_their_own_ways(case: Case, share: float) -> None:
+    ledger = play(case, check=False)[1].ledger
+    cut = int(share * len(ledger))
+    fold = Search(case.spec())
+    for event, _ in ledger[:cut]:
+        fold.apply(event)
+    before, copied = fold.snapshot(), fold.copy()
+    assert [copied.apply(event) for event, _ in ledger[cut:]] == [decisions for _, decisions in ledger[cut:]]
+    assert fold.snapshot() == before
+    end = copied.snapshot()
+    assert [fold.apply(event) for event, _ in ledger[cut:]] == [decisions for _, decisions in ledger[cut:]]
+    assert fold.snapshot() == end == copied.snapshot() and fold.settled() == copied.settled()
+
+
+@settings(deadline=None, max_examples=CASES)
 @given(case=cases())
 def test_a_monotone_transform_of_the_scores_changes_no_decision(case: Case) -> None:
     """S11."""

@@ -19,6 +19,7 @@ from isoloss.search.events import (
     CreateTask,
     CreateTrial,
     Deepened,
+    Dropped,
     Event,
     Idle,
     Proposed,
@@ -93,10 +94,38 @@ def test_an_ask_for_several_creates_what_there_is_and_only_an_empty_one_is_idle(
 def test_an_event_that_cannot_be_changes_nothing(event: Event, error: type[Exception], said: str) -> None:
     search = started(3)
     search.apply(TaskDone(trial=1, level=0, score=0.5))
-    before = search.snapshot()
+    before, changes = search.snapshot(), search.changes
     with pytest.raises(error, match=said):
         search.apply(event)
-    assert search.snapshot() == before
+    assert (search.snapshot(), search.changes) == (before, changes)
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        Asked(n=3), Proposed(configurations=({"x": 0.5},), source="tpe"), TaskDone(trial=1, level=0, score=0.1),
+        Proposed(configurations=({"x": 0.5},), source="enqueued"), Dropped(trials=(2,)), Stopped(reason="enough"),
+        Deepened(max_budget=27), Widened(width=2), SpaceChanged(space={"x": Float(low=0.0, high=2.0)}),
+        Rescored(scores=((0, 0, 7.0),)), Retried(trial=3, level=0), TrialAdded(configuration={"x": 0.1}),
+        Confirming(finalists=2, delta=0.1, runs=4),
+    ],
+)  # fmt: skip
+def test_whatever_a_copy_hears_its_original_does_not(event: Event) -> None:
+    search = started(12)
+    search.apply(Proposed(configurations=({"x": 0.25},) * 3, source="tpe"))
+    search.apply(Proposed(configurations=({"x": 0.75},), source="enqueued"))
+    for trial, score in ((0, 0.5), (2, 0.7), (4, 0.2), (5, 0.3)):
+        search.apply(TaskDone(trial=trial, level=0, score=score))
+    search.apply(TaskDone(trial=3, level=0, status="failed"))
+    search.apply(Confirming(finalists=3, delta=0.1, runs=6))
+    before, changes, other = search.snapshot(), search.changes, search.copy()
+    other.apply(event)
+    while other.startable():
+        other.apply(Asked())
+    assert (search.snapshot(), search.changes) == (before, changes) and other.changes > changes
+    twin = Search.restore(study(), before)
+    assert search.copy().snapshot() == twin.snapshot() == before and search._finite == twin._finite
+    assert search.apply(Asked(n=40)) == twin.apply(Asked(n=40))
 
 
 def test_after_stopped_there_is_nothing() -> None:

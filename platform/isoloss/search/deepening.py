@@ -16,7 +16,8 @@ quotas and adds a rung, widening raises the quotas; settlement starts again from
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Literal
+from copy import copy
+from typing import Literal, Self
 
 from isoloss.search.rung import Key, Rung
 
@@ -41,6 +42,13 @@ class Bracket:
         self.trials: list[int] = []  # index -> trial
         self.rungs: dict[int, Rung] = {}
         self.adopt(quotas)
+
+    def copy(self) -> Self:
+        """An equal bracket that goes its own way."""
+        other = copy(self)
+        other.trials = list(self.trials)
+        other.rungs = {level: rung.copy() for level, rung in self.rungs.items()}
+        return other
 
     @property
     def top(self) -> int:

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Container
+from copy import copy
 from itertools import islice
+from typing import Self
 
 from sortedcontainers import SortedList
 
@@ -39,6 +41,14 @@ class Rung:
         self.sent: set[int] = set()
         self.members: frozenset[int] | None = None
         self.due: list[Key] | None = None
+
+    def copy(self) -> Self:
+        """An equal rung that goes its own way."""
+        other = copy(self)
+        other.results, other.sent = dict(self.results), set(self.sent)
+        other.ranked, other.unsent = self.ranked.copy(), self.unsent.copy()
+        other.due = None if self.due is None else list(self.due)
+        return other
 
     def record(self, key: Key) -> None:
         """Take a result in, in place of the one the trial had here, if it had one."""

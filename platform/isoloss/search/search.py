@@ -11,8 +11,9 @@ from __future__ import annotations
 import math
 from collections import Counter, defaultdict, deque
 from collections.abc import Mapping
+from copy import copy
 from dataclasses import replace
-from typing import Any, Final, assert_never
+from typing import Any, Final, Self, assert_never
 
 import msgspec
 
@@ -56,15 +57,24 @@ class Search:
         self._dropped: set[int] = set()  # trials without a checkpoint
         self._confirmation: Confirmation | None = None
         self._stopped: str | None = None
+        self.changes = 0  # events that this object has folded in: whoever keeps it sees whether it is still what it was
         self._adopt(self._plan)
 
-    def apply(self, event: ledger.Event) -> tuple[ledger.Decision, ...]:  # noqa: C901, PLR0912 - the closed set, at one glance
+    def apply(self, event: ledger.Event) -> tuple[ledger.Decision, ...]:
         """Fold one event in and return what it decides.
 
         Raises ``WrongState`` or ``InvalidSpec`` for an event that cannot be, before anything has changed.
         """
         if self._stopped is not None and not isinstance(event, ledger.Rescored):
             raise WrongState(f"The study is stopped ({self._stopped}); accepted is nothing more but other scores.")
+        self.changes += 1
+        try:
+            return self._fold(event)
+        except (WrongState, InvalidSpec):  # of anything else it is not known how far it came
+            self.changes -= 1
+            raise
+
+    def _fold(self, event: ledger.Event) -> tuple[ledger.Decision, ...]:  # noqa: C901, PLR0912 - the closed set, at one glance
         match event:
             case ledger.Asked():
                 return self._ask(event.n)
@@ -518,7 +528,18 @@ class Search:
             self._brackets.append(Bracket(number, self.ladder.eta, plan.quotas(number), kept=kept, barrier=barrier))
         return ()
 
-    # ---- snapshots ---------------------------------------------------------------------------------------------
+    # ---- copies and snapshots ----------------------------------------------------------------------------------
+
+    def copy(self) -> Self:
+        """An equal search that goes its own way; what never changes, configurations and results, is shared."""
+        other, again = copy(self), self._confirmation
+        vars(other).update(
+            _brackets=[bracket.copy() for bracket in self._brackets], _streams=dict(self._streams),
+            _trials=list(self._trials), _tasks=dict(self._tasks), _outstanding=dict(self._outstanding),
+            _finite=Counter(self._finite), _enqueued=deque(self._enqueued), _proposed=deque(self._proposed),
+            _dropped=set(self._dropped), _confirmation=again and replace(again, trials=dict(again.trials)),
+        )  # fmt: skip
+        return other
 
     def snapshot(self) -> dict[str, Any]:
         """The state as JSON-able data; ``Search.restore`` makes an equal search of it, faster than the ledger."""
