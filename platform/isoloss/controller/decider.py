@@ -12,10 +12,10 @@ import asyncio
 import contextlib
 import math
 import time
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any, Final, TypeVar
 
@@ -48,7 +48,7 @@ SNAPSHOT_LEAST: Final = 2048  # and events since the last one, in a study that i
 TTL: Final = timedelta(seconds=30)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Folded:
     """A study's search as it stands after ``seq``, the row it was folded for, and what was measured, once it was needed."""
 
@@ -56,6 +56,25 @@ class _Folded:
     search: Search
     row: StudyRow
     known: Known | None
+    saved: int  # the seq of the newest snapshot known
+    changes: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.changes = self.search.changes
+
+    @property
+    def is_ahead(self) -> bool:
+        """Whether more than ``seq`` was folded: that may never be committed."""
+        return self.search.changes != self.changes
+
+    async def copy(self) -> _Folded:
+        """An equal one that goes its own way."""
+        search = await _apart(self.seq, self.search.copy)
+        return replace(self, search=search, known=None if self.known is None else dict(self.known))
+
+    def stand(self, row: StudyRow) -> None:
+        """Everything is folded that the ledger says by this row."""
+        self.seq, self.row, self.known, self.changes = row.next_seq - 1, row, None, self.search.changes
 
 
 class Decider:
@@ -74,7 +93,6 @@ class Decider:
         self._looked = -math.inf
         self.opened = 0  # how often a study came into the cache
         self._cache: dict[StudyId, _Folded] = {}
-        self._saved: Counter[StudyId] = Counter()  # the seq of the newest snapshot known
         self._locks: defaultdict[StudyId, asyncio.Lock] = defaultdict(asyncio.Lock)
 
     async def once(self) -> int:
@@ -97,21 +115,19 @@ class Decider:
         """Keep the folds that have grown by a quarter: whoever comes next begins there, and all in all it costs a few folds."""
         grown = [
             study_id for study_id, folded in self._cache.items()
-            if folded.seq - self._saved[study_id] > max(SNAPSHOT_LEAST, folded.seq // 4)
+            if folded.seq - folded.saved > max(SNAPSHOT_LEAST, folded.seq // 4)
         ]  # fmt: skip
         for study_id in grown:
             async with self._locks[study_id]:
-                if (
-                    folded := self._cache.get(study_id)
-                ) is None:  # a pass failed: its fold is ahead of what was committed
+                if (folded := self._cache.get(study_id)) is None:  # a pass failed after it had folded something
                     continue
-                seq, body = folded.seq, await _apart(folded.seq, _packed, folded.search)
-            await self._save(study_id, seq, body)
+                body = await _apart(folded.seq, _packed, folded.search)
+                folded.saved = folded.seq
+            await self._save(study_id, folded.saved, body)
 
     async def _save(self, study_id: StudyId, seq: int, body: bytes) -> None:
         async with self.pool.connection() as conn:
             await ledger.save_snapshot(conn, study_id, seq, body)
-        self._saved[study_id] = seq
 
     def mark(self, study_ids: Iterable[StudyId]) -> None:
         """Results of these studies have just become durable."""
@@ -145,9 +161,9 @@ class Decider:
     async def _book(self, study_id: StudyId) -> AsyncIterator[Book]:
         """The study's book, to look at."""
         async with self._alone(study_id) as conn:
-            opened, search, known = await self._opened(conn, study_id, ())
-            self._cache[study_id] = _Folded(opened.row.next_seq - 1, search, opened.row, known)
-            yield Book(conn, opened, search, known, self.ttl)
+            opened, folded = await self._opened(conn, study_id, self._cache.get(study_id))
+            self._cache[study_id] = folded
+            yield Book(conn, opened, folded.search, folded.known, self.ttl)
 
     async def make_room(self, study_id: StudyId, folders: Sequence[tuple[int, int]], trials: Sequence[int]) -> None:
         """Drop these (task, epoch) where a later checkpoint still supersedes them, and what these trials left, where they may still go.
@@ -155,70 +171,81 @@ class Decider:
         In a stopped study, whose ledger is closed, nothing resumes: it need not know.
         """
         async with self._alone(study_id) as conn:
-            opened, search, known = await self._opened(conn, study_id, ())
-            may_go, seq = {trial for _, trial in expendable(search)}, opened.row.next_seq - 1
+            opened, folded = await self._opened(conn, study_id, self._cache.get(study_id))
+            search, seq = folded.search, folded.seq
+            may_go = {trial for _, trial in expendable(search)}
             trials = [trial for trial in trials if trial in may_go]
             if trials and search.stopped is None:
-                book = Book(conn, opened, search, known, self.ttl)
+                book = Book(conn, opened, search, folded.known, self.ttl)
                 seq = (await book.settle([ev.Dropped(trials=tuple(trials))], 0, ())).seq
             await checkpoints.drop(conn, study_id, trials=trials, best=bests(search), superseded=folders, for_room=True)
-            self._cache[study_id] = _Folded(seq, search, opened.row, None)
+            self._cache[study_id] = _Folded(seq, search, opened.row, None, folded.saved)
 
     async def _pass(
         self, study_id: StudyId, events: Sequence[ev.Event] = (), ask: int = 0, wants: Sequence[Want] = ()
     ) -> tuple[Decided, _Folded]:
         async with self._alone(study_id) as conn:
             self._marked.discard(study_id)
-            decided, folded = await self._settle(conn, study_id, events, ask, wants)
+            decided, folded = await self._settle(conn, study_id, self._cache.get(study_id), events, ask, wants)
             self._cache[study_id] = folded
         if decided.created or decided.results or events:
             self.bell.ring()
         return decided, folded
 
-    @contextlib.asynccontextmanager
-    async def _alone(self, study_id: StudyId) -> AsyncIterator[Conn]:
-        """A transaction in which nobody else here decides for the study; its fold is forgotten if that fails."""
+    async def warm(self, study_id: StudyId) -> None:
+        """Fold what there is by now, ahead of a transaction that will change the study."""
         async with self._locks[study_id]:
             await self._warm(study_id)
+
+    @contextlib.asynccontextmanager
+    async def _alone(self, study_id: StudyId) -> AsyncIterator[Conn]:
+        """A transaction in which nobody else here decides for the study.
+
+        If that fails the fold is kept where nothing was folded: it must never be ahead of what was committed, but whoever is
+        refused may come again and again, and a long history takes seconds to fold.
+        """
+        async with self._locks[study_id]:
+            before = await self._warm(study_id)
             try:
                 async with self.pool.connection() as conn:
                     yield conn
             except BaseException:
-                self._cache.pop(study_id, None)  # the fold may be ahead of what was committed
+                self._cache.pop(study_id, None)
+                if before is not None and not before.is_ahead:
+                    self._cache[study_id] = before
                 raise
 
     async def decide_within(self, conn: Conn, study_id: StudyId, *events: ev.Event | Choice) -> Decided:
-        """Fold events inside the caller's transaction, so that all are durable or nothing is.
-
-        The fold is not kept: whether the caller commits is not known here.
-        """
-        async with self._afresh(conn, study_id):
-            return (await self._settle(conn, study_id, events))[0]
+        """Fold events inside the caller's transaction, so that all are durable or nothing is."""
+        async with self._aside(conn, study_id) as folded:
+            return (await self._settle(conn, study_id, folded, events))[0]
 
     @contextlib.asynccontextmanager
-    async def _afresh(self, conn: Conn, study_id: StudyId) -> AsyncIterator[None]:
-        """The study alone, with a fold of what its caller's transaction sees, which is dropped afterwards."""
+    async def _aside(self, conn: Conn, study_id: StudyId) -> AsyncIterator[_Folded | None]:
+        """The study alone, with a fold that its caller's transaction may change: whether that is committed is not known here.
+
+        The fold that is kept stays as it is. What the transaction commits is one tail more for whoever comes next.
+        """
         async with self._locks[study_id]:
-            self._cache.pop(study_id, None)
+            kept = self._cache.get(study_id)
             try:
-                await self._warm(study_id, conn)
-                yield
+                yield await (self._read(study_id, conn) if kept is None else kept.copy())
             finally:
-                self._cache.pop(study_id, None)
+                self.specs.forget(study_id)  # the version it made may become another's number
 
     async def prefer(self, conn: Conn, study_id: StudyId, desirability: Mapping[str, Any]) -> Decided:
         """Prefer something else from now on, in a stopped study too: what ran has other scores, in the same transaction."""
-        async with self._afresh(conn, study_id):
+        async with self._aside(conn, study_id) as folded:
             row = await studies.lock(conn, study_id)
             changed = preferring(decode_study(row.spec), desirability, await studies.outcomes(conn, study_id))
             await preferences.add(conn, study_id, encode(changed)["desirability"])
-            return (await self._settle(conn, study_id, (), rescore=True))[0]
+            return (await self._settle(conn, study_id, folded, (), rescore=True))[0]
 
     async def _settle(
-        self, conn: Conn, study_id: StudyId, events: Sequence[ev.Event | Choice], ask: int = 0, wants: Sequence[Want] = (),
-        *, rescore: bool = False,
+        self, conn: Conn, study_id: StudyId, folded: _Folded | None, events: Sequence[ev.Event | Choice], ask: int = 0,
+        wants: Sequence[Want] = (), *, rescore: bool = False,
     ) -> tuple[Decided, _Folded]:  # fmt: skip
-        opened, search, known = await self._opened(conn, study_id, [want.holder for want in wants if want.again])
+        opened, folded = await self._opened(conn, study_id, folded, [want.holder for want in wants if want.again])
         verdicts: tuple[tuple[str, ...], ...] = tuple(() for _ in wants)
         if said := [one for want in wants for one in want.said]:
             flat, ended = await tasks.finish(conn, said, self.specs.owed)
@@ -227,51 +254,57 @@ class Decider:
             wants = [want for want, heard in zip(wants, verdicts, strict=True) if {*heard} <= {"accepted"}]
             opened = replace(opened, undecided=tuple(await ledger.undecided(conn, study_id)))
             self.mark(ended - {study_id})
-        book = Book(conn, opened, search, known, self.ttl)
+        book = Book(conn, opened, folded.search, folded.known, self.ttl)
         decided = await book.settle(events, ask, wants, rescore=rescore)
-        return replace(decided, verdicts=verdicts), _Folded(decided.seq, search, opened.row, book.known)
+        found = _Folded(decided.seq, folded.search, opened.row, book.known, folded.saved)
+        return replace(decided, verdicts=verdicts), found
 
     async def _opened(
-        self, conn: Conn, study_id: StudyId, holders: Sequence[str]
-    ) -> tuple[ledger.Opened, Search, Known | None]:
-        """The study under its lock, the fold of the whole ledger, and its outcomes: from the cache, else from the rows."""
-        folded = self._cache.get(study_id)
+        self, conn: Conn, study_id: StudyId, folded: _Folded | None, holders: Sequence[str] = ()
+    ) -> tuple[ledger.Opened, _Folded]:
+        """The study under its lock, and the fold of the whole ledger: the one given, once it has heard what it lacks."""
         async with conn.pipeline():  # with the BEGIN before it
             opened = await ledger.opened(conn, study_id, folded.row if folded else None, holders)
         row = opened.row
         if folded and folded.seq == row.next_seq - 1 and folded.row.spec_version == row.spec_version:
-            return opened, folded.search, folded.known
-        search = await self._folded(conn, row, folded)
-        return replace(opened, undecided=tuple(await ledger.undecided(conn, study_id))), search, None
+            return opened, folded
+        folded = await self._caught_up(conn, row, folded)
+        return replace(opened, undecided=tuple(await ledger.undecided(conn, study_id))), folded
 
-    async def _folded(self, conn: Conn, row: StudyRow, folded: _Folded | None) -> Search:
+    async def _caught_up(self, conn: Conn, row: StudyRow, folded: _Folded | None) -> _Folded:
         """The fold of every event there is now: what is missing is read under the lock."""
         spec, _ = self.specs.of(row.id, row.spec_version, row.spec)
-        if folded and folded.seq < row.next_seq:
-            seq, search = folded.seq, folded.search
-        else:
-            seq, search = 0, Search(spec)
+        if folded is None:
+            folded = _Folded(0, Search(spec), row, None, 0)
+        elif folded.seq >= row.next_seq:  # Postgres came back without its last commits
+            folded.seq, folded.search = 0, Search(spec)
+        search = folded.search
         search.spec = structs.replace(search.spec, desirability=spec.desirability)  # the fold does not look at it
-        if seq < row.next_seq - 1:
-            _fold(search, [body for _, _, body, _ in await ledger.events(conn, row.id, after=seq)])
-        return search
+        if folded.seq < row.next_seq - 1:
+            _fold(search, [body for _, _, body, _ in await ledger.events(conn, row.id, after=folded.seq)])
+        folded.stand(row)
+        return folded
 
-    async def _warm(self, study_id: StudyId, within: Conn | None = None) -> None:
-        """Fold what there is by now before the study's row is locked, so that a long history keeps nobody waiting.
+    async def _warm(self, study_id: StudyId) -> _Folded | None:
+        """The fold that is kept: made before the study's row is locked, so that a long history keeps nobody waiting."""
+        if (folded := self._cache.get(study_id)) is None and (folded := await self._read(study_id)) is not None:
+            self._cache[study_id] = folded
+        return folded
+
+    async def _read(self, study_id: StudyId, within: Conn | None = None) -> _Folded | None:
+        """A fold of what there is by now; ``None`` where there is no study.
 
         It begins at the fold that was saved last. Unless it reads ``within`` a transaction of the caller's, it saves its own.
         """
-        if study_id in self._cache:
-            return
         async with self._reading(within) as conn:
-            row, (saved, seq) = await studies.find(conn, study_id), await ledger.snapshot(conn, study_id)
+            row, (body, seq) = await studies.find(conn, study_id), await ledger.snapshot(conn, study_id)
         if row is None:
-            return
+            return None
         spec, _ = self.specs.of(row.id, row.spec_version, row.spec)
-        search = None if saved is None else await _apart(seq, _restored, spec, saved)
+        search = None if body is None else await _apart(seq, _restored, spec, body)
         if search is None:
             search, seq = Search(spec), 0
-        self._saved[study_id] = begun = seq
+        saved = seq
         while True:
             async with self._reading(within) as conn:
                 page = [body for _, _, body, _ in await ledger.events(conn, study_id, after=seq, limit=PAGE)]
@@ -279,10 +312,11 @@ class Decider:
             seq += len(page)
             if len(page) < PAGE:
                 break
-        if within is None and seq - begun > SNAPSHOT_EVERY:
+        if within is None and seq - saved > SNAPSHOT_EVERY:
             await self._save(study_id, seq, await _apart(seq, _packed, search))
-        self._cache[study_id] = _Folded(seq, search, row, None)
+            saved = seq
         self.opened += 1
+        return _Folded(seq, search, row, None, saved)
 
     def _reading(self, within: Conn | None) -> AbstractAsyncContextManager[Conn]:
         return self.pool.connection() if within is None else contextlib.nullcontext(within)

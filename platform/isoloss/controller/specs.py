@@ -28,6 +28,10 @@ class Specs:
             self._known[study_id] = known
         return known[1], known[2]
 
+    def forget(self, study_id: StudyId) -> None:
+        """Know nothing of the study: its newest version was seen in a transaction that may never be committed."""
+        self._known.pop(study_id, None)
+
     async def owed(self, conn: Conn, study_id: StudyId, version: int) -> Sequence[str]:
         """The metrics that a finished task of the study owes."""
         known = self._known.get(study_id)

@@ -155,6 +155,13 @@ class StudyService(study_pb2_grpc.StudyServiceServicer):
             "change is missing; accepted is one of width, space_json, enqueue, retry, desirability_json, confirm_json."
         )
 
+    async def _warm(self, name: pb.StudyName) -> None:
+        """Fold the study ahead of the transaction that changes it: what that folds is not kept, since it may be undone."""
+        with contextlib.suppress(NotFound):  # to be said by the change, unless that was answered before
+            async with self.pool.connection() as conn:
+                row = await studies.by_name(conn, name.project, name.name)
+            await self.decider.warm(row.id)
+
     async def _prefer(self, request: pb.ChangeStudyRequest) -> pb.Study:
         """Another preference over the same runs, and the scores that follow from it, in one transaction."""
         wanted = decode_json(request.desirability_json, "desirability_json")
@@ -164,6 +171,7 @@ class StudyService(study_pb2_grpc.StudyServiceServicer):
             await self.decider.prefer(conn, row.id, wanted)
             return await describe(conn, await studies.by_name(conn, row.project, row.name))
 
+        await self._warm(request.study)
         await once(self.pool, request, pb.Study, effect)
         self.bell.ring()
         return await self.GetStudy(request.study, None)
@@ -184,6 +192,7 @@ class StudyService(study_pb2_grpc.StudyServiceServicer):
             await self.decider.decide_within(conn, row.id, event)
             return await describe(conn, await studies.by_name(conn, row.project, row.name))
 
+        await self._warm(request.study)
         reply = await once(self.pool, request, pb.Study, effect)
         self.bell.ring()
         return reply
@@ -197,6 +206,7 @@ class StudyService(study_pb2_grpc.StudyServiceServicer):
             created = next(d for d in decided.decisions if isinstance(d, CreateTrial))
             return pb.AddTrialReply(trial=created.trial)
 
+        await self._warm(request.study)
         reply = await once(self.pool, request, pb.AddTrialReply, effect)
         self.bell.ring()
         return reply
