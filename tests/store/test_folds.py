@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import random
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -151,6 +152,33 @@ def test_whatever_is_refused_fails_or_is_decided_elsewhere_the_fold_is_that_of_t
         assert refused > 5 and decider.opened > 1
 
     monkeypatch.setattr(studies, "update", updated)
+    in_store(body)
+
+
+def test_a_controller_keeps_the_folds_it_used_last_and_no_lock_that_nobody_holds(
+    in_store: InStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def body(pool: Pool) -> None:
+        studies_ = [await opened(pool, name=f"s{number}") for number in range(6)]
+        decider = Decider(pool, Bell())
+        for study_id in studies_[:3]:
+            await ask(decider, study_id)
+        await ask(decider, studies_[0])
+        await ask(decider, studies_[3])
+        assert decider.opened == 4
+        for study_id in (studies_[2], studies_[0], studies_[3]):
+            await ask(decider, study_id)
+        assert decider.opened == 4, "what was used last is there"
+        await asyncio.gather(*(ask(decider, study_id) for study_id in studies_ * 3))
+        assert len(decider._cache) == 3 and not decider._locks
+        for study_id in studies_:
+            found = (await decider.search(study_id)).snapshot()
+            assert found == (await Decider(pool, Bell()).search(study_id)).snapshot()
+        async with decider._lock(studies_[0]):
+            gc.collect()
+            assert decider._lock(studies_[0]).locked(), "a lock that is held is nobody's to forget"
+
+    monkeypatch.setattr(deciding, "MOST_KEPT", 3 * deciding.LEAST_KEPT)
     in_store(body)
 
 

@@ -12,12 +12,12 @@ import asyncio
 import contextlib
 import math
 import time
-from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any, Final, TypeVar
+from weakref import WeakValueDictionary
 
 import structlog
 from msgspec import structs
@@ -45,6 +45,8 @@ T = TypeVar("T")
 PAGE: Final = 2000  # events read and folded at a time
 SNAPSHOT_EVERY: Final = 256  # events folded at once after which the fold is saved
 SNAPSHOT_LEAST: Final = 2048  # and events since the last one, in a study that is decided on and on
+MOST_KEPT: Final = 2_000_000  # events that the folds kept have heard, all together …
+LEAST_KEPT: Final = 1_000  # … each at least as many: a fold of nothing takes its room too
 TTL: Final = timedelta(seconds=30)
 
 
@@ -92,8 +94,8 @@ class Decider:
         self._marked: set[StudyId] = set()
         self._looked = -math.inf
         self.opened = 0  # how often a study came into the cache
-        self._cache: dict[StudyId, _Folded] = {}
-        self._locks: defaultdict[StudyId, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._cache: dict[StudyId, _Folded] = {}  # the one used last is the last
+        self._locks = WeakValueDictionary[StudyId, asyncio.Lock]()  # each for as long as somebody holds or awaits it
 
     async def once(self) -> int:
         """Decide for every study that has undecided results: those marked, and once a second whatever there is."""
@@ -118,7 +120,7 @@ class Decider:
             if folded.seq - folded.saved > max(SNAPSHOT_LEAST, folded.seq // 4)
         ]  # fmt: skip
         for study_id in grown:
-            async with self._locks[study_id]:
+            async with self._lock(study_id):
                 if (folded := self._cache.get(study_id)) is None:  # a pass failed after it had folded something
                     continue
                 body = await _apart(folded.seq, _packed, folded.search)
@@ -162,7 +164,7 @@ class Decider:
         """The study's book, to look at."""
         async with self._alone(study_id) as conn:
             opened, folded = await self._opened(conn, study_id, self._cache.get(study_id))
-            self._cache[study_id] = folded
+            self._keep(study_id, folded)
             yield Book(conn, opened, folded.search, folded.known, self.ttl)
 
     async def make_room(self, study_id: StudyId, folders: Sequence[tuple[int, int]], trials: Sequence[int]) -> None:
@@ -179,7 +181,7 @@ class Decider:
                 book = Book(conn, opened, search, folded.known, self.ttl)
                 seq = (await book.settle([ev.Dropped(trials=tuple(trials))], 0, ())).seq
             await checkpoints.drop(conn, study_id, trials=trials, best=bests(search), superseded=folders, for_room=True)
-            self._cache[study_id] = _Folded(seq, search, opened.row, None, folded.saved)
+            self._keep(study_id, _Folded(seq, search, opened.row, None, folded.saved))
 
     async def _pass(
         self, study_id: StudyId, events: Sequence[ev.Event] = (), ask: int = 0, wants: Sequence[Want] = ()
@@ -187,14 +189,14 @@ class Decider:
         async with self._alone(study_id) as conn:
             self._marked.discard(study_id)
             decided, folded = await self._settle(conn, study_id, self._cache.get(study_id), events, ask, wants)
-            self._cache[study_id] = folded
+            self._keep(study_id, folded)
         if decided.created or decided.results or events:
             self.bell.ring()
         return decided, folded
 
     async def warm(self, study_id: StudyId) -> None:
         """Fold what there is by now, ahead of a transaction that will change the study."""
-        async with self._locks[study_id]:
+        async with self._lock(study_id):
             await self._warm(study_id)
 
     @contextlib.asynccontextmanager
@@ -204,7 +206,7 @@ class Decider:
         If that fails the fold is kept where nothing was folded: it must never be ahead of what was committed, but whoever is
         refused may come again and again, and a long history takes seconds to fold.
         """
-        async with self._locks[study_id]:
+        async with self._lock(study_id):
             before = await self._warm(study_id)
             try:
                 async with self.pool.connection() as conn:
@@ -212,7 +214,7 @@ class Decider:
             except BaseException:
                 self._cache.pop(study_id, None)
                 if before is not None and not before.is_ahead:
-                    self._cache[study_id] = before
+                    self._keep(study_id, before)
                 raise
 
     async def decide_within(self, conn: Conn, study_id: StudyId, *events: ev.Event | Choice) -> Decided:
@@ -226,7 +228,7 @@ class Decider:
 
         The fold that is kept stays as it is. What the transaction commits is one tail more for whoever comes next.
         """
-        async with self._locks[study_id]:
+        async with self._lock(study_id):
             kept = self._cache.get(study_id)
             try:
                 yield await (self._read(study_id, conn) if kept is None else kept.copy())
@@ -288,8 +290,25 @@ class Decider:
     async def _warm(self, study_id: StudyId) -> _Folded | None:
         """The fold that is kept: made before the study's row is locked, so that a long history keeps nobody waiting."""
         if (folded := self._cache.get(study_id)) is None and (folded := await self._read(study_id)) is not None:
-            self._cache[study_id] = folded
+            self._keep(study_id, folded)
         return folded
+
+    def _keep(self, study_id: StudyId, folded: _Folded) -> None:
+        """Keep a fold as the one used last; where it is one more, those go that were not used for longest and are too much."""
+        one_more = self._cache.pop(study_id, None) is None
+        self._cache[study_id] = folded
+        if not one_more:
+            return
+        weights = {one: max(LEAST_KEPT, kept.seq) for one, kept in self._cache.items()}
+        total = sum(weights.values())
+        for oldest in list(weights)[:-1]:  # this one stays, large as it may be
+            if total <= MOST_KEPT:
+                return
+            total -= weights[oldest]
+            del self._cache[oldest]
+
+    def _lock(self, study_id: StudyId) -> asyncio.Lock:
+        return self._locks.setdefault(study_id, asyncio.Lock())
 
     async def _read(self, study_id: StudyId, within: Conn | None = None) -> _Folded | None:
         """A fold of what there is by now; ``None`` where there is no study.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -11,6 +11,8 @@ from isoloss.domain.ids import StudyId
 from isoloss.domain.spec import StudySpec, decode_study
 from isoloss.store import studies
 from isoloss.store.pool import Conn
+
+MOST: Final = 2000  # studies whose specs are kept
 
 
 class Specs:
@@ -26,6 +28,8 @@ class Specs:
             run = mapping.get("run")
             known = version, decode_study(mapping), msgspec.json.encode(run).decode() if run else ""
             self._known[study_id] = known
+            if len(self._known) > MOST:
+                self._known.pop(next(iter(self._known)))
         return known[1], known[2]
 
     def forget(self, study_id: StudyId) -> None:
