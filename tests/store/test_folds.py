@@ -136,7 +136,8 @@ def test_whatever_is_refused_fails_or_is_decided_elsewhere_the_fold_is_that_of_t
 
     async def body(pool: Pool) -> None:
         study_id = await opened(pool, limits={})
-        decider, other, leases = Decider(pool, Bell()), Decider(pool, Bell()), []
+        decider, other = Decider(pool, Bell()), Decider(pool, Bell())
+        leases: list[Any] = []
 
         refused = 0
         for _ in range(60):

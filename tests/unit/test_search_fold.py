@@ -112,7 +112,7 @@ def test_an_event_that_cannot_be_changes_nothing(event: Event, error: type[Excep
 )  # fmt: skip
 def test_whatever_a_copy_hears_its_original_does_not(event: Event) -> None:
     search = started(12)
-    search.apply(Proposed(configurations=({"x": 0.25},) * 3, source="tpe"))
+    search.apply(Proposed(configurations=tuple({"x": 0.25} for _ in range(3)), source="tpe"))
     search.apply(Proposed(configurations=({"x": 0.75},), source="enqueued"))
     for trial, score in ((0, 0.5), (2, 0.7), (4, 0.2), (5, 0.3)):
         search.apply(TaskDone(trial=trial, level=0, score=score))
