@@ -16,7 +16,7 @@ from isoloss.controller.steward import Steward
 from isoloss.domain.lease import Checkpoint, Ending, LeaseKey
 from isoloss.domain.spec import decode_study, encode
 from isoloss.search.events import Deepened, Retried, Stopped, TrialAdded
-from isoloss.store import checkpoints, disks, studies, tasks, workers
+from isoloss.store import checkpoints, disks, studies, tasks, uploads, workers
 from isoloss.store.checkpoints import Tally
 from isoloss.store.pool import Pool
 from isoloss.store.tasks import Lease, Want
@@ -100,7 +100,7 @@ class House:
         """A worker removes what it is told of."""
         gone = await self.told(worker)
         async with self.pool.connection() as conn:
-            await checkpoints.removed(conn, [(one.task_id, one.epoch) for one in gone])
+            await checkpoints.removed(conn, gone)
         return gone
 
     async def full(self) -> list[str]:
@@ -215,7 +215,7 @@ def test_workers_of_a_host_are_told_of_its_folders_until_they_say_that_those_are
         folders = await house.told("a")
         assert len(folders) == 12 and await house.told("b") == folders
         assert await house.told("c") == [] == await house.told("a", "/elsewhere/") == await house.told("nobody")
-        gone = [(folder.task_id, folder.epoch) for folder in folders[:5]]
+        gone, nowhere = folders[:5], checkpoints.Folder(task_id=10**6, epoch=1, path="/root/1000000-1")
         async with pool.connection() as conn:  # a worker of another project hears of none and says nothing of any
             assert await checkpoints.to_remove(conn, "a", "/root/", "elsewhere") == []
             assert await checkpoints.to_remove(conn, "a", "/root/", "default") == folders
@@ -223,12 +223,83 @@ def test_workers_of_a_host_are_told_of_its_folders_until_they_say_that_those_are
         assert await house.told("a") == folders
         for _ in range(2):
             async with pool.connection() as conn:
-                await checkpoints.removed(conn, [*gone, (10**6, 1)])
+                await checkpoints.removed(conn, [*gone, nowhere])
         assert await house.told("b") == folders[5:]
         assert (await house.tally()).to_remove == 7
         async with pool.connection() as conn:
-            await checkpoints.removed(conn, [(task, 1) for task in range(1, 14)])
+            said = [checkpoints.Folder(task_id=task, epoch=1, path=f"/root/{task}-1") for task in range(1, 14)]
+            await checkpoints.removed(conn, said)
         assert (await house.tally()).kept == 1, "what was never dropped is not removed by saying so"
+
+    in_store(body)
+
+
+def test_what_an_attempt_named_and_never_registered_is_removed_once_it_has_ended_and_never_before(
+    in_store: InStore,
+) -> None:
+    root = "s3://bucket/"
+
+    async def body(pool: Pool) -> None:
+        house = await House(pool).open("all")
+        lease = await house.lease()
+        assert lease is not None
+        key = LeaseKey(task_id=lease.task_id, epoch=lease.epoch, secret=lease.secret)
+        told, lost, early = (f"{root}default/s/0/0-{lease.task_id}-1/{step}" for step in (1, 2, 3))
+
+        async def named(*places: str, by: LeaseKey = key) -> None:
+            async with pool.connection() as conn:
+                for place in places:
+                    await uploads.name(conn, by, place)
+
+        async def left(within: str = root, project: str = "") -> list[str]:
+            async with pool.connection() as conn:
+                return [one.path for one in await uploads.left(conn, within, project)]
+
+        async def gone(*places: str, project: str = "") -> None:
+            async with pool.connection() as conn:
+                await uploads.removed(conn, places, project)
+
+        async def ended(ago: str) -> None:
+            async with pool.connection() as conn:
+                await conn.execute("UPDATE attempt SET ended_at = now() - %s::interval WHERE ended_at < now()", (ago,))
+
+        await named(told, lost)
+        await named(early, by=LeaseKey(task_id=key.task_id, epoch=key.epoch, secret="guessed"))
+        async with pool.connection() as conn:
+            await tasks.add_checkpoint(conn, key, Checkpoint(step=1, path=told, manifest={"w": 10}))
+        await named(told)
+        await gone(lost)
+        await house.end(lease, Ending(kind="release"))
+        await ended("9 minutes")
+        assert await left() == [], "a worker that was cut off may still write"
+        await ended("11 minutes")
+        assert await left() == [lost] == await left(project="default"), "what is registered is no upload any more"
+        assert await left("s3://bucket/other/") == [] == await left(project="elsewhere")
+        await gone(lost, project="elsewhere")
+        assert await left() == [lost]
+        await gone(lost)
+        assert await left() == []
+
+    in_store(body)
+
+
+def test_a_step_in_a_store_is_removed_though_a_later_one_of_its_attempt_is_kept(in_store: InStore) -> None:
+    async def body(pool: Pool) -> None:
+        house = await House(pool).open("needed")
+        lease = await house.lease()
+        assert lease is not None
+        key = LeaseKey(task_id=lease.task_id, epoch=lease.epoch, secret=lease.secret)
+        places = [f"s3://bucket/default/s/0/0-{lease.task_id}-1/{step}" for step in (0, 1)]
+        async with pool.connection() as conn:
+            await tasks.add_checkpoint(conn, key, Checkpoint(step=0, path=places[0], manifest={"w": 10}))
+        saved = Checkpoint(step=1, path=places[1], manifest={"w": 10})
+        await house.end(lease, Ending(kind="complete", values={"loss": 0.0}, checkpoint=saved))
+        await house.decider.make_room(house.study_id, [(lease.task_id, 1)], [])
+        assert [one.path for one in await house.told("c", "s3://bucket/")] == places[:1]
+        async with pool.connection() as conn:
+            await conn.execute("UPDATE checkpoint SET dropped_at = now() WHERE dropped_at IS NULL")
+            await checkpoints.removed(conn, [checkpoints.Folder(task_id=lease.task_id, epoch=1, path=places[0])])
+        assert [one.path for one in await house.told("c", "s3://bucket/")] == places[1:], "one that goes is not all"
 
     in_store(body)
 

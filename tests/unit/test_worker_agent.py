@@ -26,6 +26,7 @@ from isoloss_worker.cleaner import Cleaner
 from isoloss_worker.cli import main
 from isoloss_worker.energy import Gauge
 from isoloss_worker.messages import Ended, Saved
+from isoloss_worker.objects import Objects
 
 EVERYTHING = AllowList(everything=True)
 
@@ -164,6 +165,17 @@ def test_a_complete_attempt_tells_its_values_energy_and_checkpoint() -> None:
     assert (ending.kind, ending.values) == ("complete", {"joules": 3.0, "val_loss": 1.0})
     assert ending.checkpoint is not None
     assert (ending.checkpoint.step, ending.checkpoint.manifest) == (8, {"state": 3})
+
+
+def test_an_attempt_writes_into_the_store_only_what_it_may_still_register(tmp_path: Path) -> None:
+    attempt, named = Attempt.of(lease(), Objects(f"file://{tmp_path}/bucket")), list[str]()
+    saved(attempt.folder, DONE="6")
+    attempt.announce = lambda url: bool(named.append(url))
+    assert attempt.saved(Saved(6)) is None
+    assert named == [f"file://{tmp_path}/bucket/p/s/3/1-7-2/6"] and not (tmp_path / "bucket").exists()
+    attempt.announce = lambda _: True
+    found = attempt.saved(Saved(6))
+    assert found is not None and [found.path] == named
 
 
 def test_a_release_told_again_after_a_lost_answer_keeps_its_checkpoint() -> None:

@@ -47,6 +47,8 @@ class Stub:
         self.checkpoints: list[int] = []
         self.dropped: list[work_pb2.CheckpointFolder] = []
         self.removed: list[int] = []
+        self.uploads: list[str] = []
+        self.stale: list[pb.LeaseKey] = []
 
     def Report(self, request: work_pb2.ReportRequest, **_: float) -> work_pb2.AckReply:
         ids = [batch.key.task_id for batch in request.batches]
@@ -58,10 +60,14 @@ class Stub:
         return work_pb2.AckReply()
 
     def Heartbeat(self, request: work_pb2.HeartbeatRequest, **_: float) -> work_pb2.AckReply:
+        if refusal := next((self.refused[one.key.task_id] for one in request.uploads if self.refused), None):
+            raise Refusal(refusal)
+        self.uploads += [one.url for one in request.uploads]
         self.renewed += [key.task_id for key in request.keys]
         self.removed += [folder.task_id for folder in request.removed]
         self.dropped = [folder for folder in self.dropped if folder not in request.removed]
-        return work_pb2.AckReply(dropped=self.dropped)
+        acks = [pb.Ack(key=key, verdict=pb.VERDICT_STALE) for key in self.stale]
+        return work_pb2.AckReply(dropped=self.dropped, acks=acks)
 
 
 @pytest.fixture
@@ -107,6 +113,18 @@ def test_a_checkpoint_is_kept_while_the_controller_stumbles(pulse: Pulse) -> Non
     assert not pulse.flush(BUSY)
     pulse._stub.refused.clear()
     assert pulse.flush(BUSY) and pulse._stub.checkpoints == [BUSY.task_id]
+
+
+def test_who_is_about_to_write_into_a_store_hears_whether_it_may(pulse: Pulse) -> None:
+    ended: list[str] = []
+    pulse.hold(BUSY, 30.0, ended.append)
+    pulse._stub.refused[BUSY.task_id] = grpc.StatusCode.UNAVAILABLE
+    assert pulse.announce(BUSY, "s3://b/1"), "where nobody answers it goes on"
+    pulse._stub.refused.clear()
+    assert pulse.announce(BUSY, "s3://b/2")
+    pulse._stub.stale = [pb.LeaseKey(task_id=BUSY.task_id, epoch=BUSY.epoch)]
+    assert not pulse.announce(BUSY, "s3://b/3") and not pulse.announce(SILENT, "s3://b/4")
+    assert pulse._stub.uploads == ["s3://b/2", "s3://b/3", "s3://b/4"] and ended == ["stale"]
 
 
 class Transport:

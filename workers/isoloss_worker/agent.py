@@ -292,6 +292,7 @@ class Agent:
         key, pulse = from_key(attempt.lease.key), self._pulse
         assert pulse is not None  # noqa: S101
 
+        attempt.announce = partial(pulse.announce, key)
         saving = Saving(attempt, key, pulse)
 
         def listen(message: Measured | Saved) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,7 @@ class Attempt:
     folder: Path
     resume_from: str  # on this machine's disks, once it is fetched
     objects: Objects | None = None
+    announce: Callable[[str], bool] = lambda _: True  # where in the store it is about to write; whether it still may
     registered: bool = False
     published: list[Checkpoint] = field(default_factory=list)  # in the store, the newest last
 
@@ -120,6 +122,8 @@ class Attempt:
             return found
         if self.published and replace(found, path=self.published[-1].path) == self.published[-1]:
             return self.published[-1]
+        if not self.announce(self.objects.url_of(self.folder, step)):
+            return None
         try:
             found = self.objects.publish(self.folder, found)
         except Lost as error:  # of a trainer that goes on the next step's follows; else it stays on the disk

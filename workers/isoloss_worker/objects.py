@@ -49,11 +49,11 @@ class Objects:
         self._files, self._root = _opened(self.url)
 
     def publish(self, folder: Path, found: Checkpoint) -> Checkpoint:
-        """The checkpoint, where it lies in the store; on the disk still when the store takes it not even after a minute.
+        """The checkpoint, where it lies in the store now; on the disk still when the store takes it not even after a minute.
 
         Raises ``Lost`` when its files changed on the way.
         """
-        where = f"{self.url}/{folder.relative_to(checkpoint_root(home().absolute()))}/{found.step}"
+        where = self.url_of(folder, found.step)
         try:
             _again(lambda: self._publish(folder, found, where))
         except Lost:
@@ -62,6 +62,10 @@ class Objects:
             log.warning("checkpoint.not_published", path=str(folder), url=where, error=_words(error))
             return found
         return replace(found, path=where)
+
+    def url_of(self, folder: Path, step: int) -> str:
+        """Where an attempt's step lies once it is published."""
+        return f"{self.url}/{folder.relative_to(checkpoint_root(home().absolute()))}/{step}"
 
     def _publish(self, folder: Path, found: Checkpoint, where: str) -> None:
         place, before = self._place(where), _written(folder, found)

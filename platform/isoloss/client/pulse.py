@@ -159,6 +159,20 @@ class Pulse:
             if held is not None and held.key.epoch == key.epoch:
                 del self._held[key.task_id]
 
+    def announce(self, key: LeaseKey, url: str) -> bool:
+        """Say where in a store this lease is about to write; whether it may, since it is still held.
+
+        When nobody answers it may: what is earned meanwhile is worth more than what is left there if this process ends, too.
+        """
+        request = work_pb2.HeartbeatRequest(
+            worker_id=self._worker_id, keys=[to_key(key)], uploads=[work_pb2.Upload(key=to_key(key), url=url)]
+        )
+        reply = self._call(self._stub.Heartbeat, request)
+        if isinstance(reply, work_pb2.AckReply):
+            self._hear(reply)
+        with self._lock:
+            return self._mine(key) is not None
+
     def removed(self, folder: work_pb2.CheckpointFolder) -> None:
         """Say with the next beat that a dropped checkpoint is gone."""
         with self._lock:

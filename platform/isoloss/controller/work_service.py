@@ -13,7 +13,8 @@ from isoloss.controller.access import PRINCIPAL
 from isoloss.controller.dispatch import Dispatcher, shown
 from isoloss.domain.study import StudyState
 from isoloss.errors import InvalidSpec
-from isoloss.store import checkpoints, disks, tasks, workers
+from isoloss.store import checkpoints, disks, tasks, uploads, workers
+from isoloss.store.checkpoints import Folder
 from isoloss.store.tasks import Lease, Want
 from isoloss.v1 import common_pb2, work_pb2_grpc
 from isoloss.v1 import work_pb2 as pb
@@ -63,8 +64,12 @@ class WorkerService(work_pb2_grpc.WorkerServiceServicer):
         )
 
     async def Heartbeat(self, request: pb.HeartbeatRequest, context: Context) -> pb.AckReply:
+        if request.uploads:  # known before the lease is renewed: what is acknowledged was written down
+            async with self.pool.connection() as conn:
+                for one in request.uploads:
+                    await uploads.name(conn, shown(one.key), _place(one.url))
         drain, acks = await self.dispatcher.heartbeat(request.keys, request.worker_id)
-        found, root = list[checkpoints.Folder](), request.checkpoint_root
+        found, root = list[Folder](), request.checkpoint_root
         project = PRINCIPAL.get().project
         if request.removed or root or request.tails or request.HasField("load") or request.HasField("disk"):
             async with self.pool.connection() as conn:
@@ -75,9 +80,13 @@ class WorkerService(work_pb2_grpc.WorkerServiceServicer):
                 if request.tails:
                     await tasks.keep_tails(conn, [(shown(one.key), printable(one.tail)) for one in request.tails])
                 if request.removed:
-                    await checkpoints.removed(conn, [(one.task_id, one.epoch) for one in request.removed], project)
-                for one in dict.fromkeys((root, request.disk.root)):  # a store, and the disk with what it did not take
-                    found += await checkpoints.to_remove(conn, request.worker_id, one, project) if one else []
+                    gone = [Folder(task_id=one.task_id, epoch=one.epoch, path=one.path) for one in request.removed]
+                    await checkpoints.removed(conn, gone, project)
+                    await uploads.removed(conn, [one.path for one in gone], project)
+                # a store, and the disk with what it did not take
+                for place in dict.fromkeys((root, request.disk.root)):
+                    found += await checkpoints.to_remove(conn, request.worker_id, place, project) if place else []
+                found += await uploads.left(conn, root, project) if "://" in root else []
         dropped = [pb.CheckpointFolder(task_id=one.task_id, epoch=one.epoch, path=one.path) for one in found]
         return pb.AckReply(acks=acks, drain=drain, dropped=dropped)
 
@@ -112,6 +121,12 @@ class WorkerService(work_pb2_grpc.WorkerServiceServicer):
 
 def _finite(load: pb.Load) -> dict[str, Any]:
     return {field.name: value for field, value in load.ListFields() if isinstance(value, str) or math.isfinite(value)}
+
+
+def _place(url: str) -> str:
+    if "://" not in url:
+        raise InvalidSpec(f"upload.url is {url!r}; accepted is a URL in a store.")
+    return printable(url)
 
 
 def _measured(disk: pb.Disk) -> dict[str, Any]:

@@ -78,7 +78,7 @@ TO_REMOVE: Final[LiteralString] = """
     JOIN task ON task.id = gone.task_id JOIN study ON study.id = task.study_id AND %(project)s IN ('', study.project)
     WHERE gone.dropped_at IS NOT NULL AND gone.removed_at IS NULL AND starts_with(gone.path, %(root)s)
       AND NOT EXISTS (SELECT FROM checkpoint AS kept WHERE kept.task_id = gone.task_id AND kept.epoch = gone.epoch
-                      AND kept.dropped_at IS NULL)
+                      AND kept.path = gone.path AND kept.dropped_at IS NULL)
     ORDER BY 1, 2 LIMIT %(most)s"""
 
 
@@ -91,18 +91,21 @@ async def to_remove(conn: Conn, worker_id: str, root: str, project: str = "") ->
 
 REMOVED: Final[LiteralString] = """
     UPDATE checkpoint SET removed_at = now()
-    FROM unnest(%(ids)s::bigint[], %(epochs)s::int[]) AS gone(task_id, epoch)
+    FROM unnest(%(ids)s::bigint[], %(epochs)s::int[], %(paths)s::text[]) AS gone(task_id, epoch, path)
     JOIN task ON task.id = gone.task_id JOIN study ON study.id = task.study_id AND %(project)s IN ('', study.project)
-    WHERE checkpoint.task_id = gone.task_id AND checkpoint.epoch = gone.epoch AND dropped_at IS NOT NULL
+    WHERE checkpoint.task_id = gone.task_id AND checkpoint.epoch = gone.epoch AND checkpoint.path = gone.path AND dropped_at IS NOT NULL
       AND removed_at IS NULL"""
 
 
-async def removed(conn: Conn, gone: Sequence[tuple[int, int]], project: str = "") -> None:
-    """The files of these (task, epoch) are gone.
+async def removed(conn: Conn, gone: Sequence[Folder], project: str = "") -> None:
+    """The files of these folders are gone.
 
     Saying so twice, of what was never dropped, or of another project than one is held to changes nothing.
     """
-    given = {"ids": [task for task, _ in gone], "epochs": [epoch for _, epoch in gone], "project": project}
+    given = {
+        "ids": [one.task_id for one in gone], "epochs": [one.epoch for one in gone], "paths": [one.path for one in gone],
+        "project": project,
+    }  # fmt: skip
     await conn.execute(REMOVED, given)
 
 

@@ -353,16 +353,18 @@ async def beat(conn: Conn, ttl: timedelta) -> bool:
 
 
 ADD_CHECKPOINT: Final[LiteralString] = """
+    WITH known AS (
     INSERT INTO checkpoint (task_id, epoch, step, path, manifest, dropped_at)
     SELECT lease.task_id, lease.epoch, %(step)s, %(path)s, %(manifest)s,
            CASE WHEN study.state = 'stopped' AND study.spec #>> '{fidelity,keep}' IN ('needed', 'planned') THEN now() END
     FROM lease JOIN task ON task.id = lease.task_id JOIN study ON study.id = task.study_id
     WHERE lease.task_id = %(task_id)s AND lease.epoch = %(epoch)s AND lease.secret_hash = sha256(%(secret)s::bytea)
-    ON CONFLICT (task_id, epoch, step) DO NOTHING"""
+    ON CONFLICT (task_id, epoch, step) DO NOTHING RETURNING task_id, epoch, path)
+    DELETE FROM upload USING known WHERE upload.path = known.path AND upload.task_id = known.task_id AND upload.epoch = known.epoch"""
 
 
 async def add_checkpoint(conn: Conn, key: LeaseKey, checkpoint: Checkpoint) -> None:
-    """Register a complete checkpoint; nothing happens unless the lease is current.
+    """Register a complete checkpoint, which is no mere upload any more; nothing happens unless the lease is current.
 
     What a stopped study still says is dropped at once where not all is kept: no decision follows that could do it.
     """

@@ -26,7 +26,7 @@ from isoloss.v1 import common_pb2 as isoloss_dot_v1_dot_common__pb2
 from isoloss.v1 import study_pb2 as isoloss_dot_v1_dot_study__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15isoloss/v1/work.proto\x12\nisoloss.v1\x1a\x17isoloss/v1/common.proto\x1a\x16isoloss/v1/study.proto\"X\n\nAskRequest\x12$\n\x05study\x18\x01 \x01(\x0b\x32\x15.isoloss.v1.StudyName\x12\x0e\n\x06holder\x18\x02 \x01(\t\x12\x14\n\x0cwait_seconds\x18\x03 \x01(\x01\"Y\n\x08\x41skReply\x12 \n\x05lease\x18\x01 \x01(\x0b\x32\x11.isoloss.v1.Lease\x12\x0c\n\x04idle\x18\x02 \x01(\x08\x12\x1d\n\x04\x61\x63ks\x18\x03 \x03(\x0b\x32\x0f.isoloss.v1.Ack\"a\n\x11TellAndAskRequest\x12\'\n\x04tell\x18\x01 \x01(\x0b\x32\x19.isoloss.v1.FinishRequest\x12#\n\x03\x61sk\x18\x02 \x01(\x0b\x32\x16.isoloss.v1.AskRequest\"\x8c\x01\n\x0fRegisterRequest\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12\x13\n\x0bincarnation\x18\x02 \x01(\t\x12\x0c\n\x04host\x18\x03 \x01(\t\x12\r\n\x05slots\x18\x04 \x01(\x05\x12\x0e\n\x06\x64\x65vice\x18\x05 \x01(\t\x12$\n\x07\x61llowed\x18\x06 \x01(\x0b\x32\x13.isoloss.v1.Allowed\"\x87\x01\n\x07\x41llowed\x12\x12\n\neverything\x18\x01 \x01(\x08\x12\x11\n\tfunctions\x18\x02 \x03(\t\x12\x18\n\x10\x63ommand_prefixes\x18\x03 \x03(\t\x12\x0b\n\x03gpt\x18\x04 \x01(\x08\x12\x0c\n\x04gpus\x18\x05 \x01(\x05\x12\x11\n\tmost_gpus\x18\x06 \x01(\x05\x12\r\n\x05nodes\x18\x07 \x01(\x05\"$\n\rRegisterReply\x12\x13\n\x0bttl_seconds\x18\x01 \x01(\x01\"l\n\x0cLeaseRequest\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12\x13\n\x0bincarnation\x18\x02 \x01(\t\x12\r\n\x05slots\x18\x03 \x01(\x05\x12\x14\n\x0cwait_seconds\x18\x04 \x01(\x01\x12\x0f\n\x07holding\x18\x05 \x03(\x03\">\n\nLeaseReply\x12!\n\x06leases\x18\x01 \x03(\x0b\x32\x11.isoloss.v1.Lease\x12\r\n\x05\x64rain\x18\x02 \x01(\x08\"D\n\rWantedRequest\x12$\n\x07\x61llowed\x18\x01 \x01(\x0b\x32\x13.isoloss.v1.Allowed\x12\r\n\x05slots\x18\x02 \x01(\x05\"\x1e\n\x0bWantedReply\x12\x0f\n\x07workers\x18\x01 \x01(\x05\"\xf2\x01\n\x10HeartbeatRequest\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12\"\n\x04keys\x18\x02 \x03(\x0b\x32\x14.isoloss.v1.LeaseKey\x12\x17\n\x0f\x63heckpoint_root\x18\x03 \x01(\t\x12-\n\x07removed\x18\x04 \x03(\x0b\x32\x1c.isoloss.v1.CheckpointFolder\x12\x1f\n\x05tails\x18\x05 \x03(\x0b\x32\x10.isoloss.v1.Tail\x12\x1e\n\x04load\x18\x06 \x01(\x0b\x32\x10.isoloss.v1.Load\x12\x1e\n\x04\x64isk\x18\x07 \x01(\x0b\x32\x10.isoloss.v1.Disk\"^\n\x04\x44isk\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04root\x18\x02 \x01(\t\x12\x13\n\x0bquota_bytes\x18\x03 \x01(\x03\x12\x12\n\nused_bytes\x18\x04 \x01(\x03\x12\x13\n\x0bseconds_ago\x18\x05 \x01(\x01\"7\n\x04Tail\x12!\n\x03key\x18\x01 \x01(\x0b\x32\x14.isoloss.v1.LeaseKey\x12\x0c\n\x04tail\x18\x02 \x01(\t\"\x84\x01\n\x04Load\x12\x13\n\x0butilisation\x18\x01 \x01(\x01\x12\x14\n\x0cmemory_bytes\x18\x02 \x01(\x01\x12\x1a\n\x12memory_total_bytes\x18\x03 \x01(\x01\x12\x13\n\x06joules\x18\x04 \x01(\x01H\x00\x88\x01\x01\x12\x15\n\renergy_source\x18\x05 \x01(\tB\t\n\x07_joules\"g\n\x08\x41\x63kReply\x12\x1d\n\x04\x61\x63ks\x18\x01 \x03(\x0b\x32\x0f.isoloss.v1.Ack\x12\r\n\x05\x64rain\x18\x02 \x01(\x08\x12-\n\x07\x64ropped\x18\x03 \x03(\x0b\x32\x1c.isoloss.v1.CheckpointFolder\"@\n\x10\x43heckpointFolder\x12\x0f\n\x07task_id\x18\x01 \x01(\x03\x12\r\n\x05\x65poch\x18\x02 \x01(\x05\x12\x0c\n\x04path\x18\x03 \x01(\t\"j\n\rReportRequest\x12(\n\x07\x62\x61tches\x18\x01 \x03(\x0b\x32\x17.isoloss.v1.SeriesBatch\x12/\n\x0b\x63heckpoints\x18\x02 \x03(\x0b\x32\x1a.isoloss.v1.HeldCheckpoint\"_\n\x0eHeldCheckpoint\x12!\n\x03key\x18\x01 \x01(\x0b\x32\x14.isoloss.v1.LeaseKey\x12*\n\ncheckpoint\x18\x02 \x01(\x0b\x32\x16.isoloss.v1.Checkpoint\"4\n\rFinishRequest\x12#\n\x07\x65ndings\x18\x01 \x03(\x0b\x32\x12.isoloss.v1.Ending\"\x14\n\x12ListWorkersRequest\"\xd8\x01\n\x06Worker\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12\x0c\n\x04host\x18\x02 \x01(\t\x12\r\n\x05slots\x18\x03 \x01(\x05\x12\x0e\n\x06\x64\x65vice\x18\x04 \x01(\t\x12\x18\n\x10seen_seconds_ago\x18\x05 \x01(\x01\x12\x0e\n\x06leases\x18\x06 \x01(\x05\x12\x10\n\x08\x64raining\x18\x07 \x01(\x08\x12\r\n\x05taken\x18\x08 \x01(\x05\x12\x15\n\rcools_seconds\x18\t \x01(\x01\x12\x1e\n\x04load\x18\n \x01(\x0b\x32\x10.isoloss.v1.Load\x12\x0c\n\x04\x66ull\x18\x0b \x01(\x08\"7\n\x10ListWorkersReply\x12#\n\x07workers\x18\x01 \x03(\x0b\x32\x12.isoloss.v1.Worker\"!\n\x0c\x44rainRequest\x12\x11\n\tworker_id\x18\x01 \x01(\t\"\x0c\n\nDrainReply2\xbb\x02\n\x0cTrialService\x12\x33\n\x03\x41sk\x12\x16.isoloss.v1.AskRequest\x1a\x14.isoloss.v1.AskReply\x12?\n\tHeartbeat\x12\x1c.isoloss.v1.HeartbeatRequest\x1a\x14.isoloss.v1.AckReply\x12\x39\n\x06Report\x12\x19.isoloss.v1.ReportRequest\x1a\x14.isoloss.v1.AckReply\x12\x37\n\x04Tell\x12\x19.isoloss.v1.FinishRequest\x1a\x14.isoloss.v1.AckReply\x12\x41\n\nTellAndAsk\x12\x1d.isoloss.v1.TellAndAskRequest\x1a\x14.isoloss.v1.AskReply2\x8b\x04\n\rWorkerService\x12\x42\n\x08Register\x12\x1b.isoloss.v1.RegisterRequest\x1a\x19.isoloss.v1.RegisterReply\x12\x39\n\x05Lease\x12\x18.isoloss.v1.LeaseRequest\x1a\x16.isoloss.v1.LeaseReply\x12<\n\x06Wanted\x12\x19.isoloss.v1.WantedRequest\x1a\x17.isoloss.v1.WantedReply\x12?\n\tHeartbeat\x12\x1c.isoloss.v1.HeartbeatRequest\x1a\x14.isoloss.v1.AckReply\x12\x39\n\x06Report\x12\x19.isoloss.v1.ReportRequest\x1a\x14.isoloss.v1.AckReply\x12\x39\n\x06\x46inish\x12\x19.isoloss.v1.FinishRequest\x1a\x14.isoloss.v1.AckReply\x12K\n\x0bListWorkers\x12\x1e.isoloss.v1.ListWorkersRequest\x1a\x1c.isoloss.v1.ListWorkersReply\x12\x39\n\x05\x44rain\x12\x18.isoloss.v1.DrainRequest\x1a\x16.isoloss.v1.DrainReplyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15isoloss/v1/work.proto\x12\nisoloss.v1\x1a\x17isoloss/v1/common.proto\x1a\x16isoloss/v1/study.proto\"X\n\nAskRequest\x12$\n\x05study\x18\x01 \x01(\x0b\x32\x15.isoloss.v1.StudyName\x12\x0e\n\x06holder\x18\x02 \x01(\t\x12\x14\n\x0cwait_seconds\x18\x03 \x01(\x01\"Y\n\x08\x41skReply\x12 \n\x05lease\x18\x01 \x01(\x0b\x32\x11.isoloss.v1.Lease\x12\x0c\n\x04idle\x18\x02 \x01(\x08\x12\x1d\n\x04\x61\x63ks\x18\x03 \x03(\x0b\x32\x0f.isoloss.v1.Ack\"a\n\x11TellAndAskRequest\x12\'\n\x04tell\x18\x01 \x01(\x0b\x32\x19.isoloss.v1.FinishRequest\x12#\n\x03\x61sk\x18\x02 \x01(\x0b\x32\x16.isoloss.v1.AskRequest\"\x8c\x01\n\x0fRegisterRequest\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12\x13\n\x0bincarnation\x18\x02 \x01(\t\x12\x0c\n\x04host\x18\x03 \x01(\t\x12\r\n\x05slots\x18\x04 \x01(\x05\x12\x0e\n\x06\x64\x65vice\x18\x05 \x01(\t\x12$\n\x07\x61llowed\x18\x06 \x01(\x0b\x32\x13.isoloss.v1.Allowed\"\x87\x01\n\x07\x41llowed\x12\x12\n\neverything\x18\x01 \x01(\x08\x12\x11\n\tfunctions\x18\x02 \x03(\t\x12\x18\n\x10\x63ommand_prefixes\x18\x03 \x03(\t\x12\x0b\n\x03gpt\x18\x04 \x01(\x08\x12\x0c\n\x04gpus\x18\x05 \x01(\x05\x12\x11\n\tmost_gpus\x18\x06 \x01(\x05\x12\r\n\x05nodes\x18\x07 \x01(\x05\"$\n\rRegisterReply\x12\x13\n\x0bttl_seconds\x18\x01 \x01(\x01\"l\n\x0cLeaseRequest\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12\x13\n\x0bincarnation\x18\x02 \x01(\t\x12\r\n\x05slots\x18\x03 \x01(\x05\x12\x14\n\x0cwait_seconds\x18\x04 \x01(\x01\x12\x0f\n\x07holding\x18\x05 \x03(\x03\">\n\nLeaseReply\x12!\n\x06leases\x18\x01 \x03(\x0b\x32\x11.isoloss.v1.Lease\x12\r\n\x05\x64rain\x18\x02 \x01(\x08\"D\n\rWantedRequest\x12$\n\x07\x61llowed\x18\x01 \x01(\x0b\x32\x13.isoloss.v1.Allowed\x12\r\n\x05slots\x18\x02 \x01(\x05\"\x1e\n\x0bWantedReply\x12\x0f\n\x07workers\x18\x01 \x01(\x05\"\x97\x02\n\x10HeartbeatRequest\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12\"\n\x04keys\x18\x02 \x03(\x0b\x32\x14.isoloss.v1.LeaseKey\x12\x17\n\x0f\x63heckpoint_root\x18\x03 \x01(\t\x12-\n\x07removed\x18\x04 \x03(\x0b\x32\x1c.isoloss.v1.CheckpointFolder\x12\x1f\n\x05tails\x18\x05 \x03(\x0b\x32\x10.isoloss.v1.Tail\x12\x1e\n\x04load\x18\x06 \x01(\x0b\x32\x10.isoloss.v1.Load\x12\x1e\n\x04\x64isk\x18\x07 \x01(\x0b\x32\x10.isoloss.v1.Disk\x12#\n\x07uploads\x18\x08 \x03(\x0b\x32\x12.isoloss.v1.Upload\"8\n\x06Upload\x12!\n\x03key\x18\x01 \x01(\x0b\x32\x14.isoloss.v1.LeaseKey\x12\x0b\n\x03url\x18\x02 \x01(\t\"^\n\x04\x44isk\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04root\x18\x02 \x01(\t\x12\x13\n\x0bquota_bytes\x18\x03 \x01(\x03\x12\x12\n\nused_bytes\x18\x04 \x01(\x03\x12\x13\n\x0bseconds_ago\x18\x05 \x01(\x01\"7\n\x04Tail\x12!\n\x03key\x18\x01 \x01(\x0b\x32\x14.isoloss.v1.LeaseKey\x12\x0c\n\x04tail\x18\x02 \x01(\t\"\x84\x01\n\x04Load\x12\x13\n\x0butilisation\x18\x01 \x01(\x01\x12\x14\n\x0cmemory_bytes\x18\x02 \x01(\x01\x12\x1a\n\x12memory_total_bytes\x18\x03 \x01(\x01\x12\x13\n\x06joules\x18\x04 \x01(\x01H\x00\x88\x01\x01\x12\x15\n\renergy_source\x18\x05 \x01(\tB\t\n\x07_joules\"g\n\x08\x41\x63kReply\x12\x1d\n\x04\x61\x63ks\x18\x01 \x03(\x0b\x32\x0f.isoloss.v1.Ack\x12\r\n\x05\x64rain\x18\x02 \x01(\x08\x12-\n\x07\x64ropped\x18\x03 \x03(\x0b\x32\x1c.isoloss.v1.CheckpointFolder\"@\n\x10\x43heckpointFolder\x12\x0f\n\x07task_id\x18\x01 \x01(\x03\x12\r\n\x05\x65poch\x18\x02 \x01(\x05\x12\x0c\n\x04path\x18\x03 \x01(\t\"j\n\rReportRequest\x12(\n\x07\x62\x61tches\x18\x01 \x03(\x0b\x32\x17.isoloss.v1.SeriesBatch\x12/\n\x0b\x63heckpoints\x18\x02 \x03(\x0b\x32\x1a.isoloss.v1.HeldCheckpoint\"_\n\x0eHeldCheckpoint\x12!\n\x03key\x18\x01 \x01(\x0b\x32\x14.isoloss.v1.LeaseKey\x12*\n\ncheckpoint\x18\x02 \x01(\x0b\x32\x16.isoloss.v1.Checkpoint\"4\n\rFinishRequest\x12#\n\x07\x65ndings\x18\x01 \x03(\x0b\x32\x12.isoloss.v1.Ending\"\x14\n\x12ListWorkersRequest\"\xd8\x01\n\x06Worker\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12\x0c\n\x04host\x18\x02 \x01(\t\x12\r\n\x05slots\x18\x03 \x01(\x05\x12\x0e\n\x06\x64\x65vice\x18\x04 \x01(\t\x12\x18\n\x10seen_seconds_ago\x18\x05 \x01(\x01\x12\x0e\n\x06leases\x18\x06 \x01(\x05\x12\x10\n\x08\x64raining\x18\x07 \x01(\x08\x12\r\n\x05taken\x18\x08 \x01(\x05\x12\x15\n\rcools_seconds\x18\t \x01(\x01\x12\x1e\n\x04load\x18\n \x01(\x0b\x32\x10.isoloss.v1.Load\x12\x0c\n\x04\x66ull\x18\x0b \x01(\x08\"7\n\x10ListWorkersReply\x12#\n\x07workers\x18\x01 \x03(\x0b\x32\x12.isoloss.v1.Worker\"!\n\x0c\x44rainRequest\x12\x11\n\tworker_id\x18\x01 \x01(\t\"\x0c\n\nDrainReply2\xbb\x02\n\x0cTrialService\x12\x33\n\x03\x41sk\x12\x16.isoloss.v1.AskRequest\x1a\x14.isoloss.v1.AskReply\x12?\n\tHeartbeat\x12\x1c.isoloss.v1.HeartbeatRequest\x1a\x14.isoloss.v1.AckReply\x12\x39\n\x06Report\x12\x19.isoloss.v1.ReportRequest\x1a\x14.isoloss.v1.AckReply\x12\x37\n\x04Tell\x12\x19.isoloss.v1.FinishRequest\x1a\x14.isoloss.v1.AckReply\x12\x41\n\nTellAndAsk\x12\x1d.isoloss.v1.TellAndAskRequest\x1a\x14.isoloss.v1.AskReply2\x8b\x04\n\rWorkerService\x12\x42\n\x08Register\x12\x1b.isoloss.v1.RegisterRequest\x1a\x19.isoloss.v1.RegisterReply\x12\x39\n\x05Lease\x12\x18.isoloss.v1.LeaseRequest\x1a\x16.isoloss.v1.LeaseReply\x12<\n\x06Wanted\x12\x19.isoloss.v1.WantedRequest\x1a\x17.isoloss.v1.WantedReply\x12?\n\tHeartbeat\x12\x1c.isoloss.v1.HeartbeatRequest\x1a\x14.isoloss.v1.AckReply\x12\x39\n\x06Report\x12\x19.isoloss.v1.ReportRequest\x1a\x14.isoloss.v1.AckReply\x12\x39\n\x06\x46inish\x12\x19.isoloss.v1.FinishRequest\x1a\x14.isoloss.v1.AckReply\x12K\n\x0bListWorkers\x12\x1e.isoloss.v1.ListWorkersRequest\x1a\x1c.isoloss.v1.ListWorkersReply\x12\x39\n\x05\x44rain\x12\x18.isoloss.v1.DrainRequest\x1a\x16.isoloss.v1.DrainReplyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -54,35 +54,37 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_WANTEDREPLY']._serialized_start=929
   _globals['_WANTEDREPLY']._serialized_end=959
   _globals['_HEARTBEATREQUEST']._serialized_start=962
-  _globals['_HEARTBEATREQUEST']._serialized_end=1204
-  _globals['_DISK']._serialized_start=1206
-  _globals['_DISK']._serialized_end=1300
-  _globals['_TAIL']._serialized_start=1302
-  _globals['_TAIL']._serialized_end=1357
-  _globals['_LOAD']._serialized_start=1360
-  _globals['_LOAD']._serialized_end=1492
-  _globals['_ACKREPLY']._serialized_start=1494
-  _globals['_ACKREPLY']._serialized_end=1597
-  _globals['_CHECKPOINTFOLDER']._serialized_start=1599
-  _globals['_CHECKPOINTFOLDER']._serialized_end=1663
-  _globals['_REPORTREQUEST']._serialized_start=1665
-  _globals['_REPORTREQUEST']._serialized_end=1771
-  _globals['_HELDCHECKPOINT']._serialized_start=1773
-  _globals['_HELDCHECKPOINT']._serialized_end=1868
-  _globals['_FINISHREQUEST']._serialized_start=1870
-  _globals['_FINISHREQUEST']._serialized_end=1922
-  _globals['_LISTWORKERSREQUEST']._serialized_start=1924
-  _globals['_LISTWORKERSREQUEST']._serialized_end=1944
-  _globals['_WORKER']._serialized_start=1947
-  _globals['_WORKER']._serialized_end=2163
-  _globals['_LISTWORKERSREPLY']._serialized_start=2165
-  _globals['_LISTWORKERSREPLY']._serialized_end=2220
-  _globals['_DRAINREQUEST']._serialized_start=2222
-  _globals['_DRAINREQUEST']._serialized_end=2255
-  _globals['_DRAINREPLY']._serialized_start=2257
-  _globals['_DRAINREPLY']._serialized_end=2269
-  _globals['_TRIALSERVICE']._serialized_start=2272
-  _globals['_TRIALSERVICE']._serialized_end=2587
-  _globals['_WORKERSERVICE']._serialized_start=2590
-  _globals['_WORKERSERVICE']._serialized_end=3113
+  _globals['_HEARTBEATREQUEST']._serialized_end=1241
+  _globals['_UPLOAD']._serialized_start=1243
+  _globals['_UPLOAD']._serialized_end=1299
+  _globals['_DISK']._serialized_start=1301
+  _globals['_DISK']._serialized_end=1395
+  _globals['_TAIL']._serialized_start=1397
+  _globals['_TAIL']._serialized_end=1452
+  _globals['_LOAD']._serialized_start=1455
+  _globals['_LOAD']._serialized_end=1587
+  _globals['_ACKREPLY']._serialized_start=1589
+  _globals['_ACKREPLY']._serialized_end=1692
+  _globals['_CHECKPOINTFOLDER']._serialized_start=1694
+  _globals['_CHECKPOINTFOLDER']._serialized_end=1758
+  _globals['_REPORTREQUEST']._serialized_start=1760
+  _globals['_REPORTREQUEST']._serialized_end=1866
+  _globals['_HELDCHECKPOINT']._serialized_start=1868
+  _globals['_HELDCHECKPOINT']._serialized_end=1963
+  _globals['_FINISHREQUEST']._serialized_start=1965
+  _globals['_FINISHREQUEST']._serialized_end=2017
+  _globals['_LISTWORKERSREQUEST']._serialized_start=2019
+  _globals['_LISTWORKERSREQUEST']._serialized_end=2039
+  _globals['_WORKER']._serialized_start=2042
+  _globals['_WORKER']._serialized_end=2258
+  _globals['_LISTWORKERSREPLY']._serialized_start=2260
+  _globals['_LISTWORKERSREPLY']._serialized_end=2315
+  _globals['_DRAINREQUEST']._serialized_start=2317
+  _globals['_DRAINREQUEST']._serialized_end=2350
+  _globals['_DRAINREPLY']._serialized_start=2352
+  _globals['_DRAINREPLY']._serialized_end=2364
+  _globals['_TRIALSERVICE']._serialized_start=2367
+  _globals['_TRIALSERVICE']._serialized_end=2682
+  _globals['_WORKERSERVICE']._serialized_start=2685
+  _globals['_WORKERSERVICE']._serialized_end=3208
 # @@protoc_insertion_point(module_scope)

@@ -313,6 +313,7 @@ class HeartbeatRequest(_message.Message):
     TAILS_FIELD_NUMBER: _builtins.int
     LOAD_FIELD_NUMBER: _builtins.int
     DISK_FIELD_NUMBER: _builtins.int
+    UPLOADS_FIELD_NUMBER: _builtins.int
     worker_id: _builtins.str
     checkpoint_root: _builtins.str
     """Below this folder the worker may remove checkpoints; it is told of none when it is empty."""
@@ -334,6 +335,10 @@ class HeartbeatRequest(_message.Message):
     def disk(self) -> Global___Disk:
         """What lies below its folder of checkpoints, where that has a quota; said whenever it was measured."""
 
+    @_builtins.property
+    def uploads(self) -> _containers.RepeatedCompositeFieldContainer[Global___Upload]:
+        """Where in a store it is about to write: said before, so that what a lost attempt leaves there is known."""
+
     def __init__(
         self,
         *,
@@ -344,14 +349,38 @@ class HeartbeatRequest(_message.Message):
         tails: _abc.Iterable[Global___Tail] | None = ...,
         load: Global___Load | None = ...,
         disk: Global___Disk | None = ...,
+        uploads: _abc.Iterable[Global___Upload] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["disk", b"disk", "load", b"load"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoint_root", b"checkpoint_root", "disk", b"disk", "keys", b"keys", "load", b"load", "removed", b"removed", "tails", b"tails", "worker_id", b"worker_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoint_root", b"checkpoint_root", "disk", b"disk", "keys", b"keys", "load", b"load", "removed", b"removed", "tails", b"tails", "uploads", b"uploads", "worker_id", b"worker_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___HeartbeatRequest: _TypeAlias = HeartbeatRequest  # noqa: Y015
+
+@_typing.final
+class Upload(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEY_FIELD_NUMBER: _builtins.int
+    URL_FIELD_NUMBER: _builtins.int
+    url: _builtins.str
+    @_builtins.property
+    def key(self) -> _common_pb2.LeaseKey: ...
+    def __init__(
+        self,
+        *,
+        key: _common_pb2.LeaseKey | None = ...,
+        url: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["key", b"key"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "url", b"url"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Upload: _TypeAlias = Upload  # noqa: Y015
 
 @_typing.final
 class Disk(_message.Message):
