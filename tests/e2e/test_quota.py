@@ -7,6 +7,7 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -41,9 +42,9 @@ def launch(client: Client, name: str) -> Study:
     )  # fmt: skip
 
 
-def lies(cluster: Cluster) -> int:
+def lies(home: Path) -> int:
     """The bytes below the root."""
-    return sum(file.stat().st_size for file in (cluster.home / "checkpoints").rglob("*") if file.is_file())
+    return sum(file.stat().st_size for file in (home / "checkpoints").rglob("*") if file.is_file())
 
 
 def told(cluster: Cluster, *words: str) -> str:
@@ -58,7 +59,7 @@ def test_workers_stay_below_their_quota_and_wait_where_nothing_more_may_go(clust
     cluster.worker("two", allow=("saver:main",), environment={"ISOLOSS_QUOTA": "6.5MB"})
     study = launch(client, "kept")
     until_idle(study, 60)
-    wait_until(lambda: lies(cluster) <= 6_500_000, 30, what="room made")
+    wait_until(lambda: lies(cluster.home) <= 6_500_000, 30, what="room made")
     wait_until(lambda: study.info().checkpoints["to_remove"] == 0, 20, what="tidied")
     found, best = study.info().checkpoints, study.best_trial
     assert 5 <= found["kept"] <= 6 and found["for_room"] == found["dropped"] == 13 - found["kept"]
@@ -79,6 +80,38 @@ def test_workers_stay_below_their_quota_and_wait_where_nothing_more_may_go(clust
     study.deepen(27)
     until_idle(study, 60)
     assert {*cluster.attempts("kept"), *cluster.attempts("later")} == {"ok"}, "what begins again begins at 0"
+
+
+def test_a_quota_beside_a_store_counts_the_disk_alone_and_a_full_one_gives_a_new_worker_nothing(
+    client: Client, cluster: Cluster
+) -> None:
+    cluster.kill_workers()
+    own, bucket = cluster.home / "own", cluster.home / "bucket"
+    disk, foreign = {"ISOLOSS_HOME": str(own)}, own / "checkpoints" / "foreign"
+    stored = {**disk, "ISOLOSS_STORE": f"file://{bucket}"}
+    cluster.worker("plain", allow=("saver:main",), environment=disk)
+    study = launch(client, "both")
+    until_idle(study, 60)
+    assert lies(own) > 13_000_000, "saved on the disk"
+    cluster.kill_workers()
+    foreign.write_bytes(bytes(9_000_000))
+    cluster.worker("early", allow=("saver:main",), quota="6.5MB", environment=stored)
+    wait_until(lambda: study.info().checkpoints["kept"] == 1, 30, what="all that may go")
+    wait_until(lambda: lies(own) < 11_000_000, 30, what="removed from the disk by a worker of a store")
+    held = "SELECT 1 FROM disk WHERE is_full AND used_bytes < 11000000"
+    wait_until(lambda: study.info().checkpoints["to_remove"] == 0 and cluster.rows(held), 30, what="full all the same")
+    cluster.kill_workers()
+    later = launch(client, "stored")
+    cluster.worker("new", allow=("saver:main",), quota="6.5MB", environment=stored)
+    wait_until(lambda: any(w["full"] for w in client.workers() if w["worker_id"] == "new"), 30, what="known to be full")
+    assert not cluster.attempts("stored"), "nothing is given to who has not measured yet"
+    foreign.unlink()
+    until_idle(later, 60)
+    assert {*cluster.attempts("stored")} == {"ok"} and later.info().checkpoints["for_room"] == 0
+    assert len([*bucket.rglob("*.manifest.json")]) == 13, "the store has no quota"
+    study.deepen(27)
+    until_idle(study, 60)
+    assert {*cluster.attempts("both")} == {"ok"}, "from the disk, from the store, or from 0"
 
 
 @pytest.mark.parametrize("given", ["lots", "0", "-3GB", "12 parsecs", "1e30TB"])

@@ -416,6 +416,46 @@ def test_a_disk_is_full_when_nothing_more_may_go_until_a_measurement_finds_room(
     in_store(body)
 
 
+def test_of_workers_that_share_a_disk_the_smallest_quota_counts_while_its_worker_is_heard_of(in_store: InStore) -> None:
+    async def body(pool: Pool) -> None:
+        house = await House(pool).open("all")
+        await house.run()
+        await house.measured(90, 100, ago=30)
+        await house.measured(90, 80, by="b", ago=20)
+        await house.measured(90, 100, ago=10)
+        async with pool.connection() as conn:
+            rows = await (await conn.execute("SELECT quota_bytes FROM disk")).fetchall()
+            assert rows == [(80,)], "whoever measured last"
+            await conn.execute("UPDATE worker SET seen_at = now() - interval '2 minutes' WHERE id = 'b'")
+        await house.measured(90, 100)
+        async with pool.connection() as conn:
+            rows = await (await conn.execute("SELECT quota_bytes FROM disk")).fetchall()
+        assert rows == [(100,)]
+
+    in_store(body)
+
+
+def test_a_full_disk_is_full_from_the_first_that_its_worker_says_of_it_until_room_is_made(in_store: InStore) -> None:
+    async def body(pool: Pool) -> None:
+        house = await House(pool).open("all")
+        await house.run()
+
+        async def says(used: int, ago: float) -> None:
+            async with pool.connection() as conn:
+                await disks.measured(
+                    conn, "a", "", id="disk", root="/root/", quota_bytes=100, used_bytes=used, seconds_ago=ago
+                )
+
+        await says(130, 30)
+        assert await house.full() == ["a"], "nobody has looked yet whether something may go"
+        await house.measured(130, 100, ago=20)
+        assert await house.full() == [] and len(await house.kept()) == 10
+        await says(130, 10)
+        assert await house.full() == [], "what it says later is the steward's to judge"
+
+    in_store(body)
+
+
 def test_what_no_worker_removes_in_time_makes_a_disk_full_and_drops_nothing_more(in_store: InStore) -> None:
     async def body(pool: Pool) -> None:
         house = await House(pool).open("all")

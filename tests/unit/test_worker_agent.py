@@ -170,7 +170,12 @@ def test_a_complete_attempt_tells_its_values_energy_and_checkpoint() -> None:
 def test_an_attempt_writes_into_the_store_only_what_it_may_still_register(tmp_path: Path) -> None:
     attempt, named = Attempt.of(lease(), Objects(f"file://{tmp_path}/bucket")), list[str]()
     saved(attempt.folder, DONE="6")
-    attempt.announce = lambda url: bool(named.append(url))
+
+    def refused(url: str) -> bool:
+        named.append(url)
+        return False
+
+    attempt.announce = refused
     assert attempt.saved(Saved(6)) is None
     assert named == [f"file://{tmp_path}/bucket/p/s/3/1-7-2/6"] and not (tmp_path / "bucket").exists()
     attempt.announce = lambda _: True

@@ -145,6 +145,7 @@ class Agent:
         attempts: set[asyncio.Task[None]] = set()
         async with asyncio.TaskGroup() as group:
             await self._warm()
+            await self._measured()
             while not self._leaving:
                 self._freed.clear()
                 free = [slot for slot in self._slots if not slot.busy]
@@ -175,6 +176,16 @@ class Agent:
             await asyncio.gather(*(slot.warm() for slot in self._slots))
         except OSError as error:
             log.warning("child.missed", error=str(error))
+
+    async def _measured(self) -> None:
+        """Until the controller knows how much lies on the disk: it gives no task to one that is full."""
+        quota, pulse = self._quota, self._pulse
+        while quota is not None and pulse is not None and not quota.known and not self._leaving:
+            if quota.news() is not None:
+                pulse.hurry()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._freed.wait(), BREATH_SECONDS)
+        self._rests_since = time.monotonic()
 
     async def _farewell(self, attempts: set[asyncio.Task[None]]) -> None:
         """Until the attempts have ended; when they are to be given back, for so long and no longer."""

@@ -34,6 +34,7 @@ class Quota:
         self.quota_bytes = quota_bytes
         self._measured: tuple[float, work_pb2.Disk] | None = None
         self._used = -1  # when it was last news
+        self.known = False  # to the controller: before that, a full disk would be given tasks
 
     async def run(self) -> None:
         """Measure until cancelled."""
@@ -63,6 +64,7 @@ class Quota:
 
     def heard(self, said: work_pb2.Disk) -> None:
         """The controller knows this measurement."""
+        self.known = True
         if self._measured is not None and self._measured[1] is said:
             self._measured = None
 

@@ -97,6 +97,7 @@ class Pulse:
         self._lock = threading.Lock()
         self._delivering = threading.Lock()  # one delivery at a time: what is taken is removed when it was heard
         self._wake = threading.Event()
+        self._hurried = threading.Event()
         self._closed = False
         self._thread = threading.Thread(target=self._run, name="isoloss-pulse", daemon=True)
         self._thread.start()
@@ -178,6 +179,11 @@ class Pulse:
         with self._lock:
             self._removed.append(folder)
 
+    def hurry(self) -> None:
+        """Beat now: somebody waits for what it says to be known."""
+        self._hurried.set()
+        self._wake.set()
+
     def close(self) -> None:
         """End the thread."""
         self._closed = True
@@ -202,7 +208,9 @@ class Pulse:
             self._wake.wait(min(REPORT_SECONDS, self._ttl / BEATS))
             self._wake.clear()
             self._deliver()
-            if time.monotonic() - beaten >= self._ttl / BEATS:  # a report renews only the leases it names
+            due = time.monotonic() - beaten >= self._ttl / BEATS  # a report renews only the leases it names
+            if due or self._hurried.is_set():
+                self._hurried.clear()
                 beaten = time.monotonic()
                 self._beat()
 

@@ -47,21 +47,32 @@ class Lying:
     repeated: bool
 
 
+# A disk that is too full when a worker first speaks of it is full until the steward has looked: else it would get a task before.
 MEASURED: Final[LiteralString] = """
-    WITH me AS (SELECT id, host, CONCAT(%(project)s::text, '/', %(id)s::text) AS disk FROM worker WHERE id = %(worker_id)s),
+    WITH me AS (
+        SELECT id, host, mine.disk, disk_id IS DISTINCT FROM mine.disk AS is_new, least(%(quota_bytes)s, (
+                   SELECT min(quota_bytes) FROM worker AS other
+                   WHERE other.disk_id = mine.disk AND other.id <> worker.id AND other.seen_at > now() - interval '60 seconds')) AS quota
+        FROM worker, (SELECT CONCAT(%(project)s::text, '/', %(id)s::text) AS disk) AS mine WHERE id = %(worker_id)s),
     said AS (
-        INSERT INTO disk (id, project, host, root, quota_bytes, used_bytes, measured_at)
-        SELECT disk, %(project)s, host, %(root)s, %(quota_bytes)s, %(used_bytes)s, now() - make_interval(secs => %(seconds_ago)s)
+        INSERT INTO disk (id, project, host, root, quota_bytes, used_bytes, measured_at, is_full)
+        SELECT disk, %(project)s, host, %(root)s, quota, %(used_bytes)s, now() - make_interval(secs => %(seconds_ago)s),
+               is_new AND %(used_bytes)s > quota
         FROM me
         ON CONFLICT (id) DO UPDATE SET host = excluded.host, root = excluded.root, quota_bytes = excluded.quota_bytes,
-            used_bytes = excluded.used_bytes, measured_at = excluded.measured_at WHERE disk.measured_at < excluded.measured_at)
-    UPDATE worker SET disk_id = me.disk FROM me WHERE worker.id = me.id AND worker.disk_id IS DISTINCT FROM me.disk"""
+            used_bytes = excluded.used_bytes, measured_at = excluded.measured_at, is_full = disk.is_full OR excluded.is_full
+            WHERE disk.measured_at < excluded.measured_at)
+    UPDATE worker SET disk_id = me.disk, quota_bytes = %(quota_bytes)s FROM me
+    WHERE worker.id = me.id AND (worker.disk_id, worker.quota_bytes) IS DISTINCT FROM (me.disk, %(quota_bytes)s)"""
 
 
 async def measured(
     conn: Conn, worker_id: str, project: str, *, id: str, root: str, quota_bytes: int, used_bytes: int, seconds_ago: float  # noqa: A002
 ) -> None:  # fmt: skip
-    """A worker measured its disk: of what several say of one, the latest counts. A project's workers speak of its own alone."""
+    """A worker measured its disk: of what several say of one the latest counts, and the smallest quota of the last minute.
+
+    A project's workers speak of its own alone.
+    """
     given = {
         "worker_id": worker_id, "project": project, "id": id, "root": root, "quota_bytes": quota_bytes,
         "used_bytes": used_bytes, "seconds_ago": seconds_ago,

@@ -35,7 +35,7 @@ REGISTER: Final[LiteralString] = """
     INSERT INTO worker (id, incarnation, host, slots, device, allowed)
     VALUES (%(id)s, %(incarnation)s, %(host)s, %(slots)s, %(device)s, %(allowed)s)
     ON CONFLICT (id) DO UPDATE SET incarnation = excluded.incarnation, host = excluded.host, slots = excluded.slots,
-        device = excluded.device, allowed = excluded.allowed, draining = false, seen_at = now(), disk_id = NULL"""
+        device = excluded.device, allowed = excluded.allowed, draining = false, seen_at = now(), disk_id = NULL, quota_bytes = NULL"""
 
 
 async def register(

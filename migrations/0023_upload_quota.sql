@@ -7,3 +7,5 @@ CREATE TABLE upload (
     FOREIGN KEY (task_id, epoch) REFERENCES attempt (task_id, epoch) ON DELETE CASCADE
 );
 CREATE INDEX upload_attempt ON upload (task_id, epoch);
+-- How much its disk may hold by this worker's own word: of several that share one, the smallest counts.
+ALTER TABLE worker ADD COLUMN quota_bytes bigint CHECK (quota_bytes > 0);
