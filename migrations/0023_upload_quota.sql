@@ -4,7 +4,7 @@ CREATE TABLE upload (
     path    text PRIMARY KEY CHECK (path LIKE '%://%'),
     task_id bigint NOT NULL,
     epoch   integer NOT NULL,
-    FOREIGN KEY (task_id, epoch) REFERENCES attempt (task_id, epoch) ON DELETE CASCADE
+    FOREIGN KEY (task_id, epoch) REFERENCES attempt (task_id, epoch)
 );
 CREATE INDEX upload_attempt ON upload (task_id, epoch);
 -- How much its disk may hold by this worker's own word: of several that share one, the smallest counts.

@@ -37,6 +37,7 @@ OF: Final[dict[str, dict[str, str]]] = {  # tables in the order of their referen
     "task": {"id": "task", "study_id": "study"},
     "attempt": {"task_id": "task"},
     "checkpoint": {"task_id": "task"},
+    "upload": {"task_id": "task"},
     "metric_chunk": {"task_id": "task"},
     "result": {"task_id": "task", "study_id": "study"},
 }
