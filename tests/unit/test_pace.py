@@ -16,7 +16,7 @@ def told(*done: tuple[float, float], **others: Any) -> Use:
     """The use of a study with these done tasks: (budget, device hours)."""
     budgets, hours = [budget for budget, _ in done], [hour for _, hour in done]
     slope = linear_regression(budgets, hours).slope if len(set(budgets)) > 1 else None
-    means = {"mean_hours": mean(hours), "mean_budget": mean(budgets)} if done else {}
+    means: dict[str, Any] = {"mean_hours": mean(hours), "mean_budget": mean(budgets)} if done else {}
     return Use(study_id=1, hours=sum(hours), done=len(done), slope=slope, **means, **others)
 
 
