@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from isoloss.controller import rates
+from isoloss.controller import recent
 from isoloss.controller.rates import of_guesses, of_tokens
 from isoloss.errors import Busy
 
@@ -49,7 +49,7 @@ def test_waiting_as_told_is_enough_and_a_refused_call_costs_nothing() -> None:
 def test_no_rate_is_no_limit_and_buckets_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     for _ in range(1000):
         of_tokens(0.0).take("a")
-    monkeypatch.setattr(rates, "MOST", 3)
+    monkeypatch.setattr(recent, "MOST", 3)
     limited = of_tokens(0.5, lambda: 0.0)
     for token_id in "abcd":
         limited.take(token_id)

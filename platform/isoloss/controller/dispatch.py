@@ -23,6 +23,7 @@ from isoloss.controller.demand import Demand
 from isoloss.controller.duty import Bell
 from isoloss.controller.health import Health
 from isoloss.controller.line import Line
+from isoloss.controller.recent import Recent
 from isoloss.controller.why import gpus_of, slots_for
 from isoloss.domain.ids import StudyId
 from isoloss.domain.lease import LeaseKey, slots_taken
@@ -68,9 +69,9 @@ class Dispatcher:
         self.health = Health()
         self.demand = Demand(decider)
         self.draining = False
-        self._ids: dict[tuple[str, str], StudyId] = {}
-        self._served: dict[StudyId, float] = {}  # when it last got a task here
-        self._announced: dict[StudyId, float] = {}  # when it was last asked for a task that would have to wait
+        self._ids = Recent[tuple[str, str], StudyId]()
+        self._served = Recent[StudyId, float]()  # when it last got a task here
+        self._announced = Recent[StudyId, float]()  # when it was last asked for a task that would have to wait
         self._endings = Line[Sequence[tasks.Said], list[str]](self._finish)
         self._beats = Line[Beat, tuple[bool, dict[LeaseKey, TaskState]]](self._beat)
         self._curves = Line[Sequence[curves.Batch], dict[LeaseKey, TaskState]](self._store)

@@ -5,15 +5,16 @@ What this controller granted and heard, in memory: a controller that begins anew
 
 from __future__ import annotations
 
-from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import Final
 
+from isoloss.controller.recent import Recent
 from isoloss.domain.ids import StudyId, TaskId
 
 SUSPECT: Final = 3  # tasks of one study in a row, each another
 PAUSE_SECONDS: Final = 60.0  # doubled with every further failure
 LONGEST_SECONDS: Final = 3600.0
+MOST_HELD: Final = 1_000_000  # tasks that run at once
 
 
 @dataclass(slots=True)
@@ -29,9 +30,9 @@ class Health:
     """Streaks of failures by worker and study, and when others last succeeded."""
 
     def __init__(self) -> None:
-        self._held: dict[TaskId, tuple[str, StudyId]] = {}
-        self._streaks: dict[str, dict[StudyId, _Streak]] = defaultdict(dict)
-        self._fine: dict[StudyId, dict[str, float]] = defaultdict(dict)
+        self._held = Recent[TaskId, tuple[str, StudyId]](MOST_HELD)
+        self._streaks = Recent[str, Recent[StudyId, _Streak]]()
+        self._fine = Recent[StudyId, Recent[str, float]]()
 
     def granted(self, task_id: TaskId, holder: str, study_id: StudyId) -> None:
         """A worker has been given a task."""
@@ -43,10 +44,13 @@ class Health:
             return
         holder, study_id = held
         if not failed:
-            self._streaks[holder].pop(study_id, None)
-            self._fine[study_id][holder] = now
+            if (streaks := self._streaks.get(holder)) is not None:
+                streaks.pop(study_id, None)
+            self._fine[study_id] = fine = self._fine.get(study_id) or Recent()
+            fine[holder] = now
             return
-        streak = self._streaks[holder].setdefault(study_id, _Streak(begun=now))
+        self._streaks[holder] = streaks = self._streaks.get(holder) or Recent()
+        streaks[study_id] = streak = streaks.get(study_id) or _Streak(begun=now)
         streak.tasks.add(task_id)
         streak.last = now
 
@@ -56,6 +60,6 @@ class Health:
             streak.last + min(PAUSE_SECONDS * 2 ** (len(streak.tasks) - SUSPECT), LONGEST_SECONDS)
             for study_id, streak in self._streaks.get(holder, {}).items()
             if len(streak.tasks) >= SUSPECT
-            and any(at >= streak.begun for other, at in self._fine[study_id].items() if other != holder)
+            and any(at >= streak.begun for other, at in self._fine.get(study_id, {}).items() if other != holder)
         ]
         return max((end for end in ends if end > now), default=None)

@@ -13,6 +13,7 @@ import structlog
 from msgspec.structs import replace
 
 from isoloss.controller.decider import Decider
+from isoloss.controller.recent import Recent
 from isoloss.domain.ids import StudyId
 from isoloss.domain.prior import Prior, check_prior, nearest
 from isoloss.domain.spec import StudySpec, decode_study
@@ -45,7 +46,7 @@ class Proposer:
         self.pool = pool
         self.decider = decider
         self.executor = executor
-        self._failed: dict[StudyId, tuple[int, float]] = {}  # how often in a row, and when to ask again
+        self._failed = Recent[StudyId, tuple[int, float]]()  # how often in a row, and when to ask again
         self._rows: list[StudyRow] = []
         self._looked, self._opened = -math.inf, 0
 

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections import OrderedDict
 from collections.abc import Callable
 from typing import Final
 
+from isoloss.controller.recent import Recent
 from isoloss.errors import Busy
 
 BURST_SECONDS: Final = 2.0  # what a bucket holds: saved up while nobody called
 GUESSES_PER_SECOND: Final = 5.0  # a whole cluster with an old token may stand behind one address
-MOST: Final = 10_000  # buckets; one that is forgotten is full again
 
 
 class Rates:
@@ -24,17 +23,16 @@ class Rates:
         self._said, self._hint = said, hint
         self._most = max(1.0, per_second * BURST_SECONDS)
         self._clock = clock
-        self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()  # what is left, and when that was
+        self._buckets = Recent[
+            str, tuple[float, float]
+        ]()  # what is left, and when that was; one that is forgotten is full
 
     def take(self, who: str) -> None:
         """Count once; ``Busy`` says when to come again. Who has no name is alone on a loopback, and is not counted."""
         if not self._rate or not who:
             return
         left = self._left(who)
-        self._buckets.pop(who, None)
         self._buckets[who] = left - (left >= 1), self._clock()
-        if len(self._buckets) > MOST:
-            self._buckets.popitem(last=False)
         self._refuse(who, left)
 
     def check(self, who: str) -> None:

@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import Any
 
 import msgspec
 
+from isoloss.controller.recent import Recent
 from isoloss.domain.ids import StudyId
 from isoloss.domain.spec import StudySpec, decode_study
 from isoloss.store import studies
 from isoloss.store.pool import Conn
-
-MOST: Final = 2000  # studies whose specs are kept
 
 
 class Specs:
     """The newest version seen of every study's spec, with its run section as JSON."""
 
     def __init__(self) -> None:
-        self._known: dict[StudyId, tuple[int, StudySpec, str]] = {}
+        self._known = Recent[StudyId, tuple[int, StudySpec, str]]()
 
     def of(self, study_id: StudyId, version: int, mapping: Mapping[str, Any]) -> tuple[StudySpec, str]:
         """The spec of this version, and its run section; ``mapping`` is what is stored."""
@@ -28,8 +27,6 @@ class Specs:
             run = mapping.get("run")
             known = version, decode_study(mapping), msgspec.json.encode(run).decode() if run else ""
             self._known[study_id] = known
-            if len(self._known) > MOST:
-                self._known.pop(next(iter(self._known)))
         return known[1], known[2]
 
     def forget(self, study_id: StudyId) -> None:
