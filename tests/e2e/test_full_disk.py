@@ -118,6 +118,11 @@ def test_when_the_disk_of_postgres_is_full_nothing_is_lost_and_the_study_goes_on
         filler = fill(small)
         with pytest.raises(errors.StoreUnavailable, match="The disk of Postgres is full: .* Free some room there"):
             for_ever(tell)
+        try:
+            reasons = " ".join(study.why())
+        except errors.StoreUnavailable as error:  # results wait that cannot be taken up
+            reasons = error.message
+        assert "The disk of Postgres is full" in reasons
         with pytest.raises(psycopg.OperationalError), psycopg.connect(cluster.dsn, autocommit=True) as conn:
             # without room for another segment of its write-ahead log Postgres ends, and does not start
             for_ever(lambda: conn.execute("SELECT pg_switch_wal(), pg_logical_emit_message(false, '', '')"))

@@ -83,10 +83,10 @@ class Metrics:
         return generate_latest(self._registry)
 
     async def ready(self) -> bool:
-        """Whether calls can be served now: Postgres answers, and nobody has asked the controller to leave."""
+        """Whether calls can be served now: Postgres answers and takes what is written, and nobody has asked the controller to leave."""
         try:
             async with self.pool.connection() as conn:
                 await gauges.read(conn)
         except IsolossError:
             return False
-        return not self.dispatcher.draining
+        return not self.dispatcher.draining and not self.pool.refused

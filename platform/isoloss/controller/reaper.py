@@ -33,6 +33,7 @@ class Reaper:
                 log.warning("control_plane.was_silent", extended_by_seconds=self.ttl.total_seconds())
                 return 0
             ended = await tasks.reap(conn)
+        self.pool.refused = ""
         if ended:
             log.info("lease.reaped", n=len(ended))
             self.bell.ring()

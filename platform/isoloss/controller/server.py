@@ -154,6 +154,7 @@ async def _page(listen: socket.socket, dsn: str, metrics: Metrics) -> AsyncItera
         config = uvicorn.Config(app, log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=1)
         server = uvicorn.Server(config)
         server.install_signal_handlers = lambda: None  # type: ignore[attr-defined]
+        listen.listen()  # who comes before the page is up waits for it, and is not refused
         serving = asyncio.create_task(_serve_page(server, listen), name="page")
         host, port = listen.getsockname()[:2]
         try:

@@ -293,7 +293,8 @@ class StudyService(study_pb2_grpc.StudyServiceServicer):
         now = time.monotonic()
         cooling = {one.id: end - now for one in found if (end := self.health.cools_until(one.id, now)) is not None}
         return pb.Explanation(
-            sentences=obstacles(row, search, open_tasks, found, shares.get(row.project), given_back, cooling, exceeded),
+            sentences=[self.pool.refused] * bool(self.pool.refused)
+            + obstacles(row, search, open_tasks, found, shares.get(row.project), given_back, cooling, exceeded),
             trials=[
                 pb.TrialReason(trial=r.trial, level=r.level, code=r.code, sentence=r.sentence) for r in reasons(search)
             ],

@@ -27,6 +27,7 @@ class Pool:
 
     def __init__(self, dsn: str, *, size: int = 8, name: str = "isoloss controller") -> None:
         check_dsn(dsn)
+        self.refused = ""  # why Postgres took the last write not; empty again once the reaper's beat is written
         self._pool = AsyncConnectionPool(
             dsn, min_size=1, max_size=size, timeout=WAIT_SECONDS, open=False, max_lifetime=3600,
             kwargs={"options": OPTIONS, "application_name": name, "connect_timeout": 5},
@@ -62,10 +63,12 @@ class Pool:
                 raise StoreUnavailable(f"No connection to Postgres could be made within {WAIT_SECONDS:g} s.") from None
             raise Busy(f"No connection to Postgres was free within {WAIT_SECONDS:g} s.") from None
         except (psycopg.errors.ReadOnlySqlTransaction, psycopg.errors.InsufficientPrivilege) as error:
-            raise StoreUnavailable(f"Postgres does not let this controller write: {_first_line(error)}.") from None
+            self.refused = f"Postgres does not let this controller write: {_first_line(error)}."
+            raise StoreUnavailable(self.refused) from None
         except psycopg.errors.DiskFull as error:
+            self.refused = f"The disk of Postgres is full: {_first_line(error)}."
             raise StoreUnavailable(
-                f"The disk of Postgres is full: {_first_line(error)}.",
+                self.refused,
                 hint="Free some room there: nothing that was acknowledged is lost, and all goes on by itself.",
             ) from None
         except psycopg.DataError as error:  # a number out of range, a text that is none: no check before has caught it
