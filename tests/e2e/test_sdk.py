@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
+import grpc
 import numpy as np
 import pytest
 
@@ -16,6 +17,7 @@ from isoloss import errors
 from isoloss.client.locate import Local
 from isoloss.testing.cluster import wait_until
 from isoloss.testing.controller import controller, temporary_home
+from isoloss.v1 import study_pb2, study_pb2_grpc
 
 SPACE = {"lr": isoloss.Float(1e-4, 1e-1, log=True)}
 LOSS = isoloss.minimize("val_loss")
@@ -443,6 +445,18 @@ def test_deepening_to_a_smaller_or_unreachable_budget_is_refused(
     with pytest.raises((errors.InvalidSpec, errors.WrongState), match=message):
         study.deepen(max_budget=wanted)
     assert study.info().seq == before
+
+
+def test_a_study_is_found_without_anybody_counting_its_trials(local: Local, client: isoloss.Client) -> None:
+    study = client.create_study("long", space=SPACE, objective=LOSS, method={"name": "fixed", "budget": 1})
+    study.optimize(train, n_trials=3)
+    assert client.study("long").info() == study.info()
+    with grpc.insecure_channel(local.address) as channel:
+        stub = study_pb2_grpc.StudyServiceStub(channel)
+        whole = stub.GetStudy(study_pb2.StudyName(project="default", name="long"))
+        brief = stub.GetStudy(study_pb2.StudyName(project="default", name="long", brief=True))
+    assert (whole.trials, brief.trials, len(brief.rungs)) == (3, 0, 0)
+    assert (brief.spec_json, brief.state, brief.seq) == (whole.spec_json, whole.state, whole.seq)
 
 
 def test_unknown_names_and_unreachable_controllers_are_typed(client: isoloss.Client) -> None:

@@ -99,9 +99,9 @@ class Client:
 
     async def study(self, name: str, *, project: str = "default") -> Study:
         """A study there is already; ``NotFound`` otherwise."""
-        study = Study(self, project, name)
-        await study.info()
-        return study
+        reference = study_pb2.StudyName(project=project, name=name, brief=True)
+        await self.transport.call(self.transport.studies.GetStudy, reference)
+        return Study(self, project, name)
 
     async def studies(self, *, project: str = "") -> list[StudyInfo]:
         """All studies of a project, or of all."""

@@ -92,9 +92,9 @@ class Client:
 
     def study(self, name: str, *, project: str = "default") -> Study:
         """A study there is already; ``NotFound`` otherwise."""
-        study = Study(self, project, name)
-        study.info()
-        return study
+        reference = study_pb2.StudyName(project=project, name=name, brief=True)
+        self.transport.call(self.transport.studies.GetStudy, reference)
+        return Study(self, project, name)
 
     def studies(self, *, project: str = "") -> list[StudyInfo]:
         """All studies of a project, or of all."""

@@ -87,6 +87,8 @@ class StudyService(study_pb2_grpc.StudyServiceServicer):
     async def GetStudy(self, request: pb.StudyName, context: Context) -> pb.Study:
         async with self.pool.connection() as conn:
             row = await studies.by_name(conn, request.project, request.name)
+            if request.brief:
+                return _stored(row)
             message = await describe(conn, row)
             message.codes.update(await studies.codes(conn, row.id))
             message.checkpoints.CopyFrom(pb.Checkpoints(**asdict(await checkpoints.tally(conn, row.id))))
@@ -335,11 +337,17 @@ def check_same(spec: StudySpec, row: StudyRow, *, load_if_exists: bool) -> None:
 
 async def describe(conn: Conn, row: StudyRow) -> pb.Study:
     """A study's row as a message, with its counts."""
-    trials, tasks = await studies.counts(conn, row.id)
+    message = _stored(row)
+    message.trials, tasks = await studies.counts(conn, row.id)
+    message.tasks.update(tasks)
+    return message
+
+
+def _stored(row: StudyRow) -> pb.Study:
     return pb.Study(
         id=row.id, project=row.project, name=row.name, state=to_study_state(StudyState(row.state)),
-        spec_json=JSON.encode(row.spec).decode(), max_budget=row.max_budget, seq=row.next_seq - 1, trials=trials, tasks=tasks,
-        spent=row.spent, reserved=row.reserved, campaign=str(row.campaign_id or ""),
+        spec_json=JSON.encode(row.spec).decode(), max_budget=row.max_budget, seq=row.next_seq - 1, spent=row.spent,
+        reserved=row.reserved, campaign=str(row.campaign_id or ""),
     )  # fmt: skip
 
 
