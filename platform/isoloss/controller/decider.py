@@ -247,26 +247,29 @@ class Decider:
         self, conn: Conn, study_id: StudyId, folded: _Folded | None, events: Sequence[ev.Event | Choice], ask: int = 0,
         wants: Sequence[Want] = (), *, rescore: bool = False,
     ) -> tuple[Decided, _Folded]:  # fmt: skip
-        opened, folded = await self._opened(conn, study_id, folded, [want.holder for want in wants if want.again])
+        said = [one for want in wants for one in want.said]
+        holders = [want.holder for want in wants if want.again]
+        opened, folded = await self._opened(conn, study_id, folded, holders, said)
         verdicts: tuple[tuple[str, ...], ...] = tuple(() for _ in wants)
-        if said := [one for want in wants for one in want.said]:
-            flat, ended = await tasks.finish(conn, said, self.specs.owed)
-            each = iter(flat)
+        if said:
+            ended = await tasks.finish(conn, said, self.specs.owed, opened.held)
+            each = iter(ended.verdicts)
             verdicts = tuple(tuple(next(each) for _ in want.said) for want in wants)
             wants = [want for want, heard in zip(wants, verdicts, strict=True) if {*heard} <= {"accepted"}]
-            opened = replace(opened, undecided=tuple(await ledger.undecided(conn, study_id)))
-            self.mark(ended - {study_id})
+            if len(opened.undecided) < ledger.MOST:  # else older ones wait, and these are taken up behind them
+                opened = replace(opened, undecided=(*opened.undecided, *ended.results.get(study_id, ())))
+            self.mark(ended.results.keys() - {study_id})
         book = Book(conn, opened, folded.search, folded.known, self.ttl)
         decided = await book.settle(events, ask, wants, rescore=rescore)
         found = _Folded(decided.seq, folded.search, opened.row, book.known, folded.saved)
         return replace(decided, verdicts=verdicts), found
 
     async def _opened(
-        self, conn: Conn, study_id: StudyId, folded: _Folded | None, holders: Sequence[str] = ()
-    ) -> tuple[ledger.Opened, _Folded]:
+        self, conn: Conn, study_id: StudyId, folded: _Folded | None, holders: Sequence[str] = (),
+        ending: Sequence[tasks.Said] = (),
+    ) -> tuple[ledger.Opened, _Folded]:  # fmt: skip
         """The study under its lock, and the fold of the whole ledger: the one given, once it has heard what it lacks."""
-        async with conn.pipeline():  # with the BEGIN before it
-            opened = await ledger.opened(conn, study_id, folded.row if folded else None, holders)
+        opened = await ledger.opened(conn, study_id, folded.row if folded else None, holders, ending)
         row = opened.row
         if folded and folded.seq == row.next_seq - 1 and folded.row.spec_version == row.spec_version:
             return opened, folded

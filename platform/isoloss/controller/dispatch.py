@@ -283,8 +283,9 @@ class Dispatcher:
     async def _finish(self, said: Sequence[Sequence[tasks.Said]]) -> list[list[str]]:
         async with self.pool.connection() as conn:
             all_said = [one for some in said for one in some]
-            verdicts, ended = await tasks.finish(conn, all_said, self.decider.specs.owed)
-        self.decider.mark(ended)
+            ended = await tasks.finish(conn, all_said, self.decider.specs.owed)
+        verdicts = ended.verdicts
+        self.decider.mark(ended.results)
         self.bell.ring()
         for (key, ending), verdict in zip(all_said, verdicts, strict=True):
             if verdict == "accepted" and ending.kind in ("complete", "diverge", "fail"):

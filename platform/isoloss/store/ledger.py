@@ -15,23 +15,16 @@ import msgspec
 from psycopg.rows import class_row, dict_row
 
 from isoloss.domain.ids import StudyId, TaskId
+from isoloss.domain.lease import LeaseKey
 from isoloss.domain.task import TaskState
 from isoloss.errors import NotFound
 from isoloss.search.events import CreateTask, CreateTrial
+from isoloss.store import tasks
 from isoloss.store.pool import Conn
 from isoloss.store.studies import StudyRow
+from isoloss.store.tasks import Held, Said, Undecided
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Undecided:
-    """A durable result that no event has taken up yet."""
-
-    task_id: TaskId
-    trial_no: int
-    level: int
-    status: str
-    values: dict[str, Any]
-    cost: float
+MOST: Final = 1000  # results taken up at once
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,31 +38,38 @@ class Opened:
     row: StudyRow
     undecided: tuple[Undecided, ...]
     ready: bool  # whether tasks wait for a slot
-    again: bool  # whether one of the holders named holds something
+    again: bool  # whether one of the holders named holds something that is not about to end
+    held: Mapping[LeaseKey, Held]  # what is about to end, of which a current key was shown
 
 
 OPEN: Final[LiteralString] = """
     SELECT id, project, name, campaign_id, size, n_params, spec_version, trainable, state::text, max_budget, next_seq, cap,
            reserved, spent, CASE WHEN spec_version <> %(known)s THEN spec END AS spec,
            EXISTS (SELECT FROM task WHERE task.study_id = study.id AND task.state = 'ready') AS ready,
-           EXISTS (SELECT FROM lease WHERE worker_id = ANY(%(holders)s)) AS again,
+           EXISTS (SELECT FROM lease WHERE worker_id = ANY(%(holders)s) AND task_id <> ALL(%(ending)s)) AS again,
            (SELECT coalesce(json_agg(waiting), '[]'::json) FROM (
                SELECT task_id, task.trial_no, task.level, result.status, result."values",
                       (task.budget_to - task.budget_from)::float8 AS cost
                FROM result JOIN task ON task.id = result.task_id
-               WHERE result.study_id = study.id AND decided_seq IS NULL ORDER BY received_at, task_id LIMIT 1000
+               WHERE result.study_id = study.id AND decided_seq IS NULL ORDER BY received_at, task_id LIMIT %(most)s
            ) AS waiting) AS undecided
     FROM study WHERE id = %(study_id)s FOR NO KEY UPDATE OF study"""
 
 
-async def opened(conn: Conn, study_id: StudyId, known: StudyRow | None, holders: Sequence[str]) -> Opened:
-    """Lock the study's row until the end of the transaction: whoever holds it decides.
+async def opened(
+    conn: Conn, study_id: StudyId, known: StudyRow | None, holders: Sequence[str] = (), ending: Sequence[Said] = ()
+) -> Opened:
+    """Lock the study's row until the end of the transaction: whoever holds it decides. Then what is said to be ``ending``.
 
     The spec of a row ``known`` already is not sent again unless it has changed since.
     """
-    given = {"study_id": study_id, "known": known.spec_version if known else 0, "holders": list(holders)}
-    async with conn.cursor(row_factory=dict_row) as cursor:
+    given = {
+        "study_id": study_id, "known": known.spec_version if known else 0, "holders": list(holders),
+        "ending": [key.task_id for key, _ in ending], "most": MOST,
+    }  # fmt: skip
+    async with conn.pipeline(), conn.cursor(row_factory=dict_row) as cursor:  # with the BEGIN before it
         await cursor.execute(OPEN, given)
+        held = await tasks.hold(conn, ending) if ending else {}
         row = await cursor.fetchone()
     if row is None:
         raise NotFound(f"There is no study with id {study_id}.")
@@ -77,20 +77,20 @@ async def opened(conn: Conn, study_id: StudyId, known: StudyRow | None, holders:
         row["spec"] = known.spec
     undecided_, ready, again = row.pop("undecided"), row.pop("ready"), row.pop("again")
     waiting = tuple(Undecided(**one) for one in undecided_)
-    return Opened(row=StudyRow(**row), undecided=waiting, ready=ready, again=again)
+    return Opened(row=StudyRow(**row), undecided=waiting, ready=ready, again=again, held=held)
 
 
 UNDECIDED: Final[LiteralString] = """
     SELECT task_id, task.trial_no, task.level, result.status::text, result."values",
            (task.budget_to - task.budget_from)::float8 AS cost
     FROM result JOIN task ON task.id = result.task_id
-    WHERE result.study_id = %(study_id)s AND decided_seq IS NULL ORDER BY received_at, task_id LIMIT 1000"""
+    WHERE result.study_id = %(study_id)s AND decided_seq IS NULL ORDER BY received_at, task_id LIMIT %(most)s"""
 
 
 async def undecided(conn: Conn, study_id: StudyId) -> list[Undecided]:
     """Results to decide, in the order they became durable."""
     async with conn.cursor(row_factory=class_row(Undecided)) as cursor:
-        await cursor.execute(UNDECIDED, {"study_id": study_id})
+        await cursor.execute(UNDECIDED, {"study_id": study_id, "most": MOST})
         return await cursor.fetchall()
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import timedelta
-from typing import Any, Final, LiteralString
+from typing import Any, Final, LiteralString, NamedTuple
 
 import msgspec
 from psycopg.rows import class_row
@@ -196,7 +196,7 @@ END_ATTEMPTS: Final[LiteralString] = """
                ended_at = CASE WHEN said.final THEN now() END
         FROM said JOIN freed ON freed.task_id = said.id
         WHERE task.id = said.id AND task.epoch = freed.epoch AND task.state IN ('leased', 'cancelling')
-        RETURNING task.id, task.study_id, task.epoch),
+        RETURNING task.id, task.study_id, task.epoch, task.trial_no, task.level, (task.budget_to - task.budget_from)::float8 AS cost),
     ended AS (
         UPDATE attempt SET ended_at = now(), outcome = said.outcome, message = said.message, code = said.code,
                tail = coalesce(nullif(said.tail, ''), attempt.tail)
@@ -205,7 +205,8 @@ END_ATTEMPTS: Final[LiteralString] = """
         INSERT INTO result (task_id, study_id, epoch, status, "values", step)
         SELECT moved.id, study_id, epoch, said.status, said."values", said.step FROM moved JOIN said USING (id)
         WHERE said.status IS NOT NULL)
-    SELECT count(*) FROM moved"""
+    SELECT moved.id, study_id, trial_no, level, said.status::text, said."values", cost FROM moved JOIN said USING (id)
+    ORDER BY moved.id"""
 
 LOSE: Final[LiteralString] = """
     UPDATE checkpoint SET dropped_at = now() FROM task AS earlier JOIN task USING (study_id, trial_no)
@@ -230,28 +231,53 @@ class Held:
     infra_failures: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Undecided:
+    """A result that no event has taken up yet."""
+
+    task_id: TaskId
+    trial_no: int
+    level: int
+    status: str
+    values: dict[str, Any]
+    cost: float
+
+
+class Ended(NamedTuple):
+    """What was answered to each ending, in their order (``accepted``, ``stale`` or ``already_done``), and its results by study.
+
+    A study without a result is among them too: a task of it may wait again.
+    """
+
+    verdicts: list[str]
+    results: dict[StudyId, list[Undecided]]
+
+
 Said = tuple[LeaseKey, Ending]
 Owed = Callable[[Conn, StudyId, int], Awaitable[Sequence[str]]]  # the metrics a study of this spec version owes
 
 
-async def finish(conn: Conn, endings: Sequence[Said], owed: Owed) -> tuple[list[str], set[StudyId]]:
-    """End attempts, and store the last points of their curves; durable when the transaction commits.
-
-    A key that is not current changes no row.
-
-    Returns the verdicts in the order of the endings (``accepted``, ``stale`` or ``already_done``), and the studies that
-    now have something to decide.
-    """
+async def hold(conn: Conn, endings: Sequence[Said]) -> dict[LeaseKey, Held]:
+    """Lock the tasks that are about to end, whose keys are current, and store the last points of their curves."""
     async with conn.pipeline():  # with the BEGIN before it
         await curves.add(conn, [(key, ending.series) for key, ending in endings if ending.series])
         rows = await (await conn.execute(HELD, _columns([key for key, _ in endings]))).fetchall()
-    held = {
+    return {
         LeaseKey(task_id=TaskId(row[0]), epoch=row[1], secret=row[2]): Held(
             study_id=StudyId(row[3]), spec_version=row[4], state=TaskState(row[5]), failures=row[6],
             infra_failures=row[7],
         )
         for row in rows
     }  # fmt: skip
+
+
+async def finish(conn: Conn, endings: Sequence[Said], owed: Owed, held: Mapping[LeaseKey, Held] | None = None) -> Ended:
+    """End attempts, which the transaction may ``hold`` already; durable when it commits.
+
+    A key that is not current changes no row.
+    """
+    if held is None:
+        held = await hold(conn, endings)
     moves: dict[TaskId, tuple[Move, Ending]] = {}
     late = []
     for place, (key, ending) in enumerate(endings):
@@ -267,25 +293,32 @@ async def finish(conn: Conn, endings: Sequence[Said], owed: Owed) -> tuple[list[
             await add_checkpoint(conn, key, ending.checkpoint)
         if ending.lost:
             await conn.execute(LOSE, {"task_id": key.task_id, "path": ending.lost})
-    await _end(conn, moves)
+    results: dict[StudyId, list[Undecided]] = {task.study_id: [] for task in held.values()}
+    for study_id, result in await _end(conn, moves):
+        results[study_id].append(result)
     verdicts = ["accepted"] * len(endings)
     if late:
         for place, verdict in zip(late, await _repeated(conn, [endings[place] for place in late], owed), strict=True):
             verdicts[place] = verdict
-    return verdicts, {held[key].study_id for key, _ in endings if key in held}
+    return Ended(verdicts, results)
 
 
-async def _end(conn: Conn, moves: Mapping[TaskId, tuple[Move, Ending]]) -> None:
-    """Make the moves of tasks that are locked."""
+async def _end(conn: Conn, moves: Mapping[TaskId, tuple[Move, Ending]]) -> list[tuple[StudyId, Undecided]]:
+    """Make the moves of tasks that are locked; returns the results there are of it."""
     if not moves:
-        return
+        return []
     said = [
         {"id": task_id, "step": ending.step, "code": ending.code, "tail": ending.tail, "final": move.state in TERMINAL}
         | asdict(move)
         for task_id, (move, ending) in moves.items()
     ]
-    row = await (await conn.execute(END_ATTEMPTS, {"moves": msgspec.json.encode(said).decode()})).fetchone()
-    assert row is not None and row[0] == len(moves), "the rows were locked"  # noqa: S101, PT018
+    rows = await (await conn.execute(END_ATTEMPTS, {"moves": msgspec.json.encode(said).decode()})).fetchall()
+    assert len(rows) == len(moves), "the rows were locked"  # noqa: S101
+    return [
+        (study_id, Undecided(task_id=task_id, trial_no=trial_no, level=level, status=status, values=values, cost=cost))
+        for task_id, study_id, trial_no, level, status, values, cost in rows
+        if status is not None
+    ]
 
 
 async def _repeated(conn: Conn, endings: Sequence[Said], owed: Owed) -> list[str]:
