@@ -26,7 +26,7 @@ from isoloss.search.preview import planned_rungs
 from isoloss.search.retention import bests, spare
 from isoloss.search.search import Search
 from isoloss.store import checkpoints, ledger, limits, preferences, studies, tasks
-from isoloss.store.pool import Conn
+from isoloss.store.pool import Conn, Cursor
 from isoloss.store.tasks import Lease, Want
 
 VETOES: Final = 64  # rounds of an ask in which what a formula vetoes is replaced
@@ -77,9 +77,10 @@ class Book:
         self._looked = 0  # tasks of the page that were held against a formula
 
     async def settle(
-        self, events: Sequence[ev.Event | Choice], ask: int, wants: Sequence[Want], *, rescore: bool = False
-    ) -> Decided:
-        """Everything there is to decide now, in order; then the study's row."""
+        self, events: Sequence[ev.Event | Choice], ask: int, wants: Sequence[Want], *, rescore: bool = False,
+        commit: bool = False,
+    ) -> Decided:  # fmt: skip
+        """Everything there is to decide now, in order; then the study's row. ``commit`` where nothing follows in the transaction."""
         if self.search.stopped is not None and not rescore:
             if events:
                 raise WrongState(
@@ -97,6 +98,7 @@ class Book:
         if self._looks_at_checkpoints():
             await self._retain()
         state = self._state()
+        written = self._lease_out(lacking)
         async with self.conn.pipeline():
             if self.seq != self.row.next_seq or state != self.row.state:
                 await studies.update(
@@ -105,7 +107,10 @@ class Book:
                 )  # fmt: skip
             if self.search.plan != self.plan:
                 await studies.set_rungs(self.conn, self.row.id, planned_rungs(self.search.plan, self.plan))
-            leases = await self._hand_out(granted, lacking)
+            page = await self._flush()
+            if commit and not granted and all(new.task.trial in self._begun for new in written):
+                await self.conn.commit()  # nothing is asked of the rows after this: one round trip for all
+        leases = await self._describe(granted, written, await ledger.ids(page) if page else {})
         created = sum(isinstance(d, ev.CreateTask) for d in self.decisions)
         return Decided(
             created=created, results=results, state=state, seq=self.seq - 1, decisions=tuple(self.decisions),
@@ -139,14 +144,18 @@ class Book:
             lacking = _lacking(wants, granted)
         return granted, lacking
 
-    async def _hand_out(self, granted: tasks.Granted, lacking: Sequence[Want]) -> tuple[tuple[str, Lease], ...]:
-        """Write the page, its new tasks leased to those who lack one, and describe all that was granted."""
+    def _lease_out(self, lacking: Sequence[Want]) -> list[ledger.NewTask]:
+        """Lease the page's new tasks to those who lack one."""
         free = [new for new in self.page.tasks if new.state is TaskState.READY]
         for want, new in zip(lacking, free, strict=False):
             new.holder, new.incarnation, new.project = want.holder, want.incarnation, want.project
             new.secret = token_urlsafe(16)
-        written = [new for new in free if new.holder is not None]
-        ids = await self._flush()
+        return [new for new in free if new.holder is not None]
+
+    async def _describe(
+        self, granted: tasks.Granted, written: Sequence[ledger.NewTask], ids: Mapping[tuple[int, int], TaskId]
+    ) -> tuple[tuple[str, Lease], ...]:
+        """Who was granted what, of the page and of the tasks there were."""
         leases, holders = [], {task_id: holder for task_id, _, holder in granted}
         for new in written:
             task_id = ids[new.task.trial, new.task.level]
@@ -155,7 +164,8 @@ class Book:
                 leases.append(self._begins(task_id, new))
             else:  # it may resume from a checkpoint
                 granted.append((task_id, new.secret, str(new.holder)))
-        leases += await tasks.describe(self.conn, granted)
+        if granted:
+            leases += await tasks.describe(self.conn, granted)
         return tuple((holders[lease.task_id], lease) for lease in leases)
 
     def _begins(self, task_id: TaskId, new: ledger.NewTask) -> Lease:
@@ -168,10 +178,10 @@ class Book:
             repeat=self._begun[task.trial].repeat,
         )  # fmt: skip
 
-    async def _flush(self) -> dict[tuple[int, int], TaskId]:
+    async def _flush(self) -> Cursor | None:
         """Write what was decided so far."""
         page, self.page, self._looked = self.page, ledger.Page(), 0
-        return await ledger.write(self.conn, self.row.id, page, self.ttl) if page.events else {}
+        return await ledger.write(self.conn, self.row.id, page, self.ttl) if page.events else None
 
     async def _behind(self) -> int:
         """How many tasks are lacking to have ``method.ahead`` of them waiting for a slot."""

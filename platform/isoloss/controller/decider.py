@@ -188,7 +188,9 @@ class Decider:
     ) -> tuple[Decided, _Folded]:
         async with self._alone(study_id) as conn:
             self._marked.discard(study_id)
-            decided, folded = await self._settle(conn, study_id, self._cache.get(study_id), events, ask, wants)
+            decided, folded = await self._settle(
+                conn, study_id, self._cache.get(study_id), events, ask, wants, commit=True
+            )
             self._keep(study_id, folded)
         if decided.created or decided.results or events:
             self.bell.ring()
@@ -245,7 +247,7 @@ class Decider:
 
     async def _settle(
         self, conn: Conn, study_id: StudyId, folded: _Folded | None, events: Sequence[ev.Event | Choice], ask: int = 0,
-        wants: Sequence[Want] = (), *, rescore: bool = False,
+        wants: Sequence[Want] = (), *, rescore: bool = False, commit: bool = False,
     ) -> tuple[Decided, _Folded]:  # fmt: skip
         said = [one for want in wants for one in want.said]
         holders = [want.holder for want in wants if want.again]
@@ -260,7 +262,7 @@ class Decider:
                 opened = replace(opened, undecided=(*opened.undecided, *ended.results.get(study_id, ())))
             self.mark(ended.results.keys() - {study_id})
         book = Book(conn, opened, folded.search, folded.known, self.ttl)
-        decided = await book.settle(events, ask, wants, rescore=rescore)
+        decided = await book.settle(events, ask, wants, rescore=rescore, commit=commit)
         found = _Folded(decided.seq, folded.search, opened.row, book.known, folded.saved)
         return replace(decided, verdicts=verdicts), found
 

@@ -20,7 +20,7 @@ from isoloss.domain.task import TaskState
 from isoloss.errors import NotFound
 from isoloss.search.events import CreateTask, CreateTrial
 from isoloss.store import tasks
-from isoloss.store.pool import Conn
+from isoloss.store.pool import Conn, Cursor
 from isoloss.store.studies import StudyRow
 from isoloss.store.tasks import Held, Said, Undecided
 
@@ -67,10 +67,10 @@ async def opened(
         "study_id": study_id, "known": known.spec_version if known else 0, "holders": list(holders),
         "ending": [key.task_id for key, _ in ending], "most": MOST,
     }  # fmt: skip
-    async with conn.pipeline(), conn.cursor(row_factory=dict_row) as cursor:  # with the BEGIN before it
-        await cursor.execute(OPEN, given)
-        held = await tasks.hold(conn, ending) if ending else {}
-        row = await cursor.fetchone()
+    async with conn.pipeline():  # one round trip, with the BEGIN before it
+        opening = await conn.cursor(row_factory=dict_row).execute(OPEN, given)
+        holding = await tasks.hold(conn, ending) if ending else None
+    row, held = await opening.fetchone(), await tasks.held(holding) if holding else {}
     if row is None:
         raise NotFound(f"There is no study with id {study_id}.")
     if known is not None and row["spec"] is None:
@@ -172,8 +172,8 @@ WRITE: Final[LiteralString] = """
     SELECT trial, level, id FROM made"""
 
 
-async def write(conn: Conn, study_id: StudyId, page: Page, ttl: timedelta) -> dict[tuple[int, int], TaskId]:
-    """Write a page; returns the ids of its tasks by (trial, level). Leases among them last ``ttl`` from now on.
+async def write(conn: Conn, study_id: StudyId, page: Page, ttl: timedelta) -> Cursor:
+    """Write a page, perhaps in a pipeline; leases among its tasks last ``ttl`` from now on. ``ids`` are to be read after that.
 
     What is not finite becomes null in JSON, which ranks last as it does.
     """
@@ -193,8 +193,12 @@ async def write(conn: Conn, study_id: StudyId, page: Page, ttl: timedelta) -> di
         ],
     }  # fmt: skip
     given = {"study_id": study_id, "ttl": ttl, "page": msgspec.json.encode(body).decode()}
-    rows = await (await conn.execute(WRITE, given)).fetchall()
-    return {(row[0], row[1]): TaskId(row[2]) for row in rows}
+    return await conn.execute(WRITE, given)
+
+
+async def ids(written: Cursor) -> dict[tuple[int, int], TaskId]:
+    """The ids of a page's tasks by (trial, level)."""
+    return {(row[0], row[1]): TaskId(row[2]) for row in await written.fetchall()}
 
 
 CANCEL_WAITING: Final[LiteralString] = """

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from typing import Any, Final, Self
 
 import psycopg
-from psycopg import AsyncConnection
+from psycopg import AsyncConnection, AsyncCursor
 from psycopg.conninfo import conninfo_to_dict
 from psycopg.rows import TupleRow
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
@@ -15,6 +15,7 @@ from psycopg_pool import AsyncConnectionPool, PoolTimeout
 from isoloss.errors import Busy, InvalidSpec, StoreUnavailable
 
 Conn = AsyncConnection[TupleRow]
+Cursor = AsyncCursor[TupleRow]
 OPTIONS: Final = (
     "-c lock_timeout=5s -c statement_timeout=30s -c idle_in_transaction_session_timeout=30s -c timezone=UTC"
 )

@@ -18,7 +18,7 @@ from isoloss.domain.ids import StudyId, TaskId
 from isoloss.domain.lease import Checkpoint, Ending, LeaseKey, Move, judge
 from isoloss.domain.task import TERMINAL, AttemptOutcome, TaskState
 from isoloss.store import curves
-from isoloss.store.pool import Conn
+from isoloss.store.pool import Conn, Cursor
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -257,31 +257,38 @@ Said = tuple[LeaseKey, Ending]
 Owed = Callable[[Conn, StudyId, int], Awaitable[Sequence[str]]]  # the metrics a study of this spec version owes
 
 
-async def hold(conn: Conn, endings: Sequence[Said]) -> dict[LeaseKey, Held]:
-    """Lock the tasks that are about to end, whose keys are current, and store the last points of their curves."""
-    async with conn.pipeline():  # with the BEGIN before it
-        await curves.add(conn, [(key, ending.series) for key, ending in endings if ending.series])
-        rows = await (await conn.execute(HELD, _columns([key for key, _ in endings]))).fetchall()
+async def hold(conn: Conn, endings: Sequence[Said]) -> Cursor:
+    """Lock the tasks that are about to end and store the last points of their curves, in a pipeline; ``held`` reads which."""
+    await curves.add(conn, [(key, ending.series) for key, ending in endings if ending.series])
+    return await conn.execute(HELD, _columns([key for key, _ in endings]))
+
+
+async def held(holding: Cursor) -> dict[LeaseKey, Held]:
+    """The tasks that are locked now, by the current keys that were shown."""
     return {
         LeaseKey(task_id=TaskId(row[0]), epoch=row[1], secret=row[2]): Held(
             study_id=StudyId(row[3]), spec_version=row[4], state=TaskState(row[5]), failures=row[6],
             infra_failures=row[7],
         )
-        for row in rows
+        for row in await holding.fetchall()
     }  # fmt: skip
 
 
-async def finish(conn: Conn, endings: Sequence[Said], owed: Owed, held: Mapping[LeaseKey, Held] | None = None) -> Ended:
-    """End attempts, which the transaction may ``hold`` already; durable when it commits.
+async def finish(
+    conn: Conn, endings: Sequence[Said], owed: Owed, locked: Mapping[LeaseKey, Held] | None = None
+) -> Ended:
+    """End attempts, whose tasks the transaction may have ``locked`` already; durable when it commits.
 
     A key that is not current changes no row.
     """
-    if held is None:
-        held = await hold(conn, endings)
+    if locked is None:
+        async with conn.pipeline():  # with the BEGIN before it
+            holding = await hold(conn, endings)
+        locked = await held(holding)
     moves: dict[TaskId, tuple[Move, Ending]] = {}
     late = []
     for place, (key, ending) in enumerate(endings):
-        if (task := held.get(key)) is None or key.task_id in moves:
+        if (task := locked.get(key)) is None or key.task_id in moves:
             late.append(place)
             continue
         needed = await owed(conn, task.study_id, task.spec_version)
@@ -293,7 +300,7 @@ async def finish(conn: Conn, endings: Sequence[Said], owed: Owed, held: Mapping[
             await add_checkpoint(conn, key, ending.checkpoint)
         if ending.lost:
             await conn.execute(LOSE, {"task_id": key.task_id, "path": ending.lost})
-    results: dict[StudyId, list[Undecided]] = {task.study_id: [] for task in held.values()}
+    results: dict[StudyId, list[Undecided]] = {task.study_id: [] for task in locked.values()}
     for study_id, result in await _end(conn, moves):
         results[study_id].append(result)
     verdicts = ["accepted"] * len(endings)
