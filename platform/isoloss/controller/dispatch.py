@@ -326,8 +326,8 @@ def _said(endings: Sequence[pb.Ending]) -> list[tasks.Said]:
 
 def shown(message: pb.LeaseKey) -> LeaseKey:
     """The key that a caller shows, bound to the project it is held to: a stolen one is worth nothing to another's."""
-    key = from_key(message)
-    return replace(key, secret=key.secret + PRINCIPAL.get().project)
+    key, project = from_key(message), PRINCIPAL.get().project
+    return replace(key, secret=key.secret + project) if project else key
 
 
 def _heard(messages: Sequence[pb.LeaseKey], held: Mapping[LeaseKey, TaskState]) -> list[pb.Ack]:
