@@ -532,6 +532,21 @@ def test_who_stands_beside_a_forged_key_in_one_transaction_is_heard_and_the_forg
     in_store(body)
 
 
+def test_who_tells_and_asks_again_gets_the_lease_that_followed_even_of_the_same_task(in_store: InStore) -> None:
+    async def body(pool: Pool) -> None:
+        decider, row = await study(pool)
+        ((_, first),) = (await decider.decide(row.id, wants=[Want(holder="lost")])).leases
+        given_back = key(first), Ending(kind="release")
+        assert await finish(pool, *given_back) == "accepted"
+        ((_, second),) = (await decider.decide(row.id, wants=[Want(holder="lost", again=True)])).leases
+        assert (second.task_id, second.epoch) == (first.task_id, 2)
+        decided = await decider.decide(row.id, wants=[Want(holder="lost", said=[given_back], again=True)])
+        ((_, again),) = decided.leases
+        assert decided.verdicts == (("accepted",),) and (again.task_id, again.epoch) == (second.task_id, 2)
+
+    in_store(body)
+
+
 def test_who_asks_again_for_a_lost_reply_gets_that_lease_and_no_second_one(in_store: InStore) -> None:
     async def body(pool: Pool) -> None:
         decider, row = await study(pool)

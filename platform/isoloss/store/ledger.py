@@ -46,7 +46,8 @@ OPEN: Final[LiteralString] = """
     SELECT id, project, name, campaign_id, size, n_params, spec_version, trainable, state::text, max_budget, next_seq, cap,
            reserved, spent, CASE WHEN spec_version <> %(known)s THEN spec END AS spec,
            EXISTS (SELECT FROM task WHERE task.study_id = study.id AND task.state = 'ready') AS ready,
-           EXISTS (SELECT FROM lease WHERE worker_id = ANY(%(holders)s) AND task_id <> ALL(%(ending)s)) AS again,
+           EXISTS (SELECT FROM lease WHERE worker_id = ANY(%(holders)s)
+                   AND (task_id, epoch) NOT IN (SELECT * FROM unnest(%(ids)s::bigint[], %(epochs)s::int[]))) AS again,
            (SELECT coalesce(json_agg(waiting), '[]'::json) FROM (
                SELECT task_id, task.trial_no, task.level, result.status, result."values",
                       (task.budget_to - task.budget_from)::float8 AS cost
@@ -65,7 +66,7 @@ async def opened(
     """
     given = {
         "study_id": study_id, "known": known.spec_version if known else 0, "holders": list(holders),
-        "ending": [key.task_id for key, _ in ending], "most": MOST,
+        "ids": [key.task_id for key, _ in ending], "epochs": [key.epoch for key, _ in ending], "most": MOST,
     }  # fmt: skip
     async with conn.pipeline():  # one round trip, with the BEGIN before it
         opening = await conn.cursor(row_factory=dict_row).execute(OPEN, given)

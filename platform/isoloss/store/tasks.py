@@ -243,9 +243,8 @@ class Undecided:
     cost: float
 
 
-MOVES: Final = tuple(
-    one.name for one in fields(Move)
-)  # `asdict` would copy the values, for a tenth of all that an ending takes
+# Of a move as it is written; `asdict` would copy the values too, for a tenth of all that an ending takes.
+MOVES: Final = tuple(one.name for one in fields(Move))
 
 
 class Ended(NamedTuple):
