@@ -75,7 +75,7 @@ MUTANTS: Final = (
     Mutant("another project does not exist", "platform/isoloss/controller/access.py", "and not principal.sees(named := _named(request).project):", "and False:", ACCESS),
     Mutant("a token ends", "platform/isoloss/controller/access.py", "        if not found.alive:", "        if False:", ACCESS),
     Mutant("a token's secret is compared", "platform/isoloss/controller/access.py", "if found is None or not found.is_shown_by(secret):", "if found is None:", ACCESS),
-    Mutant("a lease is bound to a project", "platform/isoloss/controller/dispatch.py", "secret=key.secret + PRINCIPAL.get().project)", 'secret=key.secret + "")', ACCESS),
+    Mutant("a lease is bound to a project", "platform/isoloss/controller/dispatch.py", "return replace(key, secret=key.secret + project) if project else key", "return key", ACCESS),
     Mutant("a task of many GPUs does not starve", "platform/isoloss/controller/dispatch.py", "kept(lacking, able, shares, self.ttl.total_seconds() * LONG_WAIT)", "able", GPUS),
     Mutant("what fits nowhere has a task that is seen to wait", "platform/isoloss/controller/dispatch.py", "            await self._announce(squeezed_out(lacking, able))\n", "", GPUS),
     Mutant("a GPU is one worker's", "workers/isoloss_worker/gpus.py", "fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)", "pass", GPUS),
