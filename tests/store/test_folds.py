@@ -14,6 +14,8 @@ import pytest
 from isoloss.controller import decider as deciding
 from isoloss.controller.decider import Decider
 from isoloss.controller.duty import Bell
+from isoloss.controller.health import Health
+from isoloss.controller.study_service import StudyService
 from isoloss.domain.lease import Ending, LeaseKey
 from isoloss.domain.spec import decode_study, encode
 from isoloss.errors import InvalidSpec, IsolossError, WrongState
@@ -21,6 +23,7 @@ from isoloss.search import events as ev
 from isoloss.store import preferences, studies, tasks
 from isoloss.store.pool import Pool
 from isoloss.store.tasks import Want
+from isoloss.v1 import study_pb2 as pb
 
 InStore = Callable[[Callable[[Pool], Awaitable[Any]]], Any]
 SPEC = {
@@ -102,6 +105,18 @@ def test_a_study_that_nobody_has_looked_at_yet_is_folded_once_however_often_a_ch
             with pytest.raises(InvalidSpec):
                 await within(pool, decider, study_id, ev.Deepened(max_budget=3))
         assert decider.opened == 1
+        called = Decider(pool, Bell())
+        service, name = StudyService(pool, called, Bell(), Health()), pb.StudyName(project="default", name="folded")
+        changes: list[tuple[Any, Any]] = [
+            (service.DeepenStudy, pb.DeepenStudyRequest(study=name, max_budget=3)),
+            (service.ChangeStudy, pb.ChangeStudyRequest(study=name, desirability_json="{}")),
+            (service.AddTrial, pb.AddTrialRequest(study=name)),
+        ]
+        for _ in range(3):
+            for method, request in changes:
+                with pytest.raises(IsolossError):
+                    await method(request, None)
+        assert called.opened == 1
 
     in_store(body)
 

@@ -206,7 +206,7 @@ def price(spec: StudySpec, run: Run, seen: Seen) -> tuple[list[Check], dict[str,
     if plan["tasks"] is None:
         return [*checks, Check("price of the plan", True, "endless: the study has no limits.trials")], value
     value["seconds"] = seconds = pace * plan["billed_budget"] + start * plan["tasks"]
-    value["gpu_hours"] = hours = seconds / 3600 * max(1, run.gpus)
+    value["gpu_hours"] = hours = seconds / 3600 * spec.devices
     said = f"{plan['tasks']} tasks, {format_count(plan['billed_budget'])} {unit}: about {format_duration(seconds)} on one slot"
     said += f", {hours:.2g} {'GPU' if run.gpus else 'slot'}-hours"
     return [*checks, Check("price of the plan", True, said)], value

@@ -15,6 +15,7 @@ from typing import Any, Final, Literal
 import msgspec
 
 from isoloss.controller.rates import of_guesses
+from isoloss.controller.recent import Recent
 from isoloss.domain.access import LOCAL, Principal, Role
 from isoloss.errors import NotAllowed, NotFound, Unauthenticated
 from isoloss.store import tokens as stored
@@ -22,7 +23,6 @@ from isoloss.store.pool import Pool
 
 PRINCIPAL: Final[ContextVar[Principal]] = ContextVar("principal", default=LOCAL)
 KEPT_SECONDS: Final = 5.0  # a revoked token may go on for so long
-MOST_KEPT: Final = 10_000
 Scope = Literal["named", "listed", "spec", "lease", "open"]
 READ: Final = frozenset((Role.ADMIN, Role.CLIENT, Role.VIEWER))
 WRITE: Final = frozenset((Role.ADMIN, Role.CLIENT))
@@ -84,7 +84,7 @@ class Gate:
         self.pool = pool
         self.tokens = tokens
         self.guesses = of_guesses()
-        self._kept: dict[str, tuple[float, stored.TokenRow | None]] = {}
+        self._kept = Recent[str, tuple[float, stored.TokenRow | None]]()
 
     async def admit(self, method: str, metadata: Sequence[tuple[str, Any]] | None, host: str = "") -> Principal:
         """Who calls; raises ``Unauthenticated``, ``NotAllowed``, or ``Busy`` for a ``host`` that guesses."""
@@ -124,8 +124,6 @@ class Gate:
         if not kept_at or time.monotonic() - kept_at > KEPT_SECONDS:
             async with self.pool.connection() as conn:
                 row = await stored.find(conn, token_id)
-            if len(self._kept) >= MOST_KEPT:
-                self._kept.clear()
             self._kept[token_id] = time.monotonic(), row
         return row
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import asdict, replace
 from functools import partial
 from typing import Any, Final
@@ -18,7 +18,7 @@ from isoloss.controller.campaigner import trainable_of
 from isoloss.controller.decider import Decider
 from isoloss.controller.duty import Bell
 from isoloss.controller.health import Health
-from isoloss.controller.idempotency import once
+from isoloss.controller.idempotency import M, once
 from isoloss.controller.why import obstacles
 from isoloss.domain.ids import StudyId
 from isoloss.domain.space import AnyParameter
@@ -157,12 +157,15 @@ class StudyService(study_pb2_grpc.StudyServiceServicer):
             "change is missing; accepted is one of width, space_json, enqueue, retry, desirability_json, confirm_json."
         )
 
-    async def _warm(self, name: pb.StudyName) -> None:
-        """Fold the study ahead of the transaction that changes it: what that folds is not kept, since it may be undone."""
+    async def _once(self, request: Any, reply_type: type[M], effect: Callable[[Conn], Awaitable[M]]) -> M:
+        """Change a study once, folded ahead of the transaction: what that folds is not kept, since it may be undone."""
         with contextlib.suppress(NotFound):  # to be said by the change, unless that was answered before
             async with self.pool.connection() as conn:
-                row = await studies.by_name(conn, name.project, name.name)
+                row = await studies.by_name(conn, request.study.project, request.study.name)
             await self.decider.warm(row.id)
+        reply = await once(self.pool, request, reply_type, effect)
+        self.bell.ring()
+        return reply
 
     async def _prefer(self, request: pb.ChangeStudyRequest) -> pb.Study:
         """Another preference over the same runs, and the scores that follow from it, in one transaction."""
@@ -173,9 +176,7 @@ class StudyService(study_pb2_grpc.StudyServiceServicer):
             await self.decider.prefer(conn, row.id, wanted)
             return await describe(conn, await studies.by_name(conn, row.project, row.name))
 
-        await self._warm(request.study)
-        await once(self.pool, request, pb.Study, effect)
-        self.bell.ring()
+        await self._once(request, pb.Study, effect)
         return await self.GetStudy(request.study, None)
 
     async def PreviewChange(self, request: pb.PreviewChangeRequest, context: Context) -> pb.PreviewStudyReply:
@@ -194,10 +195,7 @@ class StudyService(study_pb2_grpc.StudyServiceServicer):
             await self.decider.decide_within(conn, row.id, event)
             return await describe(conn, await studies.by_name(conn, row.project, row.name))
 
-        await self._warm(request.study)
-        reply = await once(self.pool, request, pb.Study, effect)
-        self.bell.ring()
-        return reply
+        return await self._once(request, pb.Study, effect)
 
     async def AddTrial(self, request: pb.AddTrialRequest, context: Context) -> pb.AddTrialReply:
         async def effect(conn: Conn) -> pb.AddTrialReply:
@@ -208,10 +206,7 @@ class StudyService(study_pb2_grpc.StudyServiceServicer):
             created = next(d for d in decided.decisions if isinstance(d, CreateTrial))
             return pb.AddTrialReply(trial=created.trial)
 
-        await self._warm(request.study)
-        reply = await once(self.pool, request, pb.AddTrialReply, effect)
-        self.bell.ring()
-        return reply
+        return await self._once(request, pb.AddTrialReply, effect)
 
     async def PauseStudy(self, request: pb.StudyName, context: Context) -> pb.Study:
         return await self._set_state(request, StudyState.PAUSED)
