@@ -75,21 +75,30 @@ class Book:
         self.page = ledger.Page()
         self._begun: dict[int, ev.CreateTrial] = {}  # the trials that begin in this pass
         self._looked = 0  # tasks of the page that were held against a formula
+        self._results = 0  # taken up
+        self._granted: tasks.Granted = []  # of the tasks there were …
+        self._written: list[ledger.NewTask] = []  # … and of those that the last page makes
+        self._last: Cursor | None = None
 
     async def settle(
         self, events: Sequence[ev.Event | Choice], ask: int, wants: Sequence[Want], *, rescore: bool = False,
         commit: bool = False,
-    ) -> Decided:  # fmt: skip
-        """Everything there is to decide now, in order; then the study's row. ``commit`` where nothing follows in the transaction."""
+    ) -> None:  # fmt: skip
+        """Decide and write everything there is to decide now, in order, and then the study's row: ``decided`` says what.
+
+        In a pipeline all of it is one round trip, if nothing has to be read. ``commit`` where nothing follows in the
+        transaction.
+        """
         if self.search.stopped is not None and not rescore:
             if events:
                 raise WrongState(
                     f"Study {self.row.name!r} is stopped ({self.search.stopped}); accepted is a study that is not."
                 )
-            return Decided(created=0, results=0, state=StudyState.STOPPED, seq=self.seq - 1, decisions=())
-        results = await self._drain() if self.search.stopped is None else 0
+            return
+        if self.search.stopped is None:
+            await self._drain()
         await self._hear(events, rescore=rescore)
-        granted, lacking = await self._ready(wants)
+        self._granted, lacking = await self._ready(wants)
         ask = max(ask, len(lacking), await self._behind())
         rooms = await self._rooms() if ask or self.page.tasks else []
         if ask and self.row.state != StudyState.PAUSED and self.search.startable():
@@ -98,23 +107,25 @@ class Book:
         if self._looks_at_checkpoints():
             await self._retain()
         state = self._state()
-        written = self._lease_out(lacking)
-        async with self.conn.pipeline():
-            if self.seq != self.row.next_seq or state != self.row.state:
-                await studies.update(
-                    self.conn, self.row.id, state=state, next_seq=self.seq, reserved=self.reserved, spent=self.spent,
-                    max_budget=self.search.ladder.budget(self.search.ladder.top),
-                )  # fmt: skip
-            if self.search.plan != self.plan:
-                await studies.set_rungs(self.conn, self.row.id, planned_rungs(self.search.plan, self.plan))
-            page = await self._flush()
-            if commit and not granted and all(new.task.trial in self._begun for new in written):
-                await self.conn.commit()  # nothing is asked of the rows after this: one round trip for all
-        leases = await self._describe(granted, written, await ledger.ids(page) if page else {})
+        self._written = self._lease_out(lacking)
+        if self.seq != self.row.next_seq or state != self.row.state:
+            await studies.update(
+                self.conn, self.row.id, state=state, next_seq=self.seq, reserved=self.reserved, spent=self.spent,
+                max_budget=self.search.ladder.budget(self.search.ladder.top),
+            )  # fmt: skip
+        if self.search.plan != self.plan:
+            await studies.set_rungs(self.conn, self.row.id, planned_rungs(self.search.plan, self.plan))
+        self._last = await self._flush()
+        if commit and not self._granted and all(new.task.trial in self._begun for new in self._written):
+            await self.conn.commit()  # nothing is asked of the rows after this
+
+    async def decided(self) -> Decided:
+        """What was decided, to be asked after the pipeline: a reply read within it costs a round trip of its own."""
+        ids = await ledger.ids(self._last) if self._last else {}
         created = sum(isinstance(d, ev.CreateTask) for d in self.decisions)
         return Decided(
-            created=created, results=results, state=state, seq=self.seq - 1, decisions=tuple(self.decisions),
-            leases=leases,
+            created=created, results=self._results, state=self._state(), seq=self.seq - 1, decisions=tuple(self.decisions),
+            leases=await self._describe(self._granted, self._written, ids),
         )  # fmt: skip
 
     async def _hear(self, events: Sequence[ev.Event | Choice], *, rescore: bool) -> None:
@@ -211,8 +222,9 @@ class Book:
             limit = cap[1] if cap else f"limits.total_budget: {self.row.cap:g}"
             raise WrongState(f"{limit} would be exceeded; accepted is a trial that fits below it.")
 
-    async def _drain(self) -> int:
+    async def _drain(self) -> None:
         rows = self.opened.undecided
+        self._results = len(rows)
         judge = await self._judge() if rows else None
         for row in rows:
             value = judge.score(row.trial_no, row.level, row.values) if judge and row.status == "ok" else None
@@ -226,7 +238,6 @@ class Book:
         await self._check_failures(any(row.status == "failed" for row in rows))
         if judge is not None and self.spec.objective is None and judge.moved(await self._judge()):
             await self._rescore()
-        return len(rows)
 
     async def _judge(self) -> Judge:
         """What gives results their scores; it needs the history unless one metric says all."""

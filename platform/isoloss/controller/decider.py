@@ -179,7 +179,8 @@ class Decider:
             trials = [trial for trial in trials if trial in may_go]
             if trials and search.stopped is None:
                 book = Book(conn, opened, search, folded.known, self.ttl)
-                seq = (await book.settle([ev.Dropped(trials=tuple(trials))], 0, ())).seq
+                await book.settle([ev.Dropped(trials=tuple(trials))], 0, ())
+                seq = (await book.decided()).seq
             await checkpoints.drop(conn, study_id, trials=trials, best=bests(search), superseded=folders, for_room=True)
             self._keep(study_id, _Folded(seq, search, opened.row, None, folded.saved))
 
@@ -253,16 +254,18 @@ class Decider:
         holders = [want.holder for want in wants if want.again]
         opened, folded = await self._opened(conn, study_id, folded, holders, said)
         verdicts: tuple[tuple[str, ...], ...] = tuple(() for _ in wants)
-        if said:
-            ended = await tasks.finish(conn, said, self.specs.owed, opened.held)
-            each = iter(ended.verdicts)
-            verdicts = tuple(tuple(next(each) for _ in want.said) for want in wants)
-            wants = [want for want, heard in zip(wants, verdicts, strict=True) if {*heard} <= {"accepted"}]
-            if len(opened.undecided) < ledger.MOST:  # else older ones wait, and these are taken up behind them
-                opened = replace(opened, undecided=(*opened.undecided, *ended.results.get(study_id, ())))
-            self.mark(ended.results.keys() - {study_id})
-        book = Book(conn, opened, folded.search, folded.known, self.ttl)
-        decided = await book.settle(events, ask, wants, rescore=rescore, commit=commit)
+        async with conn.pipeline():
+            if said:
+                ended = await tasks.finish(conn, said, self.specs.owed, opened.held)
+                each = iter(ended.verdicts)
+                verdicts = tuple(tuple(next(each) for _ in want.said) for want in wants)
+                wants = [want for want, heard in zip(wants, verdicts, strict=True) if {*heard} <= {"accepted"}]
+                if len(opened.undecided) < ledger.MOST:  # else older ones wait, and these are taken up behind them
+                    opened = replace(opened, undecided=(*opened.undecided, *ended.results.get(study_id, ())))
+                self.mark(ended.results.keys() - {study_id})
+            book = Book(conn, opened, folded.search, folded.known, self.ttl)
+            await book.settle(events, ask, wants, rescore=rescore, commit=commit)
+        decided = await book.decided()
         found = _Folded(decided.seq, folded.search, opened.row, book.known, folded.saved)
         return replace(decided, verdicts=verdicts), found
 

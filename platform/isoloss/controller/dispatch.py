@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any, Final
+from weakref import WeakValueDictionary
 
 from isoloss.controller.access import PRINCIPAL
 from isoloss.controller.deal import deal, kept, squeezed_out
@@ -76,7 +77,7 @@ class Dispatcher:
         self._beats = Line[Beat, tuple[bool, dict[LeaseKey, TaskState]]](self._beat)
         self._curves = Line[Sequence[curves.Batch], dict[LeaseKey, TaskState]](self._store)
         self._slots = Line[Want, work_pb2.LeaseReply](self._fill)
-        self._asks: dict[StudyId, Line[_Asking, Answer]] = {}
+        self._asks = WeakValueDictionary[StudyId, Line[_Asking, Answer]]()  # each for as long as somebody stands in it
         bell.listen(self._look)
 
     def drain(self) -> None:
@@ -115,13 +116,12 @@ class Dispatcher:
             async with self.pool.connection() as conn:
                 study_id = (await studies.by_name(conn, project, name)).id
             self._ids[project, name] = study_id
-        if study_id not in self._asks:
-            self._asks[study_id] = Line(lambda asking: self._serve(study_id, asking))
+        if (line := self._asks.get(study_id)) is None:
+            line = self._asks[study_id] = Line(lambda asking: self._serve(study_id, asking))
         asking = _Asking(replace(want, said=said, again=True))
         try:
-            answer = await self._asks[study_id].stand(asking, seconds=_patience(seconds))
+            answer = await line.stand(asking, seconds=_patience(seconds))
         except NotFound:  # it was archived, and the name may be another's by now
-            self._asks.pop(study_id, None)
             self._ids.pop((project, name), None)
             return await self.ask(project, name, want, seconds, endings)
         return answer, _acks(endings, asking.verdicts or ())
@@ -281,9 +281,10 @@ class Dispatcher:
         return _acks(endings, verdicts or ())
 
     async def _finish(self, said: Sequence[Sequence[tasks.Said]]) -> list[list[str]]:
-        async with self.pool.connection() as conn:
-            all_said = [one for some in said for one in some]
+        all_said = [one for some in said for one in some]
+        async with self.pool.connection() as conn, conn.pipeline():
             ended = await tasks.finish(conn, all_said, self.decider.specs.owed)
+            await conn.commit()
         verdicts = ended.verdicts
         self.decider.mark(ended.results)
         self.bell.ring()

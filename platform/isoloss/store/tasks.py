@@ -178,7 +178,7 @@ async def keep_tails(conn: Conn, tails: Sequence[tuple[LeaseKey, str]]) -> None:
 
 HELD: Final[LiteralString] = """
     SELECT said.id, said.epoch, said.secret, task.study_id, study.spec_version, task.state::text, task.failures,
-           task.infra_failures
+           task.infra_failures, task.trial_no, task.level, (task.budget_to - task.budget_from)::float8
     FROM unnest(%(ids)s::bigint[], %(epochs)s::int[], %(secrets)s::text[]) AS said(id, epoch, secret)
     JOIN lease ON lease.task_id = said.id AND lease.epoch = said.epoch AND lease.secret_hash = sha256(said.secret::bytea)
     JOIN task ON task.id = lease.task_id JOIN study ON study.id = task.study_id
@@ -196,17 +196,14 @@ END_ATTEMPTS: Final[LiteralString] = """
                ended_at = CASE WHEN said.final THEN now() END
         FROM said JOIN freed ON freed.task_id = said.id
         WHERE task.id = said.id AND task.epoch = freed.epoch AND task.state IN ('leased', 'cancelling')
-        RETURNING task.id, task.study_id, task.epoch, task.trial_no, task.level, (task.budget_to - task.budget_from)::float8 AS cost),
+        RETURNING task.id, task.study_id, task.epoch),
     ended AS (
         UPDATE attempt SET ended_at = now(), outcome = said.outcome, message = said.message, code = said.code,
                tail = coalesce(nullif(said.tail, ''), attempt.tail)
-        FROM moved JOIN said USING (id) WHERE attempt.task_id = moved.id AND attempt.epoch = moved.epoch),
-    recorded AS (
-        INSERT INTO result (task_id, study_id, epoch, status, "values", step)
-        SELECT moved.id, study_id, epoch, said.status, said."values", said.step FROM moved JOIN said USING (id)
-        WHERE said.status IS NOT NULL)
-    SELECT moved.id, study_id, trial_no, level, said.status::text, said."values", cost FROM moved JOIN said USING (id)
-    ORDER BY moved.id"""
+        FROM moved JOIN said USING (id) WHERE attempt.task_id = moved.id AND attempt.epoch = moved.epoch)
+    INSERT INTO result (task_id, study_id, epoch, status, "values", step)
+    SELECT moved.id, study_id, epoch, said.status, said."values", said.step FROM moved JOIN said USING (id)
+    WHERE said.status IS NOT NULL"""
 
 LOSE: Final[LiteralString] = """
     UPDATE checkpoint SET dropped_at = now() FROM task AS earlier JOIN task USING (study_id, trial_no)
@@ -229,6 +226,9 @@ class Held:
     state: TaskState
     failures: int
     infra_failures: int
+    trial_no: int
+    level: int
+    cost: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -272,7 +272,7 @@ async def held(holding: Cursor) -> dict[LeaseKey, Held]:
     return {
         LeaseKey(task_id=TaskId(row[0]), epoch=row[1], secret=row[2]): Held(
             study_id=StudyId(row[3]), spec_version=row[4], state=TaskState(row[5]), failures=row[6],
-            infra_failures=row[7],
+            infra_failures=row[7], trial_no=row[8], level=row[9], cost=row[10],
         )
         for row in await holding.fetchall()
     }  # fmt: skip
@@ -283,13 +283,15 @@ async def finish(
 ) -> Ended:
     """End attempts, whose tasks the transaction may have ``locked`` already; durable when it commits.
 
-    A key that is not current changes no row.
+    A key that is not current changes no row. What is told is known before it is written, which is the last thing done: in
+    a pipeline of the caller's the writing waits for nobody.
     """
     if locked is None:
         async with conn.pipeline():  # with the BEGIN before it
             holding = await hold(conn, endings)
         locked = await held(holding)
     moves: dict[TaskId, tuple[Move, Ending]] = {}
+    results: dict[StudyId, list[Undecided]] = {task.study_id: [] for task in locked.values()}
     late = []
     for place, (key, ending) in enumerate(endings):
         if (task := locked.get(key)) is None or key.task_id in moves:
@@ -300,36 +302,34 @@ async def finish(
             ending, state=task.state, failures=task.failures, infra_failures=task.infra_failures, needed=needed
         )
         moves[key.task_id] = move, ending
+        if move.status is not None:
+            result = Undecided(
+                task_id=key.task_id, trial_no=task.trial_no, level=task.level, status=move.status.value, values=dict(move.values),
+                cost=task.cost,
+            )  # fmt: skip
+            results[task.study_id].append(result)
         if ending.checkpoint is not None:
             await add_checkpoint(conn, key, ending.checkpoint)
         if ending.lost:
             await conn.execute(LOSE, {"task_id": key.task_id, "path": ending.lost})
-    results: dict[StudyId, list[Undecided]] = {task.study_id: [] for task in locked.values()}
-    for study_id, result in await _end(conn, moves):
-        results[study_id].append(result)
     verdicts = ["accepted"] * len(endings)
+    await _end(conn, moves)
     if late:
         for place, verdict in zip(late, await _repeated(conn, [endings[place] for place in late], owed), strict=True):
             verdicts[place] = verdict
     return Ended(verdicts, results)
 
 
-async def _end(conn: Conn, moves: Mapping[TaskId, tuple[Move, Ending]]) -> list[tuple[StudyId, Undecided]]:
-    """Make the moves of tasks that are locked; returns the results there are of it."""
+async def _end(conn: Conn, moves: Mapping[TaskId, tuple[Move, Ending]]) -> None:
+    """Make the moves of tasks that are locked."""
     if not moves:
-        return []
+        return
     said = [
         {"id": task_id, "step": ending.step, "code": ending.code, "tail": ending.tail, "final": move.state in TERMINAL}
         | {name: getattr(move, name) for name in MOVES}
         for task_id, (move, ending) in moves.items()
     ]
-    rows = await (await conn.execute(END_ATTEMPTS, {"moves": msgspec.json.encode(said).decode()})).fetchall()
-    assert len(rows) == len(moves), "the rows were locked"  # noqa: S101
-    return [
-        (study_id, Undecided(task_id=task_id, trial_no=trial_no, level=level, status=status, values=values, cost=cost))
-        for task_id, study_id, trial_no, level, status, values, cost in rows
-        if status is not None
-    ]
+    await conn.execute(END_ATTEMPTS, {"moves": msgspec.json.encode(said).decode()})
 
 
 async def _repeated(conn: Conn, endings: Sequence[Said], owed: Owed) -> list[str]:
