@@ -22,6 +22,7 @@ ROOT: Final = Path(__file__).parents[2]
 STORE: Final = "tests/store/test_leases.py"
 MANY: Final = "tests/store/test_controllers.py"
 ACCESS: Final = "tests/e2e/test_access.py"
+TELLS: Final = "tests/store/test_tells.py"
 GPUS: Final = "tests/e2e/test_worker_gpus.py"
 TASKS, LEDGER = "platform/isoloss/store/tasks.py", "platform/isoloss/store/ledger.py"
 DECIDER, LEASE = "platform/isoloss/controller/decider.py", "platform/isoloss/domain/lease.py"
@@ -66,10 +67,15 @@ MUTANTS: Final = (
     Mutant("a campaign's FLOPs are reserved by one study at a time", "platform/isoloss/store/limits.py", "pg_advisory_xact_lock('study_use'::regclass::integer, id::integer)",
            "0", "tests/store/test_limits.py"),
     Mutant("the study's row is locked", LEDGER, "FROM study WHERE id = %(study_id)s FOR NO KEY UPDATE OF study", "FROM study WHERE id = %(study_id)s"),
-    Mutant("results seen before the lock are looked at again", DECIDER, "        return replace(opened, undecided=tuple(await ledger.undecided(conn, study_id))), folded", "        return opened, folded"),
+    Mutant("results seen before the lock are looked at again", DECIDER, "        return replace(opened, undecided=tuple(await ledger.undecided(conn, row.id))), folded", "        return opened, folded"),
     Mutant("the fold follows other controllers", DECIDER, "        if folded and folded.seq == row.next_seq - 1 and", "        if folded and"),
     Mutant("a fold is dropped when its transaction fails", DECIDER, "                if before is not None and not before.is_ahead:", "                if before is not None:", "tests/store/test_folds.py"),
     Mutant("a caller's transaction folds a copy", DECIDER, "if kept is None else kept.copy())", "if kept is None else kept)", "tests/store/test_folds.py"),
+    Mutant("what is told waits for nobody's decision", LEDGER, "OPEN_UNLESS_TAKEN if ending else OPEN", "OPEN", TELLS),
+    Mutant("what is told waits for no history", "platform/isoloss/controller/dispatch.py", "line is None or not self.decider.is_at_hand(study_id)", "line is None", TELLS),
+    Mutant("what is told needs no decision", "platform/isoloss/controller/dispatch.py", "        except Exception as error:  # noqa: BLE001 - no trouble", "        except TimeoutError as error:  # no trouble", TELLS),
+    Mutant("who comes again together is served together", "platform/isoloss/controller/line.py", "(answered if self._hope >= 0.5 else 0)", "0", "tests/unit/test_controller_line.py"),
+    Mutant("who does not come again is not waited for", "platform/isoloss/controller/line.py", "                self._hope /= 2\n", "                pass\n", "tests/unit/test_controller_line.py"),
     Mutant("a repeated call is answered once", "platform/isoloss/controller/idempotency.py", "        if stored is not None:", "        if False:", "tests/store/test_retries.py"),
     Mutant("a method that no rule names is denied", "platform/isoloss/controller/access.py", "if rule is None or principal.role not in rule.roles:", "if rule is not None and principal.role not in rule.roles and False:", ACCESS),
     Mutant("another project does not exist", "platform/isoloss/controller/access.py", "and not principal.sees(named := _named(request).project):", "and False:", ACCESS),

@@ -28,7 +28,7 @@ from isoloss.controller.specs import Specs
 from isoloss.domain.ids import StudyId
 from isoloss.domain.spec import StudySpec, decode_study, encode
 from isoloss.domain.study import StudyState
-from isoloss.errors import IsolossError
+from isoloss.errors import IsolossError, NotFound
 from isoloss.search import events as ev
 from isoloss.search.judging import preferring
 from isoloss.search.preview import planned_rungs
@@ -145,6 +145,10 @@ class Decider:
         """
         return (await self._pass(study_id, events, ask, wants))[0]
 
+    def is_at_hand(self, study_id: StudyId) -> bool:
+        """Whether a decision for it needs no history first, which may take seconds to fold."""
+        return study_id in self._cache
+
     async def search(self, study_id: StudyId) -> Search:
         """The study's search with every result that is durable by now, to look at; never to be changed."""
         return (await self._pass(study_id))[1].search
@@ -163,7 +167,7 @@ class Decider:
     async def _book(self, study_id: StudyId) -> AsyncIterator[Book]:
         """The study's book, to look at."""
         async with self._alone(study_id) as conn:
-            opened, folded = await self._opened(conn, study_id, self._cache.get(study_id))
+            opened, folded = await self._open(conn, study_id)
             self._keep(study_id, folded)
             yield Book(conn, opened, folded.search, folded.known, self.ttl)
 
@@ -173,7 +177,7 @@ class Decider:
         In a stopped study, whose ledger is closed, nothing resumes: it need not know.
         """
         async with self._alone(study_id) as conn:
-            opened, folded = await self._opened(conn, study_id, self._cache.get(study_id))
+            opened, folded = await self._open(conn, study_id)
             search, seq = folded.search, folded.seq
             may_go = {trial for _, trial in expendable(search)}
             trials = [trial for trial in trials if trial in may_go]
@@ -252,34 +256,43 @@ class Decider:
     ) -> tuple[Decided, _Folded]:  # fmt: skip
         said = [one for want in wants for one in want.said]
         holders = [want.holder for want in wants if want.again]
-        opened, folded = await self._opened(conn, study_id, folded, holders, said)
+        opened, held = await ledger.opened(conn, study_id, folded.row if folded else None, holders, said)
+        if opened is not None:
+            opened, folded = await self._up_to_date(conn, opened, folded)
         verdicts: tuple[tuple[str, ...], ...] = tuple(() for _ in wants)
         async with conn.pipeline():
             if said:
-                ended = await tasks.finish(conn, said, self.specs.owed, opened.held)
+                ended = await tasks.finish(conn, said, self.specs.owed, held)
                 each = iter(ended.verdicts)
                 verdicts = tuple(tuple(next(each) for _ in want.said) for want in wants)
                 wants = [want for want, heard in zip(wants, verdicts, strict=True) if {*heard} <= {"accepted"}]
-                if len(opened.undecided) < ledger.MOST:  # else older ones wait, and these are taken up behind them
+                self.mark(ended.results.keys() - ({study_id} if opened else set()))
+                if opened and len(opened.undecided) < ledger.MOST:  # else older ones wait, and these are behind them
                     opened = replace(opened, undecided=(*opened.undecided, *ended.results.get(study_id, ())))
-                self.mark(ended.results.keys() - {study_id})
+            if opened is None or folded is None:  # who ended is told so; who asks is to come again
+                return _nothing(folded, study_id, verdicts)
             book = Book(conn, opened, folded.search, folded.known, self.ttl)
             await book.settle(events, ask, wants, rescore=rescore, commit=commit)
         decided = await book.decided()
         found = _Folded(decided.seq, folded.search, opened.row, book.known, folded.saved)
         return replace(decided, verdicts=verdicts), found
 
-    async def _opened(
-        self, conn: Conn, study_id: StudyId, folded: _Folded | None, holders: Sequence[str] = (),
-        ending: Sequence[tasks.Said] = (),
-    ) -> tuple[ledger.Opened, _Folded]:  # fmt: skip
-        """The study under its lock, and the fold of the whole ledger: the one given, once it has heard what it lacks."""
-        opened = await ledger.opened(conn, study_id, folded.row if folded else None, holders, ending)
+    async def _open(self, conn: Conn, study_id: StudyId) -> tuple[ledger.Opened, _Folded]:
+        """The study under its lock, with the fold that is kept, up to date."""
+        folded = self._cache.get(study_id)
+        opened, _ = await ledger.opened(conn, study_id, folded.row if folded else None)
+        assert opened is not None, "nothing ends"  # noqa: S101
+        return await self._up_to_date(conn, opened, folded)
+
+    async def _up_to_date(
+        self, conn: Conn, opened: ledger.Opened, folded: _Folded | None
+    ) -> tuple[ledger.Opened, _Folded]:
+        """The fold of the whole ledger: the one given, once it has heard what it lacks."""
         row = opened.row
         if folded and folded.seq == row.next_seq - 1 and folded.row.spec_version == row.spec_version:
             return opened, folded
         folded = await self._caught_up(conn, row, folded)
-        return replace(opened, undecided=tuple(await ledger.undecided(conn, study_id))), folded
+        return replace(opened, undecided=tuple(await ledger.undecided(conn, row.id))), folded
 
     async def _caught_up(self, conn: Conn, row: StudyRow, folded: _Folded | None) -> _Folded:
         """The fold of every event there is now: what is missing is read under the lock."""
@@ -347,6 +360,18 @@ class Decider:
 
     def _reading(self, within: Conn | None) -> AbstractAsyncContextManager[Conn]:
         return self.pool.connection() if within is None else contextlib.nullcontext(within)
+
+
+def _nothing(
+    folded: _Folded | None, study_id: StudyId, verdicts: tuple[tuple[str, ...], ...]
+) -> tuple[Decided, _Folded]:
+    """What is decided while somebody else has the study, or of one that is gone."""
+    if folded is None:
+        raise NotFound(f"There is no study with id {study_id}.")
+    decided = Decided(
+        created=0, results=0, state=StudyState.ACTIVE, seq=folded.seq, decisions=(), verdicts=verdicts
+    )  # fmt: skip
+    return decided, folded
 
 
 async def _apart(events: int, call: Callable[..., T], *given: Any) -> T:

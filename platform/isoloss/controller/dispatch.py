@@ -15,7 +15,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any, Final
-from weakref import WeakValueDictionary
+
+import structlog
 
 from isoloss.controller.access import PRINCIPAL
 from isoloss.controller.deal import deal, kept, squeezed_out
@@ -26,7 +27,7 @@ from isoloss.controller.health import Health
 from isoloss.controller.line import Line
 from isoloss.controller.recent import Recent
 from isoloss.controller.why import gpus_of, slots_for
-from isoloss.domain.ids import StudyId
+from isoloss.domain.ids import StudyId, TaskId
 from isoloss.domain.lease import LeaseKey, slots_taken
 from isoloss.domain.study import StudyState
 from isoloss.domain.task import TaskState
@@ -41,6 +42,7 @@ from isoloss.v1 import work_pb2
 from isoloss.wire.states import VERDICTS
 from isoloss.wire.values import from_checkpoint, from_ending, from_key, from_series, to_key, to_values
 
+log = structlog.get_logger()
 LONGEST_WAIT_SECONDS: Final = 30.0
 LONG_WAIT: Final = 2.0  # lease times
 ANNOUNCE_SECONDS: Final = 5.0
@@ -50,7 +52,7 @@ Beat = tuple[str, Sequence[LeaseKey]]  # a worker, or nobody in particular, and 
 
 @dataclass(slots=True)
 class _Asking:
-    """A program that stands in the line of a study, perhaps with endings to tell first.
+    """A program that stands in the line of a study: with endings to tell first, or with nothing else (it wants no task).
 
     What it says, and the lease of a lost reply, are looked at once.
     """
@@ -77,7 +79,8 @@ class Dispatcher:
         self._beats = Line[Beat, tuple[bool, dict[LeaseKey, TaskState]]](self._beat)
         self._curves = Line[Sequence[curves.Batch], dict[LeaseKey, TaskState]](self._store)
         self._slots = Line[Want, work_pb2.LeaseReply](self._fill)
-        self._asks = WeakValueDictionary[StudyId, Line[_Asking, Answer]]()  # each for as long as somebody stands in it
+        self._asked_of = Recent[TaskId, StudyId]()
+        self._asks = Recent[StudyId, Line[_Asking, Answer]]()
         bell.listen(self._look)
 
     def drain(self) -> None:
@@ -132,10 +135,12 @@ class Dispatcher:
         for one, verdicts in zip(asking, decided.verdicts, strict=True):
             if one.verdicts is None:
                 one.verdicts, one.want = verdicts, replace(one.want, said=(), again=False)
-        refused = [not {*(one.verdicts or ())} <= {"accepted"} for one in asking]
+        for _, lease in decided.leases:
+            self._asked_of[lease.task_id] = study_id
+        over = [not one.want.n or not {*(one.verdicts or ())} <= {"accepted"} for one in asking]
         return [
-            found.get(one.want.holder, decided.state if rest or no else None)
-            for one, no in zip(asking, refused, strict=True)
+            found.get(one.want.holder, decided.state if rest or is_over else None)
+            for one, is_over in zip(asking, over, strict=True)
         ]
 
     async def lease(self, want: Want, seconds: float) -> work_pb2.LeaseReply:
@@ -274,6 +279,23 @@ class Dispatcher:
                 conn, list({key: None for report in reports for key, _ in report}), ttl=self.ttl
             )
         return [{key: held[key] for key, _ in report if key in held} for report in reports]
+
+    async def tell(self, endings: Sequence[pb.Ending]) -> list[pb.Ack]:
+        """End what programs asked for, in the rounds that serve the asks of their study: who tells asks next.
+
+        Where that cannot be, for whatever reason, they end alone.
+        """
+        asked_of = {self._asked_of.get(TaskId(ending.key.task_id)) for ending in endings}
+        study_id = asked_of.pop() if len(asked_of) == 1 else None
+        line = self._asks.get(study_id) if study_id is not None else None
+        if study_id is None or line is None or not self.decider.is_at_hand(study_id):
+            return await self.finish(endings)
+        telling = _Asking(Want(holder="", n=0, said=_said(endings)))
+        try:
+            await line.stand(telling)
+        except Exception as error:  # noqa: BLE001 - no trouble of the study's is the teller's
+            log.warning("tell.alone", study_id=study_id, error=str(error))
+        return await self.finish(endings) if telling.verdicts is None else _acks(endings, telling.verdicts)
 
     async def finish(self, endings: Sequence[pb.Ending]) -> list[pb.Ack]:
         """End attempts; what the studies decide of it follows in another transaction."""

@@ -18,7 +18,8 @@ W = TypeVar("W")
 A = TypeVar("A")
 MOST: Final = 400  # served in one pass
 LOOK_AGAIN_SECONDS: Final = 1.0
-GATHER_SECONDS: Final = 0.004  # where several came together, more are on their way: a round for all is the cheaper
+LONGEST_GATHER_SECONDS: Final = 0.02
+HOPE: Final = 0.01  # regained by a round that hopes for nobody: one in twenty-five looks whether they come again now
 PAUSE_SECONDS: Final = 0.01  # between two rounds for the same people
 
 
@@ -39,6 +40,10 @@ class Line(Generic[W, A]):
     def __init__(self, serve: Callable[[Sequence[W]], Awaitable[Sequence[A | IsolossError | None]]]) -> None:
         self._serve = serve
         self._standing: list[_Standing[W, A]] = []
+        self._come = 0  # since the last round began
+        self._expected, self._all_come = 0, asyncio.Event()
+        self._hope = 1.0  # that those who were answered come again at once
+        self._took = 0.0  # seconds of the last round
         self._news = asyncio.Event()
         self._passes: asyncio.Task[None] | None = None
         self._closed = False
@@ -48,6 +53,9 @@ class Line(Generic[W, A]):
         loop = asyncio.get_running_loop()
         one = _Standing[W, A](want, 0.0 if self._closed else loop.time() + seconds, loop.create_future())
         self._standing.append(one)
+        self._come += 1
+        if self._come >= self._expected:
+            self._all_come.set()
         self._news.set()
         if self._passes is None or self._passes.done():
             self._passes = loop.create_task(self._work())
@@ -71,18 +79,19 @@ class Line(Generic[W, A]):
 
     async def _work(self) -> None:
         """Rounds until nobody stands here; whoever went away, and whose call is cancelled, is passed over."""
-        loop, many = asyncio.get_running_loop(), False
+        loop = asyncio.get_running_loop()
         while True:
-            await asyncio.sleep(GATHER_SECONDS if many else 0)  # all who come in this moment are served together
+            await self._gather()
             self._standing = [one for one in self._standing if not one.answer.done()]
             if not self._standing:
                 return
             self._news.clear()
-            served = list(self._standing)
-            many = len(served) > 1
+            served, begun = list(self._standing), loop.time()
             for first in range(0, len(served), MOST):
                 await self._pass(served[first : first + MOST])
             now = loop.time()
+            self._took, answered = now - begun, sum(one.answer.done() for one in served)
+            self._expected = self._come + (answered if self._hope >= 0.5 else 0)
             for one in served:
                 if not one.answer.done() and now >= one.until:
                     one.answer.set_result(None)
@@ -92,6 +101,24 @@ class Line(Generic[W, A]):
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(max(0.0, min(LOOK_AGAIN_SECONDS, min(patient) - now))):
                         await self._news.wait()
+
+    async def _gather(self) -> None:
+        """Wait for all who come in this moment, and for those just answered, if they are wont to come again within a round.
+
+        Else two rounds would go on in turn, one for a single caller and one for all the others, at twice the price.
+        """
+        await asyncio.sleep(0)
+        if self._come >= self._expected:
+            self._hope = min(1.0, self._hope + HOPE)
+        else:
+            self._all_come.clear()
+            try:
+                async with asyncio.timeout(min(self._took, LONGEST_GATHER_SECONDS)):
+                    await self._all_come.wait()
+                self._hope = 1.0
+            except TimeoutError:
+                self._hope /= 2
+        self._come = 0
 
     async def _pass(self, served: Sequence[_Standing[W, A]]) -> None:
         try:

@@ -163,7 +163,7 @@ class TrialService(work_pb2_grpc.TrialServiceServicer):
         return pb.AckReply(acks=await self.dispatcher.report(request))
 
     async def Tell(self, request: pb.FinishRequest, context: Context) -> pb.AckReply:
-        return pb.AckReply(acks=await self.dispatcher.finish(request.endings))
+        return pb.AckReply(acks=await self.dispatcher.tell(request.endings))
 
     async def TellAndAsk(self, request: pb.TellAndAskRequest, context: Context) -> pb.AskReply:
         return await self._asked(request.ask, request.tell.endings)

@@ -39,7 +39,6 @@ class Opened:
     undecided: tuple[Undecided, ...]
     ready: bool  # whether tasks wait for a slot
     again: bool  # whether one of the holders named holds something that is not about to end
-    held: Mapping[LeaseKey, Held]  # what is about to end, of which a current key was shown
 
 
 OPEN: Final[LiteralString] = """
@@ -57,28 +56,36 @@ OPEN: Final[LiteralString] = """
     FROM study WHERE id = %(study_id)s FOR NO KEY UPDATE OF study"""
 
 
+OPEN_UNLESS_TAKEN: Final[LiteralString] = OPEN + " SKIP LOCKED"
+
+Holding = Mapping[LeaseKey, Held]  # tasks that are locked, by the current keys that were shown
+
+
 async def opened(
     conn: Conn, study_id: StudyId, known: StudyRow | None, holders: Sequence[str] = (), ending: Sequence[Said] = ()
-) -> Opened:
+) -> tuple[Opened | None, Holding]:
     """Lock the study's row until the end of the transaction: whoever holds it decides. Then what is said to be ``ending``.
 
-    The spec of a row ``known`` already is not sent again unless it has changed since.
+    The spec of a row ``known`` already is not sent again unless it has changed since. An ending waits for no decision: with
+    one the study is not opened while somebody else decides for it.
     """
     given = {
         "study_id": study_id, "known": known.spec_version if known else 0, "holders": list(holders),
         "ids": [key.task_id for key, _ in ending], "epochs": [key.epoch for key, _ in ending], "most": MOST,
     }  # fmt: skip
     async with conn.pipeline():  # one round trip, with the BEGIN before it
-        opening = await conn.cursor(row_factory=dict_row).execute(OPEN, given)
+        opening = await conn.cursor(row_factory=dict_row).execute(OPEN_UNLESS_TAKEN if ending else OPEN, given)
         holding = await tasks.hold(conn, ending) if ending else None
     row, held = await opening.fetchone(), await tasks.held(holding) if holding else {}
+    if row is None and ending:
+        return None, held
     if row is None:
         raise NotFound(f"There is no study with id {study_id}.")
     if known is not None and row["spec"] is None:
         row["spec"] = known.spec
     undecided_, ready, again = row.pop("undecided"), row.pop("ready"), row.pop("again")
     waiting = tuple(Undecided(**one) for one in undecided_)
-    return Opened(row=StudyRow(**row), undecided=waiting, ready=ready, again=again, held=held)
+    return Opened(row=StudyRow(**row), undecided=waiting, ready=ready, again=again), held
 
 
 UNDECIDED: Final[LiteralString] = """
