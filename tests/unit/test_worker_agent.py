@@ -167,6 +167,22 @@ def test_a_complete_attempt_tells_its_values_energy_and_checkpoint() -> None:
     assert (ending.checkpoint.step, ending.checkpoint.manifest) == (8, {"state": 3})
 
 
+@pytest.mark.parametrize(
+    ("ended", "kind"),
+    [(Ended(kind="complete", values={"val_loss": 1.0}), "complete"), (Ended(kind="complete", values={}), "release"),
+     (Ended(kind="fail", message="NameError"), "release"), (Ended(kind="diverge", step=10, values={}), "release"),
+     (Ended(kind="release"), "release")],
+)  # fmt: skip
+def test_what_was_trained_and_never_told_is_measured_or_trained_again_and_has_not_failed(
+    tmp_path: Path, ended: Ended, kind: str
+) -> None:
+    folder = saved(tmp_path / "c", state="abc", DONE="10")
+    attempt = Attempt.of(lease(decay_from=10, resume_from=str(folder)))
+    assert attempt.job(EVERYTHING, ())[0].budget_from == attempt.lease.budget_to
+    ending = attempt.ending(ended, {})
+    assert (ending.kind, ending.lost) == (kind, str(folder) if ended.kind != kind else "")
+
+
 def test_an_attempt_writes_into_the_store_only_what_it_may_still_register(tmp_path: Path) -> None:
     attempt, named = Attempt.of(lease(), Objects(f"file://{tmp_path}/bucket")), list[str]()
     saved(attempt.folder, DONE="6")

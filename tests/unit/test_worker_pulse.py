@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -127,6 +128,15 @@ def test_who_is_about_to_write_into_a_store_hears_whether_it_may(pulse: Pulse) -
     assert pulse._stub.uploads == ["s3://b/2", "s3://b/3", "s3://b/4"] and ended == ["stale"]
 
 
+def test_who_holds_a_task_and_is_granted_it_again_has_lost_the_former_lease(pulse: Pulse) -> None:
+    ended: list[str] = []
+    for _ in range(2):
+        pulse.hold(BUSY, 30.0, ended.append)
+    assert not ended, "it is the same lease"
+    pulse.hold(replace(BUSY, epoch=2), 30.0, print)
+    assert ended == ["stale"]
+
+
 class Transport:
     """A transport whose calls of one ending answer from a list, then accept."""
 
@@ -163,6 +173,27 @@ def test_an_ending_is_kept_while_the_controller_stumbles_and_given_up_when_refus
     assert told(StoreUnavailable("gone"), IsolossError("INTERNAL"), IsolossError("INTERNAL")) == "accepted"
     with pytest.raises(InvalidSpec):
         told(InvalidSpec("no"), InvalidSpec("no"))
+
+
+def test_each_epoch_of_a_task_hears_its_own_verdict(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def call(_: Transport, _method: Any, request: work_pb2.FinishRequest) -> work_pb2.AckReply:
+        verdicts = {1: pb.VERDICT_STALE, 2: pb.VERDICT_ACCEPTED}
+        acks = [pb.Ack(key=one.key, verdict=verdicts[one.key.epoch]) for one in request.endings]
+        return work_pb2.AckReply(acks=acks)
+
+    async def body() -> list[str]:
+        mine = Endings(Transport())  # type: ignore[arg-type]
+        endings = [to_ending(replace(BUSY, epoch=epoch), Ending(kind="release")) for epoch in (1, 2)]
+        told = asyncio.gather(*map(mine.deliver, endings))
+        await asyncio.sleep(0)
+        running = asyncio.ensure_future(mine.run())
+        try:
+            return await asyncio.wait_for(told, 10)
+        finally:
+            running.cancel()
+
+    monkeypatch.setattr(Transport, "call", call)
+    assert asyncio.run(body()) == ["stale", "accepted"]
 
 
 def test_a_verdict_that_only_a_newer_controller_knows_ends_no_worker(monkeypatch: pytest.MonkeyPatch) -> None:

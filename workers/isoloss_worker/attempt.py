@@ -65,10 +65,15 @@ class Attempt:
             )
         return Job(
             study=f"{lease.project}/{lease.study}", trial=lease.trial, level=lease.level, params=from_values(lease.params),
-            budget_from=checkpoint.reached(self.resume_from, lease.budget_from, lease.decay_from), decay_from=lease.decay_from,
-            budget_to=lease.budget_to, save_to=str(self.folder), run=_plain(self.section, run), resume_from=self.resume_from,
-            seed=lease.seed, metrics=tuple(lease.metrics), code=code, gpu_ids=gpu_ids[: run.gpus or None], own_gpus=own_gpus,
+            budget_from=self.begins, decay_from=lease.decay_from, budget_to=lease.budget_to, save_to=str(self.folder),
+            run=_plain(self.section, run), resume_from=self.resume_from, seed=lease.seed, metrics=tuple(lease.metrics), code=code,
+            gpu_ids=gpu_ids[: run.gpus or None], own_gpus=own_gpus,
         ), run  # fmt: skip
+
+    @property
+    def begins(self) -> int:
+        """The step that it goes on from: ``budget_to`` where all was trained, and whoever did so died before it was told."""
+        return checkpoint.reached(self.resume_from, self.lease.budget_from, self.lease.decay_from)
 
     @property
     def code_folder(self) -> Path | None:
@@ -136,9 +141,14 @@ class Attempt:
     def ending(self, ended: Ended, measured: dict[str, float]) -> Ending:
         """What to tell of the attempt; ``measured`` is the worker's own metrics, such as energy.
 
+        One that had only to be measured and was not has not failed: not every trainer expects that nothing is left to train.
         Raises ``OSError`` when there is no room to seal what it saved, unless it was told to leave: then it is given back
         without, and goes on from the checkpoint before.
         """
+        if self.begins == self.lease.budget_to and not self._has_measured(ended):
+            path, why = self.lease.resume_from, ended.message or "no metric"
+            message = f"{path} has its budget, and nothing was measured there ({why}). It is given up."
+            return Ending(kind="release", message=message, lost=path)
         try:
             sealed = None if ended.saved is None else self._sealed(ended.saved)
         except OSError as error:
@@ -156,6 +166,9 @@ class Attempt:
                 return Ending(kind="release", checkpoint=sealed)
             case "fail":
                 return Ending(kind="fail", retryable=ended.retryable, message=ended.message)
+
+    def _has_measured(self, ended: Ended) -> bool:
+        return ended.kind == "release" or (ended.kind == "complete" and {*self.lease.metrics} <= {*ended.values})
 
     def tidy(self, ending: Ending | None) -> None:
         """Remove what nobody will read: the folder unless it may be registered, what was fetched, and what a later one supersedes."""

@@ -67,10 +67,10 @@ class Endings:
                 break
             except Unreachable as error:
                 log.warning("finish.unanswered", endings=len(batch), error=error.message)
-        verdicts = {ack.key.task_id: word(pb.Verdict, ack.verdict) for ack in reply.acks}
+        verdicts = {(ack.key.task_id, ack.key.epoch): word(pb.Verdict, ack.verdict) for ack in reply.acks}
         for one in batch:
             if not one.answer.done():
-                one.answer.set_result(verdicts[one.ending.key.task_id])
+                one.answer.set_result(verdicts[one.ending.key.task_id, one.ending.key.epoch])
 
     async def _send_alone(self, one: Waiting) -> None:
         try:

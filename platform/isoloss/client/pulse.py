@@ -105,10 +105,17 @@ class Pulse:
     def hold(
         self, key: LeaseKey, ttl_seconds: float, ended: Callable[[str], None], words: Callable[[], str] = lambda: ""
     ) -> None:
-        """Renew this lease from now on; ``ended`` is called when it is lost or being cancelled, ``words`` are its trainer's last."""
+        """Renew this lease from now on; ``ended`` is called when it is lost or being cancelled, ``words`` are its trainer's last.
+
+        Whoever is granted a task that it still holds under an earlier epoch has lost that lease, and hears so here.
+        """
         with self._lock:
+            former = self._held.get(key.task_id)
+            superseded = former is not None and former.key.epoch != key.epoch and not former.lost
             self._held[key.task_id] = Held(key=key, ended=ended, words=words)
             sooner, self._ttl = ttl_seconds < self._ttl, min(self._ttl, ttl_seconds)
+        if superseded and former is not None:
+            former.ended("stale")
         if sooner:
             self._wake.set()
 
