@@ -2,9 +2,9 @@
 
 A campaign of two sizes runs twice on four workers with real processes: once in peace, and once while workers are told to
 leave (SIGTERM, as Slurm and spot machines do) or are killed without a word, each coming back after a moment. The trainer
-is a program of its own: it saves every eighth step, where its decay begins, and when it is told to leave, and logs every step that it runs. Both
-runs must have the same configurations and the same results, and no preemption may cost more than the steps since the
-last checkpoint.
+is a program of its own: it saves every eighth step, where its decay begins, and when it is told to leave, and logs every step that it runs
+to a file of its own. Both runs must have the same configurations and the same results, and no preemption may cost more than the steps since
+the last checkpoint.
 """
 
 # ruff: noqa: T201  it prints what happened
@@ -20,6 +20,7 @@ import sys
 import textwrap
 import time
 from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -40,9 +41,8 @@ PROGRAM: Final = f"""
     lr, n = float(env["ISOLOSS_LR"]), float(sys.argv[1])
     begun, to, fork = (int(env["ISOLOSS_" + name]) for name in ("BUDGET_FROM", "BUDGET_TO", "DECAY_FROM"))
     step, total = 0, 0.0  # a state that only the steps themselves lead to
-    if resume:
-        step = int(pathlib.Path(resume, "DONE").read_text())
-        total = float(pathlib.Path(resume, f"state-{{step}}").read_text())
+    if resume:  # not what DONE says: who has lost the lease and does not know it yet may still be saving there
+        step, total = begun, float(pathlib.Path(resume, f"state-{{begun}}").read_text())
     assert step == begun, (step, begun)
     asked, saved = [], []
     signal.signal(signal.SIGTERM, lambda *_: asked.append(1))
@@ -52,18 +52,72 @@ PROGRAM: Final = f"""
         (save / "draft").write_text(str(step)); (save / "draft").replace(save / "DONE")
         saved.append(step)
         for old in saved[:-2]: (save / f"state-{{old}}").unlink(missing_ok=True)
-    log = os.open(sys.argv[2], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    log = os.open(pathlib.Path(sys.argv[2], ":".join((*save.parts[-3:], str(os.getpid())))), os.O_WRONLY | os.O_CREAT)
+    def note():
+        os.write(log, f"{{step}} {{total!r}} {{time.time()}}\\n".encode())
+        os.fsync(log)
+    def measure():
+        loss = 2 + (math.log10(lr) + 2 - 0.3 * math.log10(n)) ** 2 + 400 / n**0.5 + 5 / step + 1e-3 * total
+        with open(env["ISOLOSS_METRICS"], "a") as file:
+            file.write(json.dumps({{"step": step, "val_loss": loss, "total": total}}) + "\\n")
+    note()
+    if step == to: measure()  # whoever ran all of it died before it was told
     while step < to:
         time.sleep(float(sys.argv[3]))
         step += 1
         total += math.log(1 + lr * step) * math.sin(step)
-        os.write(log, f"{{env['ISOLOSS_STUDY']}} {{env['ISOLOSS_TRIAL']}} {{step}}\\n".encode())
-        loss = 2 + (math.log10(lr) + 2 - 0.3 * math.log10(n)) ** 2 + 400 / n**0.5 + 5 / step + 1e-3 * total
-        with open(env["ISOLOSS_METRICS"], "a") as file:
-            file.write(json.dumps({{"step": step, "val_loss": loss}}) + "\\n")
+        note()
+        measure()
         if step <= fork and (step % {EVERY} == 0 or step == fork or asked): checkpoint()
         if asked and step < to: sys.exit(75 if saved else 1)
 """
+
+
+@dataclass(frozen=True, slots=True)
+class Ran:
+    """What one process of the trainer ran: the steps it reached, the state and the time at each; it began at the first."""
+
+    study: str
+    trial: int
+    task: int
+    epoch: int
+    reached: tuple[tuple[int, str, float], ...]
+
+    @property
+    def key(self) -> tuple[int, int]:
+        return self.task, self.epoch
+
+    @property
+    def begun(self) -> float:
+        return self.reached[0][2]
+
+
+def ran(log: Path) -> list[Ran]:
+    """All that trainers logged in a folder, in the order of their beginnings."""
+    found = []
+    for file in log.iterdir():
+        study, trial, attempt, _ = file.name.split(":")
+        _, task, epoch = map(int, attempt.split("-"))
+        lines = [line.split() for line in file.read_text().splitlines()]
+        if lines:
+            reached = tuple((int(step), state, float(at)) for step, state, at in lines)
+            found.append(Ran(study, int(trial), task, epoch, reached))
+    return sorted(found, key=lambda one: one.begun)
+
+
+def start(cluster: Cluster, number: int, **how: Any) -> None:
+    """Start a worker (again), which takes the place of the one that was."""
+    worker = cluster.worker(f"spot-{number}", everything=True, **how)
+    cluster.workers.remove(worker)
+    cluster.workers[number : number + 1] = [worker]
+
+
+def program_in(folder: Path) -> tuple[Path, Path]:
+    """The trainer as a file, and the folder for its logs."""
+    program, log = folder / "program.py", folder / "steps"
+    program.write_text(textwrap.dedent(PROGRAM))
+    log.mkdir()
+    return program, log
 
 
 def campaign(program: Path, log: Path, step_seconds: float) -> dict[str, Any]:
@@ -83,19 +137,11 @@ class Arm:
 
     def __init__(self, cluster: Cluster, client: Client, step_seconds: float) -> None:
         self.cluster, self.client = cluster, client
-        self.log = cluster.home / "steps"
-        program = cluster.home / "program.py"
-        program.write_text(textwrap.dedent(PROGRAM))
+        program, self.log = program_in(cluster.home)
         for number in range(WORKERS):
-            self.start(number)
+            start(cluster, number)
         self.campaign: Campaign = client.launch_campaign(campaign(program, self.log, step_seconds))
         self.begun = time.monotonic()
-
-    def start(self, number: int) -> None:
-        """Start a worker (again), which takes the place of the one that was."""
-        worker = self.cluster.worker(f"spot-{number}", everything=True)
-        self.cluster.workers.remove(worker)
-        self.cluster.workers[number : number + 1] = [worker]
 
     def preempt(self, rng: random.Random) -> str:
         """Tell a worker to leave, or kill it; another comes in its place."""
@@ -104,7 +150,7 @@ class Arm:
         process.send_signal(signal.SIGKILL if silent else signal.SIGTERM)
         process.wait(30)
         time.sleep(rng.random() * 0.5)
-        self.start(number)
+        start(self.cluster, number)
         return "killed" if silent else "told to leave"
 
     def active(self) -> bool:
@@ -125,7 +171,7 @@ class Arm:
 
     def steps(self) -> Counter[str]:
         """How often each step of each trial was run."""
-        return Counter(self.log.read_text().splitlines())
+        return Counter(f"{one.study} {one.trial} {step}" for one in ran(self.log) for step, _, _ in one.reached[1:])
 
 
 def run(preemptions: int, seed: int, step_seconds: float) -> dict[str, Any]:
