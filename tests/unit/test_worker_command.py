@@ -14,7 +14,8 @@ import yaml
 
 from isoloss.errors import InvalidSpec, TrainableFailed
 from isoloss_worker.job import Diverged, Failed, Job, Preempted, Reporter, Values
-from isoloss_worker.trainables.command import fill, run_command
+from isoloss_worker.trainables.command import fill, judge_exit, run_command
+from isoloss_worker.trainables.measured import Measured
 
 PARAMS = {"lr": 1e-05, "batch": 16, "name": "adam w", "nesterov": True}
 
@@ -127,6 +128,18 @@ def test_any_other_exit_code_is_a_failure_that_is_tried_again(tmp_path: Path, co
 def test_a_program_that_a_signal_killed_is_said_to_be(tmp_path: Path) -> None:
     with pytest.raises(Failed, match="was killed by SIGSEGV"):
         run_command(job(tmp_path, "import os; os.kill(os.getpid(), 11)"), News().reporter)
+
+
+@pytest.mark.parametrize("code", [-15, 1])
+def test_who_was_told_to_leave_after_the_last_step_has_not_failed(tmp_path: Path, code: int) -> None:
+    run = job(tmp_path)
+    measured = Measured(run, News().reporter)
+    measured.take(run.budget_to, {"val_loss": 1.0})
+    with pytest.raises(Preempted):
+        judge_exit(code, run, measured, asked=True)
+    assert judge_exit(0, run, measured, asked=True) == {"val_loss": 1.0}
+    with pytest.raises(Failed):
+        judge_exit(code, run, measured, asked=False)
 
 
 def test_75_is_preempted_and_saved_at_the_last_report(tmp_path: Path) -> None:

@@ -129,8 +129,8 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 
 def judge_exit(code: int, job: Job, measured: Measured, *, asked: bool) -> Values:
-    """What an exit code means: the last metrics for 0, ``Preempted`` for 75, ``Failed`` for all else."""
-    unfinished = asked and (measured.step or 0) < job.budget_to
+    """What an exit code means: the last metrics for 0, ``Preempted`` for 75 and when it was asked to end, ``Failed`` for all else."""
+    unfinished = asked and (code != 0 or (measured.step or 0) < job.budget_to)
     saved = any(path.is_file() for path in Path(job.save_to).rglob("*"))
     if code == 0 and not unfinished:
         return measured.final(None)
