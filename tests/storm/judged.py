@@ -6,8 +6,7 @@ import contextlib
 import json
 import statistics
 from collections import Counter, defaultdict
-from collections.abc import Sequence
-from operator import gt
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -15,7 +14,6 @@ from preemptions import EVERY, Ran, ran
 
 from isoloss.testing.cluster import Cluster
 
-PROMOTED: Final = "promotion"  # what a run goes on after that nothing had hit
 ATTEMPTS: Final = """
     SELECT task.trial_no, task.id, attempt.epoch, task.epoch, attempt.worker_id, attempt.outcome::text, attempt.message,
            extract(epoch FROM attempt.ended_at)::float8, task.budget_to, (result."values" ->> 'total')::float8
@@ -40,28 +38,38 @@ class Attempt(NamedTuple):
 
 
 class Fault(NamedTuple):
-    """What was done, when, and to which worker; to none when all may have been hit."""
+    """What was done, when, to which worker (to none when all may have been hit), and how long until those it hit were answered."""
 
     at: float
     kind: str
     worker: str
+    lasted: float
+
+
+NONE: Final = Fault(0.0, "promotion", "", 0.0)  # what a run goes on after that nothing had hit
 
 
 class Cost(NamedTuple):
     """Of a run that went on after another: the fault between, the steps run again, and those the other ran once it was given up."""
 
-    kind: str
+    fault: Fault
     again: int
     beyond: int
 
 
 def judged(
-    cluster: Cluster, study: str, log: Path, faults: Sequence[Fault], most: dict[str, tuple[int, int]]
+    cluster: Cluster,
+    study: str,
+    log: Path,
+    faults: Sequence[Fault],
+    most: Mapping[str, int],
+    step_seconds: float,
+    patience: int,
 ) -> tuple[dict[str, Any], list[str]]:
     """What was run and what it cost, and what of it may not be, in the words of the oracles.
 
-    ``most`` bounds what a fault of these kinds costs, which hit a worker: steps run again, and steps run by whom was given up. The
-    others keep workers from telling what they saved, for as long as a controller takes to come back.
+    ``most`` bounds the steps run again after a fault of a worker; the others keep workers from telling what they saved, for as long as
+    a controller takes to come back. Whoever lost its lease runs so many steps of ``patience`` more once it can hear of it.
     """
     runs, attempts = ran(log), {row[1:3]: Attempt(*row) for row in cluster.rows(ATTEMPTS, study)}
     results = {key: one for key, one in attempts.items() if one.total is not None}
@@ -73,7 +81,7 @@ def judged(
             states[one.trial, step].add(state)
     computed = {(one.key, step): state for one in runs for step, state, _ in one.reached}
     paid, told = costs(runs, attempts, faults), verdicts(cluster)
-    killed = [cost.again for cost in paid if most.get(cost.kind, (0, 1))[1] == 0]
+    killed = [cost.again for cost in paid if cost.fault.kind in ("worker", "child")]
     wrong: dict[str, list[Any]] = {
         "an attempt is run by one trainer": [k for k, n in Counter(one.key for one in runs).items() if n > 1 or k not in attempts],
         "a result is of its task's last lease": [k for k, one in results.items() if (one.last, "ok") != (one.epoch, one.outcome)],
@@ -82,15 +90,14 @@ def judged(
         "only killed trainers fail": [one for one in attempts.values() if one.outcome == "failed" and "SIGKILL" not in one.message],
         "a step has one state": [k for k, found in states.items() if len(found) > 1],
         "a step is run once, and once more a fault": [k for k, n in often.items() if n > 1 + hits[k[0]]],
-        "a promotion runs nothing again": [cost for cost in paid if cost.kind == PROMOTED and cost.again],
+        "a promotion runs nothing again": [cost for cost in paid if cost.fault is NONE and cost.again],
         "what is killed costs a checkpoint interval each": [sum(killed) / len(killed)] if sum(killed) > EVERY * len(killed) else [],
-        "a fault of a worker costs no more than it may": [
-            cost for cost in paid if cost.kind in most and any(map(gt, cost[1:], most[cost.kind]))
-        ],
+        "a fault of a worker costs what was not told": [cost for cost in paid if cost.again > most.get(cost.fault.kind, cost.again)],
+        "who lost a lease ends once it can hear of it": [cost for cost in paid if cost.beyond > patience + cost.fault.lasted / step_seconds],
     }  # fmt: skip
     by_kind = defaultdict[str, list[int]](list)
     for cost in paid:
-        by_kind[cost.kind].append(cost.again)
+        by_kind[cost.fault.kind].append(cost.again)
     return {
         "attempts": dict(Counter(one.outcome for one in attempts.values())), "steps": often.total(),
         "again_a_fault": {kind: {"n": len(n), "mean": round(statistics.mean(n), 1), "max": max(n)} for kind, n in sorted(by_kind.items())},
@@ -107,14 +114,11 @@ def costs(runs: Sequence[Ran], attempts: dict[Key, Attempt], faults: Sequence[Fa
             given_up = attempts.get((one.task, one.epoch - 1))
             until = one.begun if given_up is None or given_up.ended is None else given_up.ended
             hits = [
-                fault.kind
-                for fault in faults
-                if given_up and fault.at < until and fault.worker in ("", given_up.worker)
+                fault for fault in faults if given_up and fault.at < until and fault.worker in ("", given_up.worker)
             ]
             passed = max((step for step, _, at in former.reached if at <= until), default=former.reached[0][0])
-            found.append(
-                Cost(hits[-1] if hits else PROMOTED, passed - one.reached[0][0], former.reached[-1][0] - passed)
-            )
+            again, beyond = max(0, passed - one.reached[0][0]), former.reached[-1][0] - passed
+            found.append(Cost(hits[-1] if hits else NONE, again, beyond))
         before[one.trial] = one
     return found
 

@@ -39,8 +39,8 @@ SLOTS: Final = 2
 LEASE_SECONDS: Final = 2.0
 STEP_SECONDS: Final = 0.1
 LEASE_STEPS: Final = int(LEASE_SECONDS / STEP_SECONDS)
-MOST: Final = {  # steps run again: since the last save, and that was not told yet; steps run by who was given up
-    "worker": (2 * EVERY, 0), "child": (2 * EVERY, 0), "frozen worker": (2 * EVERY + LEASE_STEPS, 2 * LEASE_STEPS),
+MOST: Final = {  # steps run again: since the last save, and that one if it was not told yet; who is frozen tells nothing
+    "worker": 2 * EVERY, "child": 2 * EVERY, "frozen worker": 2 * EVERY + LEASE_STEPS,
 }  # fmt: skip
 KINDS: Final = (
     "controller", "controller", "frozen controller", "backend", "client", "postgres", "both", *MOST,
@@ -83,7 +83,7 @@ SPEC: Final[dict[str, Any]] = {
 }  # fmt: skip
 WORK: Final[dict[str, Any]] = {
     "name": "work", "space": {"lr": {"type": "float", "low": 1e-4, "high": 1e-1, "log": True}},
-    "objective": {"metric": "val_loss"}, "method": {"min_budget": 8, "max_budget": 72, "width": "auto"}, "seed": 2,
+    "objective": {"metric": "val_loss"}, "method": {"min_budget": 8, "max_budget": 128, "eta": 4, "width": "auto"}, "seed": 2,
 }  # fmt: skip
 BACKENDS: Final = "SELECT pid FROM pg_stat_activity WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()"
 STARTS: Final = """
@@ -149,7 +149,6 @@ class Storm:
         kind = self.deck.pop()
         worker = self.ready_worker() if kind in MOST else None
         begun = time.time()
-        self.faults.append(Fault(begun, kind, "" if worker is None else self.cluster.workers[worker].name))
         if worker is not None:
             self.hurt_worker(kind, worker)
             answers = partial(self.starts, worker, begun)
@@ -157,6 +156,8 @@ class Storm:
             answers = partial(self.answers, self.hurt_service(kind), begun)
         first = min(wait_until(answers, 60, what=f"an answer after {kind}"))
         self.recoveries.setdefault(kind, []).append(first - begun)
+        name = "" if worker is None else self.cluster.workers[worker].name
+        self.faults.append(Fault(begun, kind, name, first - begun))
         time.sleep(0.5 + self.rng.random())
         return kind
 
@@ -216,9 +217,8 @@ class Storm:
         match kind:
             case "worker":
                 worker.kill()
-                wait_until(
-                    lambda: not any(map(lives, below)), LEASE_SECONDS, what="the end of a killed worker's children"
-                )
+                gone = "the end of a killed worker's children before its leases'"
+                wait_until(lambda: not any(map(lives, below)), LEASE_SECONDS, what=gone)
                 self.start_worker(number)
             case "child":
                 with contextlib.suppress(psutil.NoSuchProcess):
@@ -245,7 +245,7 @@ class Storm:
             )
             attempts = conn.execute("SELECT count(*), count(*) FILTER (WHERE epoch > 1) FROM attempt").fetchone()
         self.second.stop_controller()
-        work, wrong = judged(self.cluster, "work", self.steps, self.faults, MOST)
+        work, wrong = judged(self.cluster, "work", self.steps, self.faults, MOST, STEP_SECONDS, LEASE_STEPS)
         if any(str(self.program) in (process.info["cmdline"] or ()) for process in psutil.process_iter(["cmdline"])):
             wrong.append("A trainer was left behind.")
         lost = [task for task, loss, _ in acks if stored.get(task) != loss]
