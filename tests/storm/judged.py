@@ -65,10 +65,10 @@ def judged(
     most: Mapping[str, int],
     step_seconds: float,
     patience: int,
-) -> tuple[dict[str, Any], list[str]]:
-    """What was run and what it cost, and what of it may not be, in the words of the oracles.
+) -> tuple[dict[str, Any], list[str], list[str]]:
+    """What was run and what it cost, what of it may not be, in the words of the oracles, and what costs more than it may.
 
-    ``most`` bounds the steps run again after a fault of a worker; the others keep workers from telling what they saved, for as long as
+    The costs are those of a machine that keeps up. ``most`` bounds the steps run again after a fault of a worker; the others keep workers from telling what they saved, for as long as
     a controller takes to come back. Whoever lost its lease runs so many steps of ``patience`` more once it can hear of it.
     """
     runs, attempts = ran(log), {row[1:3]: Attempt(*row) for row in cluster.rows(ATTEMPTS, study)}
@@ -91,6 +91,8 @@ def judged(
         "a step has one state": [k for k, found in states.items() if len(found) > 1],
         "a step is run once, and once more a fault": [k for k, n in often.items() if n > 1 + hits[k[0]]],
         "a promotion runs nothing again": [cost for cost in paid if cost.fault is NONE and cost.again],
+    }  # fmt: skip
+    dear: dict[str, list[Any]] = {
         "what is killed costs a checkpoint interval each": [sum(killed) / len(killed)] if sum(killed) > EVERY * len(killed) else [],
         "a fault of a worker costs what was not told": [cost for cost in paid if cost.again > most.get(cost.fault.kind, cost.again)],
         "who lost a lease ends once it can hear of it": [cost for cost in paid if cost.beyond > patience + cost.fault.lasted / step_seconds],
@@ -103,7 +105,11 @@ def judged(
         "again_a_fault": {kind: {"n": len(n), "mean": round(statistics.mean(n), 1), "max": max(n)} for kind, n in sorted(by_kind.items())},
         "most_beyond": max((cost.beyond for cost in paid), default=0),
         "completed": dict(Counter(told.values())),
-    }, [f"{said}: {len(found)} times not, first {found[0]}" for said, found in wrong.items() if found]  # fmt: skip
+    }, _said(wrong), _said(dear)  # fmt: skip
+
+
+def _said(broken: Mapping[str, Sequence[Any]]) -> list[str]:
+    return [f"{rule}: {len(found)} times not, first {found[0]}" for rule, found in broken.items() if found]
 
 
 def costs(runs: Sequence[Ran], attempts: dict[Key, Attempt], faults: Sequence[Fault]) -> list[Cost]:
