@@ -113,9 +113,9 @@ def _said(broken: Mapping[str, Sequence[Any]]) -> list[str]:
 
 
 def costs(runs: Sequence[Ran], attempts: dict[Key, Attempt], faults: Sequence[Fault]) -> list[Cost]:
-    """Of every run that is not its trial's first, beside the one before it."""
+    """Of every run that is not its trial's first, beside the attempt before its own: who was frozen may begin after those who followed."""
     found, before = list[Cost](), dict[int, Ran]()
-    for one in runs:
+    for one in sorted(runs, key=lambda ran: ran.key):
         if (former := before.get(one.trial)) is not None:
             given_up = attempts.get((one.task, one.epoch - 1))
             until = one.begun if given_up is None or given_up.ended is None else given_up.ended

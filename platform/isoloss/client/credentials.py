@@ -23,7 +23,8 @@ OPTIONS: Final = (  # who is silent for 20 s is gone: sooner than a lease runs o
     ("grpc.http2.ping_timeout_ms", 10_000),  # keepalive_timeout_ms alone is waited for no sooner than this, a minute
     ("grpc.http2.max_pings_without_data", 0),
     ("grpc.http2.bdp_probe", 0),  # its pings queue behind the data of a slow line, and would be missed
-    ("grpc.max_reconnect_backoff_ms", 2_000),
+    ("grpc.initial_reconnect_backoff_ms", 200),  # a controller is back within seconds
+    ("grpc.max_reconnect_backoff_ms", 1_000),
 )
 
 

@@ -38,6 +38,10 @@ def _again(error: Exception) -> bool | float:
     return (isinstance(error, Busy) and error.retry_seconds) or isinstance(error, Unreachable)
 
 
+# Soon: until the channel is up again a try costs nobody anything, and a controller is back within seconds.
+AGAIN: Final[dict[str, Any]] = {"on": _again, "attempts": None, "wait_max": 0.5, "wait_jitter": 0.25}
+
+
 class Turns:
     """How many tasks are still to be run by several at once; none more once it was ended."""
 
@@ -86,7 +90,7 @@ class AsyncTransport:
         """One call, made again while nobody answers."""
         with contextlib.suppress(Unreachable):  # nearly every call is answered
             return await self._once(method, request)
-        async for attempt in stamina.retry_context(on=_again, timeout=self._patience, attempts=None, wait_max=2.0):
+        async for attempt in stamina.retry_context(timeout=self._patience, **AGAIN):
             with attempt:
                 return await self._once(method, request)
         raise AssertionError("stamina returns or raises")
@@ -143,7 +147,7 @@ class BlockingTransport:
         """One call, made again while nobody answers."""
         with contextlib.suppress(Unreachable):  # nearly every call is answered
             return self._once(method, request)
-        for attempt in stamina.retry_context(on=_again, timeout=self._patience, attempts=None, wait_max=2.0):
+        for attempt in stamina.retry_context(timeout=self._patience, **AGAIN):
             with attempt:
                 return self._once(method, request)
         raise AssertionError("stamina returns or raises")

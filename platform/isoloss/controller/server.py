@@ -46,6 +46,7 @@ from isoloss.controller.steward import Steward
 from isoloss.controller.study_service import StudyService
 from isoloss.controller.work_service import TrialService, WorkerService
 from isoloss.errors import InvalidSpec
+from isoloss.search.streams import prepare
 from isoloss.store.embedded import Embedded
 from isoloss.store.migrate import migrate
 from isoloss.store.pool import Pool
@@ -68,6 +69,8 @@ async def running(settings: Settings) -> AsyncIterator[Local]:
     check_listener(settings)
     listen, dash = _listener(settings.listen, "--listen"), _listener(settings.dash, "--dash")
     async with contextlib.AsyncExitStack() as stack:
+        preparing = asyncio.create_task(asyncio.to_thread(prepare))  # while Postgres starts, and callers find us again
+        stack.push_async_callback(lambda: preparing)
         keeper = None if settings.dsn else await stack.enter_async_context(_postgres(settings))
         dsn = settings.dsn if keeper is None else keeper.embedded.dsn
         pool = await stack.enter_async_context(Pool(dsn))

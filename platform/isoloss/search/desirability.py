@@ -25,7 +25,6 @@ from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import ndtr
 
 from isoloss.domain.formula import evaluate
 from isoloss.domain.objective import (
@@ -241,6 +240,8 @@ def expected(shape: Shape, mean: Any, deviation: Any, weight: float = 1.0) -> Ar
     mean, deviation = np.asarray(mean, float), np.maximum(np.asarray(deviation, float), 1e-12)
     knots = _knots(shape)
     first, last = hard(shape, np.array([np.nextafter(knots[0], -np.inf), np.nextafter(knots[-1], np.inf)])) ** weight
+    from scipy.special import ndtr
+
     total = first * ndtr((knots[0] - mean) / deviation) + last * ndtr((mean - knots[-1]) / deviation)
     t, shares = LEGENDRE
     for a, b in itertools.pairwise(knots):

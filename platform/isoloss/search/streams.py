@@ -103,6 +103,11 @@ class DistinctStream:
         return next((drawn for drawn in chain([first], again) if tuple(drawn.items()) not in self._seen), first)
 
 
+def prepare() -> None:
+    """Import what the first configuration would else wait for, a second long."""
+    import scipy.stats  # noqa: F401
+
+
 def is_model(sampler: str) -> bool:
     """Whether the sampler proposes configurations, beside the stream."""
     return sampler not in STREAMS
