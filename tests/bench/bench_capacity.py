@@ -1,6 +1,9 @@
-"""What one controller carries: leases in batches, heartbeats, curves, and a study that grows. ``poe bench-capacity``.
+"""What one controller carries: leases in batches, heartbeats, curves, a study that grows, many studies, a database
+that is large. ``poe bench-capacity``.
 
-``--only lease|heartbeat|curves|growth``; ``--sizes 100,100000`` are the trials a study has before the cycles are timed.
+``--only lease|heartbeat|curves|growth|studies|tasks``; ``--sizes 100,100000`` are the trials a study has before the cycles are timed,
+``--studies 10,5000`` the active studies a worker is dealt tasks of. ``--only tasks --sizes 100000`` runs only when it is named: a hundred
+such studies are ten million tasks, 20 GB and half an hour.
 Everything goes over gRPC to a controller process, on a private Postgres with fsync on.
 """
 
@@ -21,6 +24,11 @@ from bench_controller import SPACE, our_client, our_study, ours, postgres
 from load import Cycle, Latencies, Load, closed_loop, cpu_seconds, timed
 
 BATCH, WORKERS = 50, 2000
+STUDIES = 100  # of a large database
+RUN_BY_WORKERS: dict[str, Any] = {
+    "space": SPACE, "objective": {"metric": "loss"}, "method": {"name": "fixed", "sampler": "random", "budget": 100},
+    "run": {"function": "train:main"},
+}  # fmt: skip
 FOLDED = 200_000  # trials: folding more than these anew takes a controller minutes
 
 
@@ -43,6 +51,30 @@ def raw_client(number: int, address: str) -> Cycle:
             ending.complete.values["loss"] = random.random()
         timed(latencies, "finish", stub.Finish, finish)
         return len(leases)
+
+    return cycle
+
+
+def slots_client(number: int, address: str) -> Cycle:
+    """A worker of eight slots, all busy: one task ends, and the slot is filled again."""
+    from isoloss.v1 import work_pb2, work_pb2_grpc
+
+    stub = work_pb2_grpc.WorkerServiceStub(grpc.insecure_channel(address))
+    name, held = f"bench-{number}", list[Any]()
+    allowed = work_pb2.Allowed(everything=True)
+    stub.Register(work_pb2.RegisterRequest(worker_id=name, incarnation="1", slots=8, allowed=allowed))
+
+    def cycle(latencies: Latencies) -> int:
+        lease = work_pb2.LeaseRequest(
+            worker_id=name, incarnation="1", slots=8 - len(held), wait_seconds=5, holding=[one.task_id for one in held]
+        )
+        held.extend(one.key for one in timed(latencies, "lease", stub.Lease, lease).leases)
+        finish = work_pb2.FinishRequest()
+        ending = finish.endings.add()
+        ending.key.CopyFrom(held.pop(0))
+        ending.complete.values["loss"] = random.random()
+        timed(latencies, "finish", stub.Finish, finish)
+        return 1
 
     return cycle
 
@@ -75,10 +107,7 @@ def lease(home: Any, dsn: str, postmaster: int, seconds: float) -> None:
         import isoloss
 
         with isoloss.connect(address, start=False) as client:
-            client.create_study(
-                "leased", space=SPACE, objective={"metric": "loss"}, method={"name": "fixed", "sampler": "random", "budget": 1},
-                run={"function": "train:main"},
-            )  # fmt: skip
+            client.create_study("leased", **RUN_BY_WORKERS)
         found = closed_loop(
             raw_client, (address,), clients=4, seconds=seconds, watch={"server": pid, "postgres": postmaster}
         )
@@ -160,6 +189,88 @@ def growth(home: Any, dsn: str, postmaster: int, seconds: float, sizes: Sequence
         )  # fmt: skip
 
 
+def studies(home: Any, dsn: str, postmaster: int, seconds: float, counts: Sequence[int]) -> None:
+    """What a lease costs among so many active studies: all of them hungry, or all but ten waiting for the one task they run."""
+    import isoloss
+    from isoloss.v1 import work_pb2, work_pb2_grpc
+
+    for waiting in (False, True):
+        for count in counts:
+            with ours(home, dsn) as (address, pid), psycopg.connect(dsn, autocommit=True) as conn:
+                conn.execute("TRUNCATE study, worker CASCADE")
+                with isoloss.connect(address, start=False) as client, grpc.insecure_channel(address) as channel:
+                    client.create_study("waits", **RUN_BY_WORKERS, limits={"trials": 1})
+                    stub, allowed = work_pb2_grpc.WorkerServiceStub(channel), work_pb2.Allowed(everything=True)
+                    stub.Register(work_pb2.RegisterRequest(worker_id="w", incarnation="1", slots=1, allowed=allowed))
+                    stub.Lease(work_pb2.LeaseRequest(worker_id="w", incarnation="1", slots=1, wait_seconds=5))
+                    client.create_study("hungry", **RUN_BY_WORKERS)
+                copies(conn, "hungry", (10 if waiting else count - 1) - 1)
+                copies(conn, "waits", count - 11 if waiting else 0)
+                conn.execute("UPDATE lease SET worker_id = 'w' || task_id / 8, expires_at = now() + interval '1 day'")
+                conn.execute("ANALYZE")
+                found = closed_loop(
+                    slots_client, (address,), clients=1, seconds=seconds, watch={"server": pid, "postgres": postmaster}
+                )
+                label = f"all but ten of {count:,} active studies waiting" if waiting else f"{count:,} hungry studies"
+                said(f"one task after another, {label}", found, "tasks/s", "lease")
+
+
+def tasks(home: Any, dsn: str, postmaster: int, seconds: float, size: int) -> None:
+    """Tasks a second in a fresh study and in one of so many trials, alone and among a hundred of those."""
+    import isoloss
+
+    with ours(home, dsn) as (address, pid), isoloss.connect(address, start=False) as client:
+        watch = {"server": pid, "postgres": postmaster}
+        client.create_study("large", **RUN_BY_WORKERS).pause()
+        history(dsn, "large", size)
+        for among in ("alone", f"among {STUDIES} that have"):
+            fresh = client.create_study(f"fresh-{among[:5]}", **RUN_BY_WORKERS)
+            fresh.pause()
+            for name in ("large", fresh.name) * 2:
+                client.study(name).resume()
+                found = closed_loop(raw_client, (address,), clients=4, seconds=seconds, watch=watch)
+                client.study(name).pause()
+                label = f"in a study of {size:,} trials" if name == "large" else "in a fresh study"
+                said(f"lease and complete {label}, {among} {size:,}", found, "tasks/s", "lease")
+            if among == "alone":
+                with psycopg.connect(dsn, autocommit=True) as conn:
+                    begun = time.monotonic()
+                    copies(conn, "large", STUDIES - 1)
+                    conn.execute("VACUUM ANALYZE")
+                    conn.execute("CHECKPOINT")
+                    (count, used) = conn.execute(
+                        "SELECT (SELECT count(*) FROM task), pg_database_size(current_database())"
+                    ).fetchone() or (0, 0)
+                    print(f"  {count:,} tasks, {used / 1e9:.1f} GB, written in {time.monotonic() - begun:.0f} s", flush=True)
+
+
+def copies(conn: psycopg.Connection, name: str, times: int) -> None:
+    """So many studies more, each with every row of one, as a controller would have written them."""
+    (study_id,) = conn.execute("SELECT id FROM study WHERE name = %s", (name,)).fetchone() or (0,)
+    (studies_,) = conn.execute("SELECT max(id) FROM study").fetchone() or (0,)
+    (tasks,) = conn.execute("SELECT max(id) FROM task").fetchone() or (0,)
+    conn.execute("SET session_replication_role = replica")  # what is copied refers to what is copied beside it
+    for table in ("study", "event", "trial", "task", "attempt", "lease", "result", "snapshot"):
+        study, task = "id" if table == "study" else "study_id", "id" if table == "task" else "task_id"
+        names = [
+            row[0] for row in conn.execute(
+                "SELECT attname FROM pg_attribute WHERE attrelid = %s::regclass AND attnum > 0 AND NOT attisdropped "
+                "AND attgenerated = '' ORDER BY attnum", (table,),
+            )
+        ]  # fmt: skip
+        moved = {study: f"{studies_} + k", task: f"{task} + k::bigint * {tasks}"} | ({"name": "name || k"} if table == "study" else {})
+        where = f"{study} = {study_id}" if study in names else f"{task} IN (SELECT id FROM task WHERE study_id = {study_id})"
+        listed = ", ".join(f'"{one}"' for one in names)
+        made = ", ".join(moved.get(one, f'"{one}"') for one in names)
+        conn.execute(
+            f"INSERT INTO {table} ({listed}) OVERRIDING SYSTEM VALUE "
+            f"WITH one AS MATERIALIZED (SELECT * FROM {table} WHERE {where}) SELECT {made} FROM generate_series(1, {times}) AS k, one".encode()
+        )
+    conn.execute("SET session_replication_role = origin")
+    for table in ("study", "task"):
+        conn.execute(f"SELECT setval(pg_get_serial_sequence('{table}', 'id'), (SELECT max(id) FROM {table}))".encode())
+
+
 def history(dsn: str, name: str, size: int) -> None:
     """So many finished trials, as a controller would have written them, by COPY; of very many the fold too, which it saves as it grows."""
     from isoloss.domain.spec import decode_study
@@ -224,9 +335,10 @@ def said(label: str, found: Load, unit: str, latency: str) -> None:
 def main() -> None:
     """Run the cases in turn."""
     ask = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    ask.add_argument("--only", choices=["lease", "heartbeat", "curves", "growth"])
+    ask.add_argument("--only", choices=["lease", "heartbeat", "curves", "growth", "studies", "tasks"])
     ask.add_argument("--seconds", type=float, default=8.0)
     ask.add_argument("--sizes", default="100,10000,100000")
+    ask.add_argument("--studies", default="10,1000,5000")
     given = ask.parse_args()
     for name, case in (("lease", lease), ("heartbeat", heartbeat), ("curves", curves)):
         if given.only in (None, name):
@@ -235,6 +347,12 @@ def main() -> None:
     if given.only in (None, "growth"):
         with postgres() as (home, dsn, postmaster):
             growth(home, dsn, postmaster, given.seconds, [int(size) for size in given.sizes.split(",")])
+    if given.only in (None, "studies"):
+        with postgres() as (home, dsn, postmaster):
+            studies(home, dsn, postmaster, given.seconds, [int(count) for count in given.studies.split(",")])
+    if given.only == "tasks":
+        with postgres() as (home, dsn, postmaster):
+            tasks(home, dsn, postmaster, given.seconds, int(given.sizes.split(",")[-1]))
 
 
 if __name__ == "__main__":

@@ -10,14 +10,13 @@ from hypothesis import strategies as st
 from isoloss.controller.deal import deal, kept, squeezed_out, wanted
 from isoloss.controller.why import slots_for
 from isoloss.domain.ids import StudyId
-from isoloss.domain.study import StudyState
 from isoloss.store.projects import Share
 from isoloss.store.studies import Hungry
 
 
 def hungry(number: int, leased: int = 0, project: str = "p", weight: float = 1.0, waits: float | None = None) -> Hungry:
     return Hungry(
-        id=StudyId(number), project=project, trainable="", gpus=0, nodes=1, state=StudyState.ACTIVE, leased=leased, weight=weight,
+        id=StudyId(number), project=project, trainable="", gpus=0, nodes=1, leased=leased, weight=weight,
         waits=waits,
     )  # fmt: skip
 

@@ -108,9 +108,10 @@ class Book:
             await self._retain()
         state = self._state()
         self._written = self._lease_out(lacking)
-        if self.seq != self.row.next_seq or state != self.row.state:
+        startable = self.search.startable()
+        if (self.seq, state, startable) != (self.row.next_seq, self.row.state, self.row.startable):
             await studies.update(
-                self.conn, self.row.id, state=state, next_seq=self.seq, reserved=self.reserved, spent=self.spent,
+                self.conn, self.row.id, state=state, startable=startable, next_seq=self.seq, reserved=self.reserved, spent=self.spent,
                 max_budget=self.search.ladder.budget(self.search.ladder.top),
             )  # fmt: skip
         if self.search.plan != self.plan:

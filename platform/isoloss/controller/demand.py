@@ -54,10 +54,13 @@ class Demand:
     async def _waiting(self) -> dict[Hungry, int]:
         """The active studies that workers run, each with how many of its tasks a free slot would get."""
         async with self.pool.connection() as conn:
-            ready = await studies.ready(conn)
-            found = {study: ready[study.id] for study in await studies.hungry(conn) if study.id in ready}
-        self._startable = {study_id: kept for study_id, kept in self._startable.items() if study_id in ready}
-        return {study: there + await self._created(study.id, seq) for study, (seq, there) in found.items()}
+            found = await studies.demand(conn)
+        there = {study.id for study in found}
+        self._startable = {study_id: kept for study_id, kept in self._startable.items() if study_id in there}
+        return {
+            study: ready + (await self._created(study.id, seq) if startable else 0)
+            for study, (seq, startable, ready) in found.items()
+        }
 
     async def _created(self, study_id: StudyId, seq: int) -> int:
         """How many tasks the study would create if it were asked."""

@@ -45,7 +45,7 @@ from isoloss.wire.values import from_checkpoint, from_ending, from_key, from_ser
 log = structlog.get_logger()
 LONGEST_WAIT_SECONDS: Final = 30.0
 LONG_WAIT: Final = 2.0  # lease times
-ANNOUNCE_SECONDS: Final = 5.0
+VAIN_SECONDS: Final = 1.0
 Answer = Lease | StudyState
 Beat = tuple[str, Sequence[LeaseKey]]  # a worker, or nobody in particular, and what it holds
 
@@ -74,7 +74,7 @@ class Dispatcher:
         self.draining = False
         self._ids = Recent[tuple[str, str], StudyId]()
         self._served = Recent[StudyId, float]()  # when it last got a task here
-        self._announced = Recent[StudyId, float]()  # when it was last asked for a task that would have to wait
+        self._vain = dict[StudyId, tuple[int, float]]()  # (next_seq, when): who was asked and had no task
         self._endings = Line[Sequence[tasks.Said], list[str]](self._finish)
         self._beats = Line[Beat, tuple[bool, dict[LeaseKey, TaskState]]](self._beat)
         self._curves = Line[Sequence[curves.Batch], dict[LeaseKey, TaskState]](self._store)
@@ -155,9 +155,7 @@ class Dispatcher:
         latest = {want.holder: want for want in wants}
         async with self.pool.connection() as conn:
             known = await workers.seen(conn, [want.holder for want in wants])
-            hungry = await studies.hungry(conn)
-            shares = {share.name: share for share in await projects.shares(conn)}
-            again = await tasks.reclaim(conn, [study.id for study in hungry], list(latest.values()), self.ttl)
+            again = await tasks.reclaim(conn, None, list(latest.values()), self.ttl)
             found = {lease.task_id: lease for lease in await tasks.describe(conn, again)}
         granted = defaultdict[str, list[Lease]](list)
         for task_id, _, holder in again:
@@ -168,7 +166,7 @@ class Dispatcher:
                 and not known[want.holder].full
                 and self.health.cools_until(want.holder, time.monotonic()) is None
             ]  # fmt: skip
-            await self._deal(free, {holder: one.allowed for holder, one in known.items()}, hungry, shares, granted)
+            await self._deal(free, {holder: one.allowed for holder, one in known.items()}, granted)
         return [
             self._answer(want, known, granted) if want is latest[want.holder] else work_pb2.LeaseReply()
             for want in wants
@@ -187,19 +185,19 @@ class Dispatcher:
         return work_pb2.LeaseReply(leases=[self.to_lease(lease) for lease in leases], drain=drain)
 
     async def _deal(
-        self,
-        wants: Sequence[Want],
-        allowed: Mapping[str, Any],
-        hungry: Sequence[Hungry],
-        shares: dict[str, Share],
-        granted: dict[str, list[Lease]],
+        self, wants: Sequence[Want], allowed: Mapping[str, Any], granted: dict[str, list[Lease]]
     ) -> None:
         """Deal free slots to studies, and again to the others what a study had no task for."""
-        left = {study.id: self._since_served(study) for study in hungry if study.state is StudyState.ACTIVE}
-        while left:
+        since = time.monotonic() - VAIN_SECONDS
+        while True:
             lacking = {want.holder: want.n - _taken(granted[want.holder], allowed[want.holder]) for want in wants}
+            if (most := sum(free for free in lacking.values() if free > 0)) == 0:
+                return
+            async with self.pool.connection() as conn:
+                hungry = await studies.hungry(conn, most, self._asked_in_vain(since))
+                shares = {share.name: share for share in await projects.shares(conn)}
             able = {
-                want.holder: {s: takes for s in left.values() if want.project in ("", s.project)
+                want.holder: {s: takes for s in map(self._since_served, hungry) if want.project in ("", s.project)
                               and (takes := slots_for(allowed[want.holder], s.trainable, s.gpus, s.nodes))}
                 for want in wants if lacking[want.holder] > 0
             }  # fmt: skip
@@ -208,21 +206,20 @@ class Dispatcher:
             if not dealt:
                 return
             for study_id, tasks_ in dealt.items():
-                project = left[study_id].project
                 given = [replace(want, n=tasks_[want.holder]) for want in wants if want.holder in tasks_]
                 decided = await self.decider.decide(study_id, wants=given)
                 for holder, lease in decided.leases:
                     granted[holder].append(lease)
                     self.health.granted(lease.task_id, holder, study_id)
                 if len(decided.leases) < sum(tasks_.values()):
-                    del left[study_id]
-                else:
-                    more = left[study_id].leased + len(decided.leases)
-                    left[study_id] = replace(left[study_id], leased=more, waits=None)
+                    self._vain[study_id] = decided.seq + 1, time.monotonic()
                 if decided.leases:
                     self._served[study_id] = time.monotonic()
-                share = shares.get(project, Share(name=project))
-                shares[project] = replace(share, running=share.running + len(decided.leases))
+
+    def _asked_in_vain(self, since: float) -> dict[StudyId, int]:
+        """Who was asked since then and had no task, with where its ledger stood: a limit it shares with others may give way later."""
+        self._vain = {study_id: asked for study_id, asked in self._vain.items() if asked[1] > since}
+        return {study_id: next_seq for study_id, (next_seq, _) in self._vain.items()}
 
     def _since_served(self, study: Hungry) -> Hungry:
         """The study, whose wait begins again with every task that it gets."""
@@ -233,10 +230,10 @@ class Dispatcher:
     async def _announce(self, studies_: Sequence[Hungry]) -> None:
         """See that what fits nowhere now has a task that is seen to wait, if there is one to run."""
         for study in studies_:
-            now = time.monotonic()
-            if study.waits is None and now - self._announced.get(study.id, -math.inf) > ANNOUNCE_SECONDS:
-                self._announced[study.id] = now
-                await self.decider.decide(study.id, ask=1)
+            if study.waits is None:
+                decided = await self.decider.decide(study.id, ask=1)
+                if not decided.created:
+                    self._vain[study.id] = decided.seq + 1, time.monotonic()
 
     # ---- what is heard of leases -------------------------------------------------------------------------------
 

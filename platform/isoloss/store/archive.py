@@ -69,11 +69,11 @@ OLD: Final[LiteralString] = """
     WHERE campaign_id IS NULL AND study.state = 'stopped' AND last_at < now() - make_interval(secs => %(seconds)s) ORDER BY 1, 2"""
 LOCK: Final[LiteralString] = """
     SELECT study.id, study.name, study.state::text, EXISTS (
-        SELECT FROM lease JOIN task ON task.id = lease.task_id WHERE task.study_id = study.id) AS runs
+        SELECT FROM lease WHERE study_id = study.id) AS runs
     FROM study WHERE study.id = %(study)s OR campaign_id = %(campaign)s ORDER BY study.id FOR UPDATE OF study"""
 COLUMNS: Final[LiteralString] = """
     SELECT table_name::text, array_agg(column_name::text ORDER BY ordinal_position) FROM information_schema.columns
-    WHERE table_schema = current_schema() AND table_name = ANY(%(tables)s) GROUP BY 1"""
+    WHERE table_schema = current_schema() AND table_name = ANY(%(tables)s) AND is_generated = 'NEVER' GROUP BY 1"""
 RESERVE: Final[LiteralString] = "SELECT setval(pg_get_serial_sequence(%(table)s, 'id'), %(highest)s)"
 UNHURRIED: Final[LiteralString] = "SET LOCAL statement_timeout = 0; SET LOCAL idle_in_transaction_session_timeout = 0"
 

@@ -43,7 +43,7 @@ class Opened:
 
 OPEN: Final[LiteralString] = """
     SELECT id, project, name, campaign_id, size, n_params, spec_version, trainable, state::text, max_budget, next_seq, cap,
-           reserved, spent, CASE WHEN spec_version <> %(known)s THEN spec END AS spec,
+           reserved, spent, startable, CASE WHEN spec_version <> %(known)s THEN spec END AS spec,
            EXISTS (SELECT FROM task WHERE task.study_id = study.id AND task.state = 'ready') AS ready,
            EXISTS (SELECT FROM lease WHERE worker_id = ANY(%(holders)s)
                    AND (task_id, epoch) NOT IN (SELECT * FROM unnest(%(ids)s::bigint[], %(epochs)s::int[]))) AS again,
@@ -171,8 +171,8 @@ WRITE: Final[LiteralString] = """
         SELECT id, epoch, holder, incarnation, secret, project FROM made JOIN given USING (trial, level) WHERE holder IS NOT NULL),
     attempted AS (INSERT INTO attempt (task_id, epoch, worker_id) SELECT id, epoch, holder FROM granted),
     leased AS (
-        INSERT INTO lease (task_id, epoch, worker_id, incarnation, secret_hash, expires_at)
-        SELECT id, epoch, holder, incarnation, sha256((secret || project)::bytea), now() + %(ttl)s FROM granted),
+        INSERT INTO lease (task_id, study_id, epoch, worker_id, incarnation, secret_hash, expires_at)
+        SELECT id, %(study_id)s, epoch, holder, incarnation, sha256((secret || project)::bytea), now() + %(ttl)s FROM granted),
     vetoed AS (
         INSERT INTO result (task_id, study_id, epoch, status, "values", decided_seq)
         SELECT id, %(study_id)s, NULL, 'cancelled', '{}'::jsonb, vetoed FROM made JOIN given USING (trial, level)

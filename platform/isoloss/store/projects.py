@@ -24,7 +24,7 @@ SHARES: Final[LiteralString] = """
     SELECT coalesce(project.name, busy.name) AS name, coalesce(weight, 1.0) AS weight, most, coalesce(busy.n, 0) AS running
     FROM project FULL JOIN (
         SELECT study.project AS name, count(*) AS n
-        FROM lease JOIN task ON task.id = lease.task_id JOIN study ON study.id = task.study_id GROUP BY study.project
+        FROM lease JOIN study ON study.id = lease.study_id GROUP BY study.project
     ) AS busy ON busy.name = project.name ORDER BY 1"""
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, LiteralString
 
@@ -34,6 +34,7 @@ class StudyRow:
     cap: float | None
     reserved: float
     spent: float
+    startable: bool  # whether an ask would begin something, as the last decision left it
 
 
 INSERT: Final[LiteralString] = """
@@ -41,7 +42,7 @@ INSERT: Final[LiteralString] = """
     VALUES (%(project)s, %(name)s, %(campaign_id)s, %(size)s, %(n_params)s, %(spec)s, %(trainable)s, %(max_budget)s, %(cap)s)
     ON CONFLICT (project, name) DO NOTHING
     RETURNING id, project, name, campaign_id, size, n_params, spec, spec_version, trainable, state::text, max_budget, next_seq, cap,
-              reserved, spent"""
+              reserved, spent, startable"""
 
 
 async def insert(
@@ -60,7 +61,7 @@ async def insert(
 
 ROW: Final[LiteralString] = """
     SELECT id, project, name, campaign_id, size, n_params, spec, spec_version, trainable, state::text, max_budget, next_seq,
-           cap, reserved, spent
+           cap, reserved, spent, startable
     FROM study"""
 
 BY_NAME: Final[LiteralString] = ROW + " WHERE project = %(project)s AND name = %(name)s"
@@ -134,17 +135,18 @@ async def lock(conn: Conn, study_id: StudyId) -> StudyRow:
 
 UPDATE: Final[LiteralString] = """
     UPDATE study SET state = %(state)s, next_seq = %(next_seq)s, max_budget = %(max_budget)s, reserved = %(reserved)s,
-           spent = %(spent)s
+           spent = %(spent)s, startable = %(startable)s
     WHERE id = %(study_id)s"""
 
 
 async def update(
-    conn: Conn, study_id: StudyId, *, state: StudyState, next_seq: int, max_budget: int, reserved: float, spent: float
-) -> None:
+    conn: Conn, study_id: StudyId, *, state: StudyState, next_seq: int, max_budget: int, reserved: float, spent: float,
+    startable: bool,
+) -> None:  # fmt: skip
     """Write what a decision changed; only under ``lock``."""
     given = {
         "study_id": study_id, "state": state, "next_seq": next_seq, "max_budget": max_budget, "reserved": reserved,
-        "spent": spent,
+        "spent": spent, "startable": startable,
     }  # fmt: skip
     await conn.execute(UPDATE, given)
 
@@ -157,20 +159,44 @@ async def set_state(conn: Conn, study_id: StudyId, state: StudyState) -> None:
     await conn.execute(SET_STATE, {"study_id": study_id, "state": state})
 
 
+# Those that nobody runs are read off an index, kind by kind, in their order; the others are as many as there are leases at most, or
+# have something that no ask has to begin.
 HUNGRY: Final[LiteralString] = """
-    SELECT study.id, study.project, study.trainable, coalesce((study.spec #>> '{run,gpus}')::int, 0) AS gpus, study.state::text,
-           (SELECT count(*) FROM task WHERE task.study_id = study.id AND task.state = 'leased') AS leased,
-           coalesce((study.spec ->> 'weight')::float8, 1.0) AS weight,
-           CASE WHEN (study.spec #>> '{run,gpus}')::int > 1 THEN (
+    WITH RECURSIVE kinds AS (
+        (SELECT kind FROM study WHERE state = 'active' AND startable AND trainable <> '' ORDER BY kind LIMIT 1)
+        UNION ALL
+        SELECT (SELECT kind FROM study WHERE state = 'active' AND startable AND trainable <> '' AND kind > kinds.kind ORDER BY kind LIMIT 1)
+        FROM kinds WHERE kind IS NOT NULL),
+    busy AS MATERIALIZED (SELECT study_id, count(*) AS leased FROM lease GROUP BY study_id),
+    vain AS MATERIALIZED (
+        SELECT study.id FROM study JOIN unnest(%(vain)s::bigint[], %(seqs)s::bigint[]) AS asked(id, next_seq) USING (id, next_seq)),
+    found AS (
+        SELECT free.* FROM kinds, LATERAL (
+            SELECT id, project, trainable, gpus, nodes, weight, 0 AS leased FROM study
+            WHERE state = 'active' AND startable AND trainable <> '' AND kind = kinds.kind
+                AND id NOT IN (SELECT study_id FROM busy) AND id NOT IN (SELECT id FROM vain)
+            ORDER BY weight DESC, id LIMIT %(most)s) AS free
+        UNION ALL
+        SELECT id, project, trainable, gpus, nodes, weight, leased FROM (
+            SELECT *, row_number() OVER (PARTITION BY kind ORDER BY (leased + 1) / weight, id) AS place FROM (
+                SELECT id, kind, project, trainable, gpus, nodes, weight, leased FROM study JOIN busy ON study_id = id
+                WHERE state = 'active' AND startable AND trainable <> ''
+                UNION ALL
+                SELECT id, kind, project, trainable, gpus, nodes, weight, coalesce(leased, 0) FROM study LEFT JOIN busy ON study_id = id
+                WHERE state = 'active' AND NOT startable AND trainable <> '' AND id IN (
+                    SELECT study_id FROM task WHERE state = 'ready' AND not_before <= now()
+                    UNION ALL SELECT study_id FROM result WHERE decided_seq IS NULL)) AS other
+            WHERE id NOT IN (SELECT id FROM vain)) AS placed
+        WHERE place <= %(most)s)
+    SELECT id, project, trainable, gpus, nodes, weight, leased, CASE WHEN gpus > 1 THEN (
                SELECT extract(epoch FROM now() - min(greatest(created_at, not_before)))::float8 FROM task
-               WHERE task.study_id = study.id AND task.state = 'ready' AND not_before <= now()) END AS waits,
-           coalesce((study.spec #>> '{run,nodes}')::int, 1) AS nodes
-    FROM study WHERE state IN ('active', 'idle') ORDER BY leased, study.id"""
+               WHERE study_id = found.id AND state = 'ready' AND not_before <= now()) END AS waits
+    FROM found ORDER BY leased, id"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hungry:
-    """A study whose tasks may be leased; ``gpus`` on each of ``nodes`` is what each takes, ``weight`` its share of its project's slots.
+    """A study that may have a task for a free slot; ``gpus`` on each of ``nodes`` is what each takes, ``weight`` its share of its project's slots.
 
     ``waits`` is the seconds that a task of several GPUs has been ready; ``None`` when none is.
     """
@@ -180,33 +206,41 @@ class Hungry:
     trainable: str
     gpus: int
     nodes: int
-    state: StudyState
     leased: int
     weight: float
     waits: float | None = None
 
 
-async def hungry(conn: Conn) -> list[Hungry]:
-    """Studies whose tasks may be leased, those with the fewest leases first."""
-    rows = await (await conn.execute(HUNGRY)).fetchall()
-    return [
-        Hungry(
-            id=StudyId(r[0]), project=r[1], trainable=r[2], gpus=r[3], state=StudyState(r[4]), leased=r[5], weight=r[6],
-            waits=r[7], nodes=r[8],
-        )
-        for r in rows
-    ]  # fmt: skip
+async def hungry(conn: Conn, most: int, vain: Mapping[StudyId, int]) -> list[Hungry]:
+    """Studies that may have a task for a free slot, those with the fewest leases first: of each kind as many as ``most`` slots can serve.
+
+    Who was asked in ``vain`` at this point of its ledger is passed over.
+    """
+    given = {"most": most, "vain": list(vain), "seqs": list(vain.values())}
+    async with conn.cursor(row_factory=class_row(Hungry)) as cursor:
+        await cursor.execute(HUNGRY, given)
+        return await cursor.fetchall()
 
 
-READY: Final[LiteralString] = """
-    SELECT study.id, next_seq, count(task.id) FROM study
-    LEFT JOIN task ON task.study_id = study.id AND task.state = 'ready' AND not_before <= now()
-    WHERE study.state = 'active' AND trainable <> '' GROUP BY study.id"""
+DEMAND: Final[LiteralString] = """
+    SELECT id, project, trainable, gpus, nodes, weight, coalesce(leased, 0) AS leased, next_seq, startable, coalesce(n, 0) AS ready
+    FROM study
+    LEFT JOIN (SELECT study_id, count(*) AS leased FROM lease GROUP BY study_id) AS busy ON busy.study_id = id
+    LEFT JOIN (SELECT study_id, count(*) AS n FROM task WHERE state = 'ready' AND not_before <= now() GROUP BY study_id) AS there
+        ON there.study_id = id
+    WHERE state = 'active' AND trainable <> ''"""
 
 
-async def ready(conn: Conn) -> dict[StudyId, tuple[int, int]]:
-    """Of each active study that workers run: where its ledger is, and how many tasks a free slot would get."""
-    return {StudyId(row[0]): (row[1], row[2]) for row in await (await conn.execute(READY)).fetchall()}
+async def demand(conn: Conn) -> dict[Hungry, tuple[int, bool, int]]:
+    """Of each active study that workers run: where its ledger is, whether an ask begins something, and how many tasks are there."""
+    async with conn.cursor(row_factory=dict_row) as cursor:
+        await cursor.execute(DEMAND)
+        rows = await cursor.fetchall()
+    found = {}
+    for row in rows:
+        told = row.pop("next_seq"), row.pop("startable"), row.pop("ready")
+        found[Hungry(**row)] = told
+    return found
 
 
 SPEC: Final[LiteralString] = "SELECT spec FROM study WHERE id = %(study_id)s"
@@ -229,7 +263,7 @@ COUNTS: Final[LiteralString] = """
                SELECT 'ready', count(*) FROM task WHERE study_id = %(study_id)s AND state = 'ready' HAVING count(*) > 0
                UNION ALL
                SELECT task.state::text, count(*) FROM lease JOIN task ON task.id = lease.task_id
-               WHERE study_id = %(study_id)s GROUP BY 1) AS counted), '{}'::jsonb) AS tasks"""
+               WHERE lease.study_id = %(study_id)s GROUP BY 1) AS counted), '{}'::jsonb) AS tasks"""
 
 
 async def counts(conn: Conn, study_id: StudyId) -> tuple[int, dict[str, int]]:

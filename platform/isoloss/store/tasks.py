@@ -74,13 +74,13 @@ LEASE_NEXT: Final[LiteralString] = """
         FROM (SELECT id, row_number() OVER () AS place FROM next) AS next JOIN slot USING (place)),
     leased AS (
         UPDATE task SET state = 'leased', epoch = epoch + 1 FROM given WHERE task.id = given.id
-        RETURNING task.id, task.epoch),
+        RETURNING task.id, task.study_id, task.epoch),
     granted AS MATERIALIZED (
-        SELECT id, epoch, holder, incarnation, project, secret FROM leased JOIN given USING (id)),
+        SELECT id, study_id, epoch, holder, incarnation, project, secret FROM leased JOIN given USING (id)),
     attempted AS (INSERT INTO attempt (task_id, epoch, worker_id) SELECT id, epoch, holder FROM granted),
     held AS (
-        INSERT INTO lease (task_id, epoch, worker_id, incarnation, secret_hash, expires_at)
-        SELECT id, epoch, holder, incarnation, sha256((secret || project)::bytea), now() + %(ttl)s FROM granted)
+        INSERT INTO lease (task_id, study_id, epoch, worker_id, incarnation, secret_hash, expires_at)
+        SELECT id, study_id, epoch, holder, incarnation, sha256((secret || project)::bytea), now() + %(ttl)s FROM granted)
     SELECT id, secret, holder FROM granted"""
 
 RECLAIM: Final[LiteralString] = """
@@ -89,8 +89,8 @@ RECLAIM: Final[LiteralString] = """
         FROM lease JOIN unnest(%(holders)s::text[], %(incarnations)s::text[], %(projects)s::text[])
             AS want(holder, incarnation, project)
             ON worker_id = want.holder AND lease.incarnation = want.incarnation
-        WHERE NOT task_id = ANY(%(holding)s)
-          AND EXISTS (SELECT FROM task WHERE task.id = lease.task_id AND study_id = ANY(%(study_ids)s))
+        JOIN study ON study.id = lease.study_id AND state IN ('active', 'idle')
+        WHERE NOT task_id = ANY(%(holding)s) AND (%(study_ids)s::bigint[] IS NULL OR study_id = ANY(%(study_ids)s::bigint[]))
         ORDER BY task_id FOR UPDATE OF lease),
     renewed AS (
         UPDATE lease SET secret_hash = sha256((secret.secret || secret.project)::bytea), expires_at = now() + %(ttl)s
@@ -125,15 +125,15 @@ async def lease_next(conn: Conn, study_ids: Sequence[StudyId], wants: Sequence[W
     return [(TaskId(row[0]), row[1], row[2]) for row in await (await conn.execute(LEASE_NEXT, given)).fetchall()]
 
 
-async def reclaim(conn: Conn, study_ids: Sequence[StudyId], wants: Sequence[Want], ttl: timedelta) -> Granted:
-    """The leases of those who want some that they do not know of (their reply was lost), under a new secret."""
+async def reclaim(conn: Conn, study_ids: Sequence[StudyId] | None, wants: Sequence[Want], ttl: timedelta) -> Granted:
+    """The leases, of some studies or of all, that those who want some do not know of (their reply was lost), under a new secret."""
     given = _wanted(study_ids, wants, ttl) | {"holding": [task_id for want in wants for task_id in want.holding]}
     return [(TaskId(row[0]), row[1], row[2]) for row in await (await conn.execute(RECLAIM, given)).fetchall()]
 
 
-def _wanted(study_ids: Sequence[StudyId], wants: Sequence[Want], ttl: timedelta) -> dict[str, Any]:
+def _wanted(study_ids: Sequence[StudyId] | None, wants: Sequence[Want], ttl: timedelta) -> dict[str, Any]:
     return {
-        "study_ids": list(study_ids), "holders": [want.holder for want in wants], "ns": [want.n for want in wants],
+        "study_ids": study_ids and list(study_ids), "holders": [want.holder for want in wants], "ns": [want.n for want in wants],
         "incarnations": [want.incarnation for want in wants], "projects": [want.project for want in wants], "ttl": ttl,
     }  # fmt: skip
 
