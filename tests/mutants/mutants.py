@@ -24,6 +24,7 @@ MANY: Final = "tests/store/test_controllers.py"
 ACCESS: Final = "tests/e2e/test_access.py"
 TELLS: Final = "tests/store/test_tells.py"
 GPUS: Final = "tests/e2e/test_worker_gpus.py"
+STUDIES: Final = "tests/store/test_many_studies.py"
 TASKS, LEDGER = "platform/isoloss/store/tasks.py", "platform/isoloss/store/ledger.py"
 DECIDER, LEASE = "platform/isoloss/controller/decider.py", "platform/isoloss/domain/lease.py"
 
@@ -83,7 +84,13 @@ MUTANTS: Final = (
     Mutant("a token's secret is compared", "platform/isoloss/controller/access.py", "if found is None or not found.is_shown_by(secret):", "if found is None:", ACCESS),
     Mutant("a lease is bound to a project", "platform/isoloss/controller/dispatch.py", "return replace(key, secret=key.secret + project) if project else key", "return key", ACCESS),
     Mutant("a task of many GPUs does not starve", "platform/isoloss/controller/dispatch.py", "kept(lacking, able, shares, self.ttl.total_seconds() * LONG_WAIT)", "able", GPUS),
-    Mutant("what fits nowhere has a task that is seen to wait", "platform/isoloss/controller/dispatch.py", "            await self._announce(squeezed_out(lacking, able))\n", "", GPUS),
+    Mutant("what fits nowhere has a task that is seen to wait", "platform/isoloss/controller/dispatch.py", "            if await self._announce(squeezed_out(lacking, able)):\n                continue  # who comes after them may have one\n", "", GPUS),
+    Mutant("a large task that has none to run hides no other", "platform/isoloss/controller/dispatch.py", "                continue  # who comes after them may have one\n", "                pass\n", STUDIES),
+    Mutant("who was asked in vain is not asked again at once", "platform/isoloss/controller/dispatch.py", "since = time.monotonic() - VAIN_SECONDS", "since = time.monotonic()", STUDIES),
+    Mutant("a result that nobody has decided makes its study looked at", "platform/isoloss/store/studies.py", "                    UNION ALL SELECT study_id FROM result WHERE decided_seq IS NULL)", "                    )", STUDIES),
+    Mutant("as many of a kind are looked at as there are slots", "platform/isoloss/store/studies.py", "WHERE place <= %(most)s)", "WHERE place < %(most)s)", STUDIES),
+    Mutant("of those that nobody runs too", "platform/isoloss/store/studies.py", "ORDER BY weight DESC, id LIMIT %(most)s", "ORDER BY id LIMIT %(most)s", STUDIES),
+    Mutant("what may begin something says so", "platform/isoloss/controller/book.py", "startable = self.search.startable()\n", "startable = self.search.idle\n", STUDIES),
     Mutant("a GPU is one worker's", "workers/isoloss_worker/gpus.py", "fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)", "pass", GPUS),
     Mutant("a freed slot is told of", "workers/isoloss_worker/agent.py", "{calling, changed}, return_when", "{calling}, return_when", GPUS),
     Mutant("no listener for strangers without TLS", "platform/isoloss/controller/settings.py", "    if host not in LOOPBACK and not settings.tls_cert:", "    if False:", ACCESS),

@@ -201,7 +201,8 @@ class Dispatcher:
                               and (takes := slots_for(allowed[want.holder], s.trainable, s.gpus, s.nodes))}
                 for want in wants if lacking[want.holder] > 0
             }  # fmt: skip
-            await self._announce(squeezed_out(lacking, able))
+            if await self._announce(squeezed_out(lacking, able)):
+                continue  # who comes after them may have one
             dealt = deal(lacking, kept(lacking, able, shares, self.ttl.total_seconds() * LONG_WAIT), shares)
             if not dealt:
                 return
@@ -227,13 +228,14 @@ class Dispatcher:
             return study
         return replace(study, waits=min(study.waits, time.monotonic() - self._served[study.id]))
 
-    async def _announce(self, studies_: Sequence[Hungry]) -> None:
-        """See that what fits nowhere now has a task that is seen to wait, if there is one to run."""
+    async def _announce(self, studies_: Sequence[Hungry]) -> bool:
+        """See that what fits nowhere now has a task that is seen to wait; whether one of them has none to run."""
+        vain = False
         for study in studies_:
-            if study.waits is None:
-                decided = await self.decider.decide(study.id, ask=1)
-                if not decided.created:
-                    self._vain[study.id] = decided.seq + 1, time.monotonic()
+            if study.waits is None and not (decided := await self.decider.decide(study.id, ask=1)).created:
+                self._vain[study.id] = decided.seq + 1, time.monotonic()
+                vain = True
+        return vain
 
     # ---- what is heard of leases -------------------------------------------------------------------------------
 

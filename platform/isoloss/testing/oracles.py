@@ -24,7 +24,7 @@ ORACLES: Final[dict[str, LiteralString]] = {
               AND result.status = 'ok')""",
     "I2: a lease is of a task that is leased, under its epoch": """
         SELECT lease.task_id FROM lease JOIN task ON task.id = lease.task_id
-        WHERE task.state NOT IN ('leased', 'cancelling') OR task.epoch <> lease.epoch""",
+        WHERE task.state NOT IN ('leased', 'cancelling') OR task.epoch <> lease.epoch OR task.study_id <> lease.study_id""",
     "I2: a leased task has a lease": """
         SELECT id FROM task WHERE state IN ('leased', 'cancelling') AND NOT EXISTS (
             SELECT FROM lease WHERE lease.task_id = task.id)""",
@@ -64,18 +64,23 @@ def violations(conn: psycopg.Connection) -> list[str]:
     for said, query in ORACLES.items():
         if rows := conn.execute(query).fetchall():
             found.append(f"{said}: {len(rows)} times not, first {rows[0]}")
-    for study_id, spec in conn.execute("SELECT id, spec FROM study ORDER BY id").fetchall():
-        found += _refolded(conn, study_id, spec)
+    for study_id, spec, startable in conn.execute("SELECT id, spec, startable FROM study ORDER BY id").fetchall():
+        found += _refolded(conn, study_id, spec, startable)
     return found
 
 
-def _refolded(conn: psycopg.Connection, study_id: int, spec: dict[str, object]) -> list[str]:
-    """I8 and I19: the events decide again what they decided, and the trials and tasks are those they created."""
+def _refolded(conn: psycopg.Connection, study_id: int, spec: dict[str, object], startable: bool) -> list[str]:
+    """I8 and I19: the events decide again what they decided, and the trials and tasks are those they created.
+
+    I21: what could go on is not passed over.
+    """
     rows = conn.execute("SELECT body, decisions FROM event WHERE study_id = %s ORDER BY seq", (study_id,)).fetchall()
     decided = [tuple(map(ev.decision_from_mapping, decisions)) for _, decisions in rows]
     report = replay(decode_study(spec), [ev.event_from_mapping(body) for body, _ in rows], decided)
     if not report.ok:
         return [f"I8: study {study_id} decides otherwise when it is folded again: {report.difference}"]
+    if report.search.startable() and not startable:
+        return [f"I21: study {study_id} could begin something, and its row denies it"]
     stored = conn.execute("SELECT trial_no, level FROM task WHERE study_id = %s", (study_id,)).fetchall()
     trials = conn.execute("SELECT count(*) FROM trial WHERE study_id = %s", (study_id,)).fetchone()
     same = set(report.search.tasks) == set(stored) and trials == (report.search.trials,)
