@@ -241,7 +241,10 @@ def tasks(home: Any, dsn: str, postmaster: int, seconds: float, size: int) -> No
                     (count, used) = conn.execute(
                         "SELECT (SELECT count(*) FROM task), pg_database_size(current_database())"
                     ).fetchone() or (0, 0)
-                    print(f"  {count:,} tasks, {used / 1e9:.1f} GB, written in {time.monotonic() - begun:.0f} s", flush=True)
+                    print(
+                        f"  {count:,} tasks, {used / 1e9:.1f} GB, written in {time.monotonic() - begun:.0f} s",
+                        flush=True,
+                    )
 
 
 def copies(conn: psycopg.Connection, name: str, times: int) -> None:
@@ -258,8 +261,14 @@ def copies(conn: psycopg.Connection, name: str, times: int) -> None:
                 "AND attgenerated = '' ORDER BY attnum", (table,),
             )
         ]  # fmt: skip
-        moved = {study: f"{studies_} + k", task: f"{task} + k::bigint * {tasks}"} | ({"name": "name || k"} if table == "study" else {})
-        where = f"{study} = {study_id}" if study in names else f"{task} IN (SELECT id FROM task WHERE study_id = {study_id})"
+        moved = {study: f"{studies_} + k", task: f"{task} + k::bigint * {tasks}"} | (
+            {"name": "name || k"} if table == "study" else {}
+        )
+        where = (
+            f"{study} = {study_id}"
+            if study in names
+            else f"{task} IN (SELECT id FROM task WHERE study_id = {study_id})"
+        )
         listed = ", ".join(f'"{one}"' for one in names)
         made = ", ".join(moved.get(one, f'"{one}"') for one in names)
         conn.execute(

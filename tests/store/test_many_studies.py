@@ -17,7 +17,7 @@ from isoloss.controller.decider import Decider
 from isoloss.controller.dispatch import Dispatcher
 from isoloss.controller.duty import Bell
 from isoloss.controller.why import slots_for
-from isoloss.domain.ids import StudyId
+from isoloss.domain.ids import StudyId, TaskId
 from isoloss.domain.lease import Ending, LeaseKey
 from isoloss.domain.spec import decode_study, encode
 from isoloss.store import projects, studies, tasks, workers
@@ -140,7 +140,10 @@ class House:
 
     async def end(self, key: pb.LeaseKey) -> None:
         """Its result is durable, and nobody has decided yet."""
-        said = LeaseKey(task_id=key.task_id, epoch=key.epoch, secret=key.secret), Ending(kind="complete", values={"loss": 0.5})
+        said = (
+            LeaseKey(task_id=TaskId(key.task_id), epoch=key.epoch, secret=key.secret),
+            Ending(kind="complete", values={"loss": 0.5}),
+        )
         async with self.pool.connection() as conn:
             await tasks.finish(conn, [said], self.decider.specs.owed)
 
@@ -160,7 +163,9 @@ def test_a_study_that_waits_for_its_results_is_not_asked_until_there_is_one(
         held = await house.lease(4)
         assert len(held) == 4 and sorted(house.asked) == [one, two, two], "what one had not, the other was asked for"
         assert await house.lease(1, *held) == [] == house.asked
-        await house.end(next(key for key, study_id in zip(held, await owners(pool, held), strict=True) if study_id == two))
+        await house.end(
+            next(key for key, study_id in zip(held, await owners(pool, held), strict=True) if study_id == two)
+        )
         assert await house.lease(1, *held) == [] and house.asked == [two], "its result may have made something"
         assert await house.lease(1, *held) == [] == house.asked
         with psycopg.connect(dsn) as conn:

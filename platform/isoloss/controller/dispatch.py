@@ -8,7 +8,6 @@ many GPUs takes several slots of one worker at once, which are kept for it when 
 
 from __future__ import annotations
 
-import math
 import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -34,7 +33,6 @@ from isoloss.domain.task import TaskState
 from isoloss.errors import IsolossError, NotFound
 from isoloss.store import curves, projects, studies, tasks, workers
 from isoloss.store.pool import Pool
-from isoloss.store.projects import Share
 from isoloss.store.studies import Hungry
 from isoloss.store.tasks import Lease, Want
 from isoloss.v1 import common_pb2 as pb
@@ -184,9 +182,7 @@ class Dispatcher:
             return None
         return work_pb2.LeaseReply(leases=[self.to_lease(lease) for lease in leases], drain=drain)
 
-    async def _deal(
-        self, wants: Sequence[Want], allowed: Mapping[str, Any], granted: dict[str, list[Lease]]
-    ) -> None:
+    async def _deal(self, wants: Sequence[Want], allowed: Mapping[str, Any], granted: dict[str, list[Lease]]) -> None:
         """Deal free slots to studies, and again to the others what a study had no task for."""
         since = time.monotonic() - VAIN_SECONDS
         while True:
