@@ -95,7 +95,9 @@ def test_what_is_known_of_a_study_is_asked_again_when_its_ledger_moves_or_after_
         decider = Decider(pool, Bell())
         demand, one, looked = (
             Demand(decider),
-            await study(pool, "one", method={"min_budget": 1, "max_budget": 3}),
+            await study(
+                pool, "one", method={"min_budget": 1, "max_budget": 3}, limits={"trials": 5, "total_budget": 1000}
+            ),
             list[StudyId](),
         )
         looks = decider.startable

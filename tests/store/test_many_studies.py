@@ -43,7 +43,7 @@ def fill(conn: psycopg.Connection, rng: random.Random) -> list[Hungry]:
     for number in range(1, 120):
         project, trainable = rng.choice("pq"), rng.choice(["function:m:a", "function:m:a", "function:m:b", ""])
         gpus, weight = rng.choice([0, 0, 4]), rng.choice([0.5, 1.0, 1.0, 3.0])
-        state, startable = rng.choice(["active"] * 5 + ["paused", "idle", "stopped"]), rng.random() < 0.6
+        state, startable = rng.choice(["active"] * 5 + ["paused", "idle", "stopped"]), rng.choice([0, 1, 5])
         spec = f'{{"weight": {weight}, "run": {{"gpus": {gpus}}}}}'
         conn.execute(
             "INSERT INTO study (id, project, name, spec, trainable, state, max_budget, startable) OVERRIDING SYSTEM VALUE "

@@ -1,8 +1,9 @@
 """What waits for a slot, seen from outside: for pools that grow by themselves, and for the autoscalers of others.
 
 A task is created against demand, so a fleet without a free slot sees few that are ready: what a study would create
-if it were asked waits as well. To know that costs a look at its search under its lock, so it is kept for as long as the
-ledger stands, and for a few seconds only: a campaign's budget may change without a word in it.
+if it were asked waits as well, which its row says. How much of it fits below a limit costs a look at its search under its
+lock, so it is kept for as long as the ledger stands, and for a few seconds only: a campaign's budget may change without a
+word in it.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any, Final
 
+from isoloss.controller.book import MOST
 from isoloss.controller.deal import wanted
 from isoloss.controller.decider import Decider
 from isoloss.controller.why import slots_for
@@ -19,7 +21,6 @@ from isoloss.domain.ids import StudyId
 from isoloss.store import projects, studies
 from isoloss.store.studies import Hungry
 
-MOST: Final = 10_000  # tasks of a study: one that widens by itself would create them without end
 KEPT_SECONDS: Final = 10.0
 Kind = tuple[str, str, int]  # project, trainable, GPUs
 
@@ -58,12 +59,13 @@ class Demand:
         there = {study.id for study in found}
         self._startable = {study_id: kept for study_id, kept in self._startable.items() if study_id in there}
         return {
-            study: ready + (await self._created(study.id, seq) if startable else 0)
-            for study, (seq, startable, ready) in found.items()
+            study: one.ready
+            + (await self._created(study.id, one.next_seq) if one.bound and one.startable else one.startable)
+            for study, one in found.items()
         }
 
     async def _created(self, study_id: StudyId, seq: int) -> int:
-        """How many tasks the study would create if it were asked."""
+        """How many tasks the study would create below its limits if it were asked."""
         known, at, tasks_ = self._startable.get(study_id, (-1, 0.0, 0))
         if known != seq or time.monotonic() - at > KEPT_SECONDS:
             tasks_ = await self.decider.startable(study_id, MOST)

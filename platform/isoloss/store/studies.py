@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Final, LiteralString
 
 from psycopg.rows import class_row, dict_row
@@ -34,25 +34,26 @@ class StudyRow:
     cap: float | None
     reserved: float
     spent: float
-    startable: bool  # whether an ask would begin something, as the last decision left it
+    startable: int  # tasks that an ask would begin, limits aside, as the last decision left it
 
 
 INSERT: Final[LiteralString] = """
-    INSERT INTO study (project, name, campaign_id, size, n_params, spec, trainable, max_budget, cap)
-    VALUES (%(project)s, %(name)s, %(campaign_id)s, %(size)s, %(n_params)s, %(spec)s, %(trainable)s, %(max_budget)s, %(cap)s)
+    INSERT INTO study (project, name, campaign_id, size, n_params, spec, trainable, max_budget, cap, startable)
+    VALUES (%(project)s, %(name)s, %(campaign_id)s, %(size)s, %(n_params)s, %(spec)s, %(trainable)s, %(max_budget)s, %(cap)s,
+            %(startable)s)
     ON CONFLICT (project, name) DO NOTHING
     RETURNING id, project, name, campaign_id, size, n_params, spec, spec_version, trainable, state::text, max_budget, next_seq, cap,
               reserved, spent, startable"""
 
 
 async def insert(
-    conn: Conn, spec: dict[str, Any], *, trainable: str, max_budget: int, campaign_id: CampaignId | None = None,
+    conn: Conn, spec: dict[str, Any], *, trainable: str, max_budget: int, startable: int, campaign_id: CampaignId | None = None,
     size: str | None = None, n_params: float | None = None, cap: float | None = None,
 ) -> StudyRow | None:  # fmt: skip
     """Create a study, whose tasks take ``cap`` of budget at most; ``None`` when the name is taken in its project."""
     given = {
         "project": spec["project"], "name": spec["name"], "campaign_id": campaign_id, "size": size, "n_params": n_params,
-        "spec": Jsonb(spec), "trainable": trainable, "max_budget": max_budget, "cap": cap,
+        "spec": Jsonb(spec), "trainable": trainable, "max_budget": max_budget, "cap": cap, "startable": startable,
     }  # fmt: skip
     async with conn.cursor(row_factory=class_row(StudyRow)) as cursor:
         await cursor.execute(INSERT, given)
@@ -141,7 +142,7 @@ UPDATE: Final[LiteralString] = """
 
 async def update(
     conn: Conn, study_id: StudyId, *, state: StudyState, next_seq: int, max_budget: int, reserved: float, spent: float,
-    startable: bool,
+    startable: int,
 ) -> None:  # fmt: skip
     """Write what a decision changed; only under ``lock``."""
     given = {
@@ -163,9 +164,9 @@ async def set_state(conn: Conn, study_id: StudyId, state: StudyState) -> None:
 # have something that no ask has to begin.
 HUNGRY: Final[LiteralString] = """
     WITH RECURSIVE kinds AS (
-        (SELECT kind FROM study WHERE state = 'active' AND startable AND trainable <> '' ORDER BY kind LIMIT 1)
+        (SELECT kind FROM study WHERE state = 'active' AND hungry AND trainable <> '' ORDER BY kind LIMIT 1)
         UNION ALL
-        SELECT (SELECT kind FROM study WHERE state = 'active' AND startable AND trainable <> '' AND kind > kinds.kind ORDER BY kind LIMIT 1)
+        SELECT (SELECT kind FROM study WHERE state = 'active' AND hungry AND trainable <> '' AND kind > kinds.kind ORDER BY kind LIMIT 1)
         FROM kinds WHERE kind IS NOT NULL),
     busy AS MATERIALIZED (SELECT study_id, count(*) AS leased FROM lease GROUP BY study_id),
     vain AS MATERIALIZED (
@@ -173,17 +174,17 @@ HUNGRY: Final[LiteralString] = """
     found AS (
         SELECT free.* FROM kinds, LATERAL (
             SELECT id, project, trainable, gpus, nodes, weight, 0 AS leased FROM study
-            WHERE state = 'active' AND startable AND trainable <> '' AND kind = kinds.kind
+            WHERE state = 'active' AND hungry AND trainable <> '' AND kind = kinds.kind
                 AND id NOT IN (SELECT study_id FROM busy) AND id NOT IN (SELECT id FROM vain)
             ORDER BY weight DESC, id LIMIT %(most)s) AS free
         UNION ALL
         SELECT id, project, trainable, gpus, nodes, weight, leased FROM (
             SELECT *, row_number() OVER (PARTITION BY kind ORDER BY (leased + 1) / weight, id) AS place FROM (
                 SELECT id, kind, project, trainable, gpus, nodes, weight, leased FROM study JOIN busy ON study_id = id
-                WHERE state = 'active' AND startable AND trainable <> ''
+                WHERE state = 'active' AND hungry AND trainable <> ''
                 UNION ALL
                 SELECT id, kind, project, trainable, gpus, nodes, weight, coalesce(leased, 0) FROM study LEFT JOIN busy ON study_id = id
-                WHERE state = 'active' AND NOT startable AND trainable <> '' AND id IN (
+                WHERE state = 'active' AND NOT hungry AND trainable <> '' AND id IN (
                     SELECT study_id FROM task WHERE state = 'ready' AND not_before <= now()
                     UNION ALL SELECT study_id FROM result WHERE decided_seq IS NULL)) AS other
             WHERE id NOT IN (SELECT id FROM vain)) AS placed
@@ -223,7 +224,8 @@ async def hungry(conn: Conn, most: int, vain: Mapping[StudyId, int]) -> list[Hun
 
 
 DEMAND: Final[LiteralString] = """
-    SELECT id, project, trainable, gpus, nodes, weight, coalesce(leased, 0) AS leased, next_seq, startable, coalesce(n, 0) AS ready
+    SELECT id, project, trainable, gpus, nodes, weight, coalesce(leased, 0) AS leased, next_seq, startable, coalesce(n, 0) AS ready,
+           cap IS NOT NULL OR campaign_id IS NOT NULL OR coalesce(spec #>> '{limits,gpu_hours}', spec #>> '{limits,wall}') IS NOT NULL AS bound
     FROM study
     LEFT JOIN (SELECT study_id, count(*) AS leased FROM lease GROUP BY study_id) AS busy ON busy.study_id = id
     LEFT JOIN (SELECT study_id, count(*) AS n FROM task WHERE state = 'ready' AND not_before <= now() GROUP BY study_id) AS there
@@ -231,16 +233,23 @@ DEMAND: Final[LiteralString] = """
     WHERE state = 'active' AND trainable <> ''"""
 
 
-async def demand(conn: Conn) -> dict[Hungry, tuple[int, bool, int]]:
-    """Of each active study that workers run: where its ledger is, whether an ask begins something, and how many tasks are there."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Waiting:
+    """What waits in a study: tasks that are ``ready``, and those an ask would begin, which may be ``bound`` by a limit."""
+
+    next_seq: int
+    ready: int
+    startable: int
+    bound: bool
+
+
+async def demand(conn: Conn) -> dict[Hungry, Waiting]:
+    """Of each active study that workers run what waits in it."""
     async with conn.cursor(row_factory=dict_row) as cursor:
         await cursor.execute(DEMAND)
         rows = await cursor.fetchall()
-    found = {}
-    for row in rows:
-        told = row.pop("next_seq"), row.pop("startable"), row.pop("ready")
-        found[Hungry(**row)] = told
-    return found
+    told = [Waiting(**{one.name: row.pop(one.name) for one in fields(Waiting)}) for row in rows]
+    return {Hungry(**row): waiting for row, waiting in zip(rows, told, strict=True)}
 
 
 SPEC: Final[LiteralString] = "SELECT spec FROM study WHERE id = %(study_id)s"

@@ -69,7 +69,7 @@ def violations(conn: psycopg.Connection) -> list[str]:
     return found
 
 
-def _refolded(conn: psycopg.Connection, study_id: int, spec: dict[str, object], startable: bool) -> list[str]:
+def _refolded(conn: psycopg.Connection, study_id: int, spec: dict[str, object], startable: int) -> list[str]:
     """I8 and I19: the events decide again what they decided, and the trials and tasks are those they created.
 
     I21: what could go on is not passed over.
