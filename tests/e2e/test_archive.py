@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -187,6 +188,26 @@ def test_what_is_over_for_long_goes_by_itself_and_nothing_else(house: Local, cli
         "default.old-one.2.isoloss", "default.old-one.isoloss",
     ]  # fmt: skip
     assert run(["db", "archive-old", str(tmp_path), "--older-than", "long", "--dsn", house.dsn]) != 0
+
+
+def test_a_file_of_a_release_that_knew_fewer_columns_comes_back(house: Local, client: Client, tmp_path: Path) -> None:
+    file, older, dsn = tmp_path / "new", tmp_path / "older", ["--dsn", house.dsn]
+    searched(client, "older", trials=2).stop()
+    assert run(["db", "archive", "older", str(file), *dsn]) == 0
+    with zipfile.ZipFile(file) as new, zipfile.ZipFile(older, "w") as pack:
+        contents = json.loads(new.read("contents.json"))
+        place = contents["columns"]["study"].index("startable")
+        for name in new.namelist():
+            body = new.read(name).decode()
+            if name == "study.copy":
+                fields = body.removesuffix("\n").split("\t")
+                body = "\t".join(fields[:place] + fields[place + 1 :]) + "\n"
+            elif name == "contents.json":
+                del contents["columns"]["study"][place]
+                body = json.dumps(contents)
+            pack.writestr(name, body)
+    assert run(["db", "restore", str(older), *dsn]) == 0
+    assert client.study("older").trials()
 
 
 def test_a_file_that_is_none_of_ours_changes_nothing(

@@ -227,7 +227,7 @@ async def _copy_in(conn: Conn, table: str, columns: Sequence[str], source: IO[by
     """The rows of one table; ids of its own are shifted past those there are when one of them is taken."""
     ours, names = sql.Identifier(table), sql.SQL(", ").join(map(sql.Identifier, columns))
     draft = sql.Identifier(f"archived_{table}")
-    await conn.execute(sql.SQL("CREATE TEMP TABLE {} (LIKE {}) ON COMMIT DROP").format(draft, ours))
+    await conn.execute(sql.SQL("CREATE TEMP TABLE {} (LIKE {} INCLUDING DEFAULTS) ON COMMIT DROP").format(draft, ours))
     async with conn.cursor() as cursor, cursor.copy(sql.SQL("COPY {} ({}) FROM STDIN").format(draft, names)) as copy:
         while block := source.read(CHUNK):
             await copy.write(block)
