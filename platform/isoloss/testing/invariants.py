@@ -94,6 +94,7 @@ INVARIANTS: Final = (
               tests=(f"{WORKERS}::test_a_stopped_study_ends_what_runs_within_a_heartbeat_and_the_slot_serves_others",)),
     Invariant(id="I21", holds="Slots go by weight, and nobody passes a quota.", by="deal",
               tests=("tests/unit/test_controller_deal.py::test_no_slot_is_left_while_somebody_may_have_it_and_no_quota_is_passed",
+                     "tests/store/test_many_studies.py::test_slots_are_dealt_as_if_every_study_had_been_looked_at",
                      f"{WORKERS}::test_a_project_runs_no_more_than_its_quota_and_leaves_the_slots_to_others")),
     Invariant(id="I22", holds="A database of an earlier schema goes on with everything it had.", by="migrations that only add",
               tests=("tests/store/test_upgrade.py::test_a_database_of_an_earlier_schema_goes_on_with_everything_it_had",)),
