@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
@@ -102,7 +102,8 @@ def test_what_is_told_while_another_controller_decides_is_durable_at_once(in_sto
         lease, _ = await house.ask()
         async with pool.connection() as other:
             await studies.lock(other, house.id)
-            telling = asyncio.ensure_future(house.ask(ending(lease)) if asks else house.tell(lease))
+            calling: Coroutine[Any, Any, Any] = house.ask(ending(lease)) if asks else house.tell(lease)
+            telling = asyncio.create_task(calling)
             for _ in range(400):  # 4 s, less than a lock is waited for
                 if (await house.state())[0]:
                     break
