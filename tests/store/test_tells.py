@@ -14,12 +14,14 @@ from isoloss.controller import decider as deciding
 from isoloss.controller.decider import Decider
 from isoloss.controller.dispatch import Dispatcher
 from isoloss.controller.duty import Bell
+from isoloss.controller.study_service import StudyService
 from isoloss.domain.spec import decode_study, encode
 from isoloss.search import events as ev
 from isoloss.store import ledger, studies
 from isoloss.store.pool import Pool
 from isoloss.store.tasks import Lease, Want
 from isoloss.v1 import common_pb2 as pb
+from isoloss.v1 import study_pb2
 
 InStore = Callable[[Callable[[Pool], Awaitable[Any]]], Any]
 TTL = timedelta(seconds=30)
@@ -147,6 +149,19 @@ def test_a_tell_waits_for_no_history(in_store: InStore) -> None:
         house.decider._cache.clear()
         async with house.decider._lock(house.id):  # as while it folds what there is
             assert await house.tell(lease) == [pb.VERDICT_ACCEPTED]
+
+    in_store(body)
+
+
+def test_what_is_shown_of_a_study_holds_every_result_there_is(in_store: InStore) -> None:
+    async def body(pool: Pool) -> None:
+        house = await House(pool).open()
+        lease, _ = await house.ask()
+        await house.dispatcher.finish([ending(lease)])
+        assert await house.state() == (1, 0)
+        service = StudyService(pool, house.decider, Bell(), house.dispatcher.health)
+        shown = await service.GetStudy(study_pb2.StudyName(project="default", name="told"), None)
+        assert (shown.spent, shown.reserved) == (1.0, 0.0) and await house.state() == (1, 1)
 
     in_store(body)
 

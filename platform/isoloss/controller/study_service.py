@@ -87,12 +87,14 @@ class StudyService(study_pb2_grpc.StudyServiceServicer):
     async def GetStudy(self, request: pb.StudyName, context: Context) -> pb.Study:
         async with self.pool.connection() as conn:
             row = await studies.by_name(conn, request.project, request.name)
-            if request.brief:
-                return _stored(row)
+        if request.brief:
+            return _stored(row)
+        search = await self.decider.search(row.id)  # first: what it takes up changes the row
+        async with self.pool.connection() as conn:
+            row = await studies.by_name(conn, request.project, request.name)
             message = await describe(conn, row)
             message.codes.update(await studies.codes(conn, row.id))
             message.checkpoints.CopyFrom(pb.Checkpoints(**asdict(await checkpoints.tally(conn, row.id))))
-        search = await self.decider.search(row.id)
         message.rungs.extend(
             pb.Rung(
                 bracket=r.bracket, level=r.level, budget=r.budget, quota=min(r.quota, ENDLESS), results=r.results,
