@@ -65,14 +65,19 @@ def kept_folds(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Decider, "__init__", init)
 
 
+def change(patch: pytest.MonkeyPatch, statement: str, text: str, instead: str) -> None:
+    """Change a statement of the tasks, whose text stands there once."""
+    whole: str = getattr(tasks, statement)
+    assert whole.count(text) == 1, f"{statement} has another text now"
+    patch.setattr(tasks, statement, whole.replace(text, instead))
+
+
 def no_result(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(
-        tasks, "END_ATTEMPTS", tasks.END_ATTEMPTS.replace("WHERE said.status IS NOT NULL)", "WHERE said.status = 'ok')")
-    )
+    change(patch, "END_ATTEMPTS", "WHERE said.status IS NOT NULL", "WHERE said.status = 'ok'")
 
 
 def lost_leases(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(tasks, "EXPIRED", tasks.EXPIRED.replace("LIMIT 500", "LIMIT 0"))
+    change(patch, "EXPIRED", "LIMIT 500", "LIMIT 0")
 
 
 @pytest.mark.long
