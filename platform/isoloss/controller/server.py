@@ -47,6 +47,7 @@ from isoloss.controller.study_service import StudyService
 from isoloss.controller.work_service import TrialService, WorkerService
 from isoloss.errors import InvalidSpec
 from isoloss.search.streams import prepare
+from isoloss.store import studies
 from isoloss.store.embedded import Embedded
 from isoloss.store.migrate import migrate
 from isoloss.store.pool import Pool
@@ -69,12 +70,14 @@ async def running(settings: Settings) -> AsyncIterator[Local]:
     check_listener(settings)
     listen, dash = _listener(settings.listen, "--listen"), _listener(settings.dash, "--dash")
     async with contextlib.AsyncExitStack() as stack:
-        preparing = asyncio.create_task(asyncio.to_thread(prepare))  # while Postgres starts, and callers find us again
-        stack.push_async_callback(lambda: preparing)
         keeper = None if settings.dsn else await stack.enter_async_context(_postgres(settings))
         dsn = settings.dsn if keeper is None else keeper.embedded.dsn
         pool = await stack.enter_async_context(Pool(dsn))
         await migrate(pool)
+        async with pool.connection() as conn:
+            if await studies.any_active(conn):  # what its callers wait for, while they find this controller
+                preparing = asyncio.create_task(asyncio.to_thread(prepare))
+                stack.push_async_callback(lambda: preparing)
         executor = stack.enter_context(Processes())
         bell, ttl = Bell(), timedelta(seconds=settings.lease_seconds)
         decider, fitter = Decider(pool, bell, ttl), Fitter(pool, bell, executor)

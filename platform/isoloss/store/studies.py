@@ -252,6 +252,15 @@ async def demand(conn: Conn) -> dict[Hungry, Waiting]:
     return {Hungry(**row): waiting for row, waiting in zip(rows, told, strict=True)}
 
 
+ANY_ACTIVE: Final[LiteralString] = "SELECT EXISTS (SELECT FROM study WHERE state = 'active')"
+
+
+async def any_active(conn: Conn) -> bool:
+    """Whether a study may have something to run."""
+    row = await (await conn.execute(ANY_ACTIVE)).fetchone()
+    return bool(row and row[0])
+
+
 SPEC: Final[LiteralString] = "SELECT spec FROM study WHERE id = %(study_id)s"
 
 
