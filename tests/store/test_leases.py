@@ -444,17 +444,25 @@ def test_an_added_trial_that_does_not_fit_below_the_cap_is_refused_in_words(in_s
     in_store(body)
 
 
-def test_two_endings_of_one_lease_at_the_same_moment_are_one_and_its_repetition(in_store: InStore) -> None:
+@pytest.mark.parametrize(("loss", "verdict"), [(0.5, "accepted"), (0.7, "already_done")])
+def test_two_endings_of_one_lease_at_the_same_moment_are_one_and_its_repetition(
+    in_store: InStore, loss: float, verdict: str
+) -> None:
     async def body(pool: Pool) -> None:
         decider, row = await study(pool)
         await decider.decide(row.id, ask=1)
         (found,) = await lease(pool, row.id)
+
+        async def again() -> tasks.Ended:
+            async with pool.connection() as conn:
+                return await tasks.finish(conn, [(key(found), done(loss))], owed)
+
         async with pool.connection() as conn:
-            assert (await tasks.finish(conn, [(key(found), done(0.5))], owed))[0] == ["accepted"]
-            second = asyncio.create_task(finish(pool, key(found), done(0.5)))
+            assert (await tasks.finish(conn, [(key(found), done(0.5))], owed)).verdicts == ["accepted"]
+            second = asyncio.create_task(again())
             await asyncio.sleep(0.2)
             assert not second.done(), "it waits for the row"
-        assert await second == "accepted"
+        assert await second == ([verdict], {}), "it ended nothing"
 
     in_store(body)
 
