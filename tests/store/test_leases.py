@@ -99,6 +99,18 @@ def test_a_lease_is_granted_once_whoever_asks_at_the_same_moment(in_store: InSto
     in_store(body)
 
 
+def test_who_leases_leaves_the_other_tasks_to_others(in_store: InStore) -> None:
+    async def body(pool: Pool) -> None:
+        decider, row = await study(pool)
+        await decider.decide(row.id, ask=9)
+        async with pool.connection() as conn:
+            mine = await tasks.lease_next(conn, [row.id], [Want(holder="w", incarnation="i", n=2)], TTL)
+            theirs = await lease(pool, row.id, 9, worker="v")
+        assert (len(mine), len(theirs)) == (2, 7)
+
+    in_store(body)
+
+
 def test_a_stale_epoch_or_a_wrong_secret_changes_no_row_and_is_told_so(in_store: InStore) -> None:
     async def body(pool: Pool) -> None:
         decider, row = await study(pool)
