@@ -90,7 +90,7 @@ MUTANTS: Final = (
     Mutant("a result that nobody has decided makes its study looked at", "platform/isoloss/store/studies.py", "                    UNION ALL SELECT study_id FROM result WHERE decided_seq IS NULL)", "                    )", STUDIES),
     Mutant("as many of a kind are looked at as there are slots", "platform/isoloss/store/studies.py", "WHERE place <= %(most)s)", "WHERE place < %(most)s)", STUDIES),
     Mutant("of those that nobody runs too", "platform/isoloss/store/studies.py", "ORDER BY weight DESC, id LIMIT %(most)s", "ORDER BY id LIMIT %(most)s", STUDIES),
-    Mutant("what may begin something says so", "platform/isoloss/controller/book.py", "startable = self.search.startable_now(MOST)\n", "startable = int(self.search.idle)\n", STUDIES),
+    Mutant("what may begin something says so", "platform/isoloss/controller/book.py", "startable = self.search.startable_now(MOST_STARTABLE)\n", "startable = int(self.search.idle)\n", STUDIES),
     Mutant("a GPU is one worker's", "workers/isoloss_worker/gpus.py", "fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)", "pass", GPUS),
     Mutant("a freed slot is told of", "workers/isoloss_worker/agent.py", "{calling, changed}, return_when", "{calling}, return_when", GPUS),
     Mutant("no listener for strangers without TLS", "platform/isoloss/controller/settings.py", "    if host not in LOOPBACK and not settings.tls_cert:", "    if False:", ACCESS),

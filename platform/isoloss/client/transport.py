@@ -38,8 +38,9 @@ def _again(error: Exception) -> bool | float:
     return (isinstance(error, Busy) and error.retry_seconds) or isinstance(error, Unreachable)
 
 
-# Soon: until the channel is up again a try costs nobody anything, and a controller is back within seconds.
-AGAIN: Final[dict[str, Any]] = {"on": _again, "attempts": None, "wait_max": 0.5, "wait_jitter": 0.25}
+def _tries(patience: float) -> Any:
+    """Tries that are soon made: until the channel is up again one costs nobody anything, and a controller is back within seconds."""
+    return stamina.retry_context(on=_again, timeout=patience, attempts=None, wait_max=0.5, wait_jitter=0.25)
 
 
 class Turns:
@@ -90,7 +91,7 @@ class AsyncTransport:
         """One call, made again while nobody answers."""
         with contextlib.suppress(Unreachable):  # nearly every call is answered
             return await self._once(method, request)
-        async for attempt in stamina.retry_context(timeout=self._patience, **AGAIN):
+        async for attempt in _tries(self._patience):
             with attempt:
                 return await self._once(method, request)
         raise AssertionError("stamina returns or raises")
@@ -147,7 +148,7 @@ class BlockingTransport:
         """One call, made again while nobody answers."""
         with contextlib.suppress(Unreachable):  # nearly every call is answered
             return self._once(method, request)
-        for attempt in stamina.retry_context(timeout=self._patience, **AGAIN):
+        for attempt in _tries(self._patience):
             with attempt:
                 return self._once(method, request)
         raise AssertionError("stamina returns or raises")

@@ -29,9 +29,7 @@ from isoloss.store import checkpoints, ledger, limits, preferences, studies, tas
 from isoloss.store.pool import Conn, Cursor
 from isoloss.store.tasks import Lease, Want
 
-MOST: Final = (
-    10_000  # tasks counted that an ask would begin: a study that widens by itself would begin them without end
-)
+MOST_STARTABLE: Final = 10_000  # counted: a study that widens by itself would begin tasks without end
 VETOES: Final = 64  # rounds of an ask in which what a formula vetoes is replaced
 LARGEST: Final = 2**63  # what Postgres and the wire count to
 
@@ -111,7 +109,7 @@ class Book:
             await self._retain()
         state = self._state()
         self._written = self._lease_out(lacking)
-        startable = self.search.startable_now(MOST)
+        startable = self.search.startable_now(MOST_STARTABLE)
         if (self.seq, state, startable) != (self.row.next_seq, self.row.state, self.row.startable):
             await studies.update(
                 self.conn, self.row.id, state=state, startable=startable, next_seq=self.seq, reserved=self.reserved, spent=self.spent,

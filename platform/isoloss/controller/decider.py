@@ -22,7 +22,7 @@ from weakref import WeakValueDictionary
 import structlog
 from msgspec import structs
 
-from isoloss.controller.book import MOST, Book, Choice, Decided, Known, check_largest
+from isoloss.controller.book import MOST_STARTABLE, Book, Choice, Decided, Known, check_largest
 from isoloss.controller.duty import Bell
 from isoloss.controller.specs import Specs
 from isoloss.domain.ids import StudyId
@@ -410,15 +410,9 @@ async def create(
     top = search.ladder.budget(search.ladder.top)
     cap = spec.limits.cap(spec.flops_per_unit(n_params))
     row = await studies.insert(
-        conn,
-        mapping,
-        trainable=trainable,
-        max_budget=top,
-        startable=search.startable_now(MOST),
-        n_params=n_params,
-        cap=cap[0] if cap else None,
-        **campaign,
-    )
+        conn, mapping, trainable=trainable, max_budget=top, startable=search.startable_now(MOST_STARTABLE),
+        n_params=n_params, cap=cap[0] if cap else None, **campaign,
+    )  # fmt: skip
     if row is not None:
         await studies.set_rungs(conn, row.id, planned_rungs(search.plan))
     if row is not None and search.idle:

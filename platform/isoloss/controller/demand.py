@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any, Final
 
-from isoloss.controller.book import MOST
+from isoloss.controller.book import MOST_STARTABLE
 from isoloss.controller.deal import wanted
 from isoloss.controller.decider import Decider
 from isoloss.controller.why import slots_for
@@ -68,6 +68,6 @@ class Demand:
         """How many tasks the study would create below its limits if it were asked."""
         known, at, tasks_ = self._startable.get(study_id, (-1, 0.0, 0))
         if known != seq or time.monotonic() - at > KEPT_SECONDS:
-            tasks_ = await self.decider.startable(study_id, MOST)
+            tasks_ = await self.decider.startable(study_id, MOST_STARTABLE)
             self._startable[study_id] = seq, time.monotonic(), tasks_
         return tasks_

@@ -18,7 +18,7 @@ W = TypeVar("W")
 A = TypeVar("A")
 MOST: Final = 400  # served in one pass
 LOOK_AGAIN_SECONDS: Final = 1.0
-LONGEST_GATHER_SECONDS: Final = 0.02
+LONGEST_GATHER_SECONDS: Final = 0.02  # where a round takes longer, nobody who came is kept for others that long
 HOPE: Final = 0.01  # regained by a round that hopes for nobody: one in twenty-five looks whether they come again now
 PAUSE_SECONDS: Final = 0.01  # between two rounds for the same people
 
